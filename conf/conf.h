@@ -1,0 +1,195 @@
+/*
+ * conf: the settings, as one immutable object.
+ *
+ * An ini file (inih syntax) becomes a struct conf or a list of errors, all of
+ * them at once, each as `file:line: what, and what was expected`.  `${NAME}`
+ * in a value is the environment variable NAME, a value `@/path` is the first
+ * line of that file.  Which keys exist, their kinds, bounds and defaults stand
+ * in one table in conf.c, and example.ini documents each.
+ *
+ * Owner:    whoever loaded it; conf_free() frees everything it points to.
+ *           Nothing in it changes after conf_load(): share it between threads.
+ * Bounds:   a line of at most CONF_LINE_MAX bytes, a file of at most
+ *           CONF_FILE_MAX, longer is an error.
+ * Units:    times in milliseconds (`_ms`; 0 means never, where PgBouncer says
+ *           so), sizes in bytes.
+ */
+#ifndef CONF_CONF_H
+#define CONF_CONF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+
+#include "conf/log.h"
+#include "conf/tenant.h"
+#include "protocol/scram.h"
+
+enum {
+	CONF_LINE_MAX = 16384,
+	CONF_FILE_MAX = 16 << 20,
+	CONF_WORKERS_MAX = 64
+};
+
+enum conf_sslmode {		/* libpq's, for upstreams; client_mode uses ... */
+	SSLMODE_DISABLE,	/* ... the same words: verify-* want a client certificate */
+	SSLMODE_ALLOW,
+	SSLMODE_PREFER,
+	SSLMODE_REQUIRE,
+	SSLMODE_VERIFY_CA,
+	SSLMODE_VERIFY_FULL
+};
+
+enum conf_auth { AUTH_SCRAM, AUTH_MD5, AUTH_PLAIN, AUTH_CERT, AUTH_JWT, AUTH_TRUST };
+enum conf_pool_mode { POOL_MODE_TRANSACTION, POOL_MODE_SESSION, POOL_MODE_STATEMENT };
+enum conf_health { HEALTH_ACTIVE, HEALTH_PASSIVE };
+enum conf_profile { PROFILE_SHARED, PROFILE_DEDICATED };
+enum conf_listen_kind { LISTEN_POSTGRES, LISTEN_REDIS, LISTEN_REDIS_TLS, LISTEN_ADMIN };
+
+/* One address to listen on, numeric and ready for bind(). */
+struct conf_listen {
+	enum conf_listen_kind	kind;
+	char		       *text;	/* as written, for messages */
+	struct sockaddr_storage addr;	/* AF_INET, AF_INET6 or AF_UNIX */
+	socklen_t		addr_len;
+};
+
+struct conf_postgres {		/* [postgres NAME]: an upstream */
+	char		   *name;
+	unsigned	    index;	/* its place in conf.postgres[] */
+	char		   *host;	/* name, address, or /dir of a unix socket */
+	unsigned	    port;
+	char		   *dbname;	/* NULL: the client's database name */
+	char		   *user;	/* NULL: the client's user */
+	char		   *password;	/* NULL: the client user's configured one */
+	enum conf_sslmode   sslmode;
+	char		   *sslrootcert;	/* NULL: the system's */
+	enum conf_pool_mode pool_mode;
+	unsigned	    pool_size;		/* servers per (database, user) */
+	unsigned	    min_pool_size;
+	unsigned	    reserve_pool_size;
+	uint64_t	    reserve_pool_timeout_ms;
+	bool		    multiplex;
+	unsigned	    multiplex_depth;
+	enum conf_health    health_check;
+	uint64_t	    health_interval_ms;
+};
+
+struct conf_redis {		/* [redis NAME]: an upstream */
+	char		 *name;
+	unsigned	  index;	/* its place in conf.redis[] */
+	char		 *url;
+	bool		  tls;		/* rediss:// */
+	char		 *host;		/* from the url */
+	unsigned	  port;
+	char		 *user;		/* NULL: none */
+	char		 *password;	/* NULL: none; percent-decoded */
+	unsigned	  db;		/* the path of the url */
+	enum conf_sslmode sslmode;	/* REQUIRE with rediss unless set: verify-full */
+	char		 *sslrootcert;
+	unsigned	  connections;	/* shared ones, whole process */
+	unsigned	  dedicated_connections;
+	enum conf_profile profile;
+	enum conf_health  health_check;
+	uint64_t	  health_interval_ms;
+};
+
+struct conf_database {		/* [database NAME]; NAME `*` is the fallback */
+	char			   *name;
+	const struct conf_postgres *postgres;
+	char			   *dbname;	/* NULL: upstream's, else the client's name */
+	bool			    has_pool_mode;
+	enum conf_pool_mode	    pool_mode;
+};
+
+struct conf_user {		/* [user NAME] */
+	char		    *name;
+	enum conf_auth	     auth;
+	char		    *password;	/* NULL only with trust and cert; may be a verifier */
+	bool		     has_verifier;
+	struct scram_verifier verifier;	/* of the password, made once at load */
+	const struct tenant *organization;	/* fixed, or NULL */
+	char		   **organizations;	/* slugs a service user may take, or `*` */
+	size_t		     organizations_n;
+	bool		     has_pool_mode;
+	enum conf_pool_mode  pool_mode;
+};
+
+struct conf_tls {		/* [tls] */
+	char		 *cert_file;	/* NULL: no TLS for clients */
+	char		 *key_file;
+	char		 *ca_file;
+	int		  min_version;	/* TLS1_2_VERSION (0x0303) or TLS1_3_VERSION (0x0304) */
+	enum conf_sslmode client_mode;
+	char		 *sni_domain;
+};
+
+struct conf {
+	char		     *file;
+	unsigned	      workers;		/* never 0 after load */
+	struct conf_listen   *listen;
+	size_t		      listen_n;
+	bool		      proxy_protocol;
+	unsigned	      max_client_conn;
+	enum log_level	      log_level;
+	enum log_format	      log_format;
+	bool		      audit;
+	uint64_t	      drain_timeout_ms;
+	uint64_t	      query_wait_timeout_ms;
+	uint64_t	      client_login_timeout_ms;
+	uint64_t	      client_idle_timeout_ms;
+	uint64_t	      idle_transaction_timeout_ms;
+	uint64_t	      query_timeout_ms;
+	uint64_t	      transaction_timeout_ms;
+	uint64_t	      server_lifetime_ms;
+	uint64_t	      server_idle_timeout_ms;
+	uint64_t	      server_connect_timeout_ms;
+	uint64_t	      server_login_retry_ms;
+	unsigned	      max_prepared_statements;	/* per server */
+	size_t		      max_message_size;		/* a message weir must hold whole */
+	char		    **admin_users;
+	size_t		      admin_users_n;
+	char		    **stats_users;
+	size_t		      stats_users_n;
+
+	struct conf_tls	      tls;
+	struct conf_postgres *postgres;
+	size_t		      postgres_n;
+	struct conf_redis    *redis;
+	size_t		      redis_n;
+	struct conf_database *database;
+	size_t		      database_n;
+	struct conf_user     *user;		/* sorted by name */
+	size_t		      user_n;
+	struct tenant	     *tenant;		/* sorted by slug */
+	size_t		      tenant_n;
+	struct tenant_var    *variables;	/* [variables]: the templates of all */
+	size_t		      variables_n;
+};
+
+/* A list of errors (and of warnings), in the order of the file. */
+struct conf_errors {
+	char  **line;		/* `file:line: what, and what was expected` */
+	size_t	n;
+	char  **warning;	/* the same form; does not stop the load */
+	size_t	warning_n;
+};
+
+/*
+ * The file as a struct conf, or NULL with at least one error.  `errors` is
+ * initialised here and must be freed by the caller in both cases.
+ */
+struct conf *conf_load(const char *file, struct conf_errors *)
+    __attribute__((warn_unused_result));
+void	     conf_free(struct conf **);
+void	     conf_errors_free(struct conf_errors *);
+
+/* Look-ups: NULL when there is none.  Names are compared byte by byte. */
+const struct conf_user	   *conf_user_find(const struct conf *, const char *name);
+const struct conf_database *conf_database_find(const struct conf *, const char *name);	/* falls back to `*` */
+const struct tenant	   *conf_tenant_find(const struct conf *, const char *slug);
+const struct conf_postgres *conf_postgres_find(const struct conf *, const char *name);
+const struct conf_redis	   *conf_redis_find(const struct conf *, const char *name);
+
+#endif

@@ -1,0 +1,83 @@
+/*
+ * stats: every number weir counts, in one table.
+ *
+ * One block per worker, written only by its worker; the reader sums the
+ * blocks.  Adding a number means adding a row.  A gauge goes up and down by
+ * stats_add() with a negative count; its sum over the workers is the value.
+ *
+ * Threads:  stats_add() from the owner only, stats_sum() from any.
+ */
+#ifndef CONF_STATS_H
+#define CONF_STATS_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+struct buf;
+
+/*  name   metric, without the weir_ prefix   labels or ""   kind   help */
+#define STATS_TABLE(X)                                                                            \
+	X(PG_CLIENTS,	   "clients", "proto=\"postgres\"", GAUGE, "client connections open")       \
+	X(REDIS_CLIENTS,   "clients", "proto=\"redis\"", GAUGE, "client connections open")          \
+	X(PG_ACCEPTED,	   "clients_accepted_total", "proto=\"postgres\"", COUNTER, "client connections accepted") \
+	X(REDIS_ACCEPTED,  "clients_accepted_total", "proto=\"redis\"", COUNTER, "client connections accepted") \
+	X(PG_LOGINS,	   "client_logins_total", "proto=\"postgres\"", COUNTER, "clients that logged in") \
+	X(REDIS_LOGINS,	   "client_logins_total", "proto=\"redis\"", COUNTER, "clients that logged in") \
+	X(PG_REFUSED,	   "clients_refused_total", "proto=\"postgres\"", COUNTER, "clients turned away") \
+	X(REDIS_REFUSED,   "clients_refused_total", "proto=\"redis\"", COUNTER, "clients turned away") \
+	X(PG_WAITING,	   "clients_waiting", "proto=\"postgres\"", GAUGE, "lessees waiting for a server") \
+	X(REDIS_WAITING,   "clients_waiting", "proto=\"redis\"", GAUGE, "lessees waiting for a server") \
+	X(PG_SERVERS,	   "servers", "proto=\"postgres\"", GAUGE, "server connections open")       \
+	X(REDIS_SERVERS,   "servers", "proto=\"redis\"", GAUGE, "server connections open")          \
+	X(PG_SERVERS_IDLE, "servers_idle", "proto=\"postgres\"", GAUGE, "server connections idle in a pool") \
+	X(SERVER_OPENED,   "server_opened_total", "", COUNTER, "server connections opened")         \
+	X(SERVER_FAILED,   "server_failed_total", "", COUNTER, "server connections that failed to open") \
+	X(SERVER_CLOSED,   "server_closed_total", "", COUNTER, "server connections closed")         \
+	X(SERVER_MOVED,	   "server_moved_total", "", COUNTER, "idle servers handed to another worker") \
+	X(SERVER_DOUBTED,  "server_doubted_total", "", COUNTER, "servers closed because their state was in doubt") \
+	X(TRANSACTIONS,	   "transactions_total", "", COUNTER, "Postgres leases that ended at ReadyForQuery") \
+	X(QUERIES,	   "queries_total", "", COUNTER, "Postgres simple queries and executes forwarded") \
+	X(BINDS,	   "binds_total", "", COUNTER, "times a server was given other variables") \
+	X(PARSES_REPLAYED, "parses_replayed_total", "", COUNTER, "prepared statements parsed again on a server that lacked them") \
+	X(PINS,		   "pins_total", "", COUNTER, "sessions that had to keep their server")      \
+	X(CANCELS,	   "cancels_total", "", COUNTER, "cancel requests forwarded")                \
+	X(COMMANDS,	   "redis_commands_total", "", COUNTER, "Redis commands forwarded")          \
+	X(COMMANDS_LOCAL,  "redis_commands_local_total", "", COUNTER, "Redis commands answered by weir") \
+	X(BYTES_FROM_CLIENTS, "client_received_bytes_total", "", COUNTER, "bytes received from clients") \
+	X(BYTES_TO_CLIENTS, "client_sent_bytes_total", "", COUNTER, "bytes sent to clients")         \
+	X(BYTES_FROM_SERVERS, "server_received_bytes_total", "", COUNTER, "bytes received from servers") \
+	X(BYTES_TO_SERVERS, "server_sent_bytes_total", "", COUNTER, "bytes sent to servers")         \
+	X(WAIT_US,	   "wait_microseconds_total", "", COUNTER, "time lessees waited for a server, summed") \
+	X(TURNS,	   "turns_total", "", COUNTER, "rounds of the workers' event loops")
+
+enum stats_kind { STATS_COUNTER, STATS_GAUGE };
+
+enum stat {
+#define X(name, metric, labels, kind, help) STAT_##name,
+	STATS_TABLE(X)
+#undef X
+	STAT_MAX
+};
+
+struct stats {
+	_Alignas(64) _Atomic uint64_t n[STAT_MAX];
+};
+
+static inline void
+stats_add(struct stats *s, enum stat which, int64_t n)
+{
+	uint64_t v = atomic_load_explicit(&s->n[which], memory_order_relaxed);
+
+	atomic_store_explicit(&s->n[which], v + (uint64_t)n, memory_order_relaxed);
+}
+
+/* The sum over `blocks` blocks; a gauge never reads below 0. */
+uint64_t stats_sum(struct stats *const *, unsigned blocks, enum stat);
+
+/*
+ * All of them in Prometheus' text format 0.0.4, metrics of one name together
+ * under one HELP and TYPE.  0, or -1 when the buf is full.
+ */
+int	 stats_print(struct buf *, struct stats *const *, unsigned blocks);
+
+#endif

@@ -1,0 +1,44 @@
+/*
+ * slice: a view of bytes somebody else owns.
+ */
+#ifndef PROTOCOL_SLICE_H
+#define PROTOCOL_SLICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <strings.h>
+
+struct slice {
+	const uint8_t *p;
+	size_t	       n;
+};
+
+static inline struct slice
+slice_of(const void *p, size_t n)
+{
+	return (struct slice){ p, n };
+}
+
+static inline struct slice
+slice_str(const char *s)
+{
+	return (struct slice){ (const uint8_t *)s, strlen(s) };
+}
+
+static inline bool
+slice_is(struct slice a, const char *s)
+{
+	return a.n == strlen(s) && (a.n == 0 || memcmp(a.p, s, a.n) == 0);
+}
+
+/* ASCII letters of either case. */
+static inline bool
+slice_is_word(struct slice a, const char *s)
+{
+	return a.n == strlen(s) &&
+	    (a.n == 0 || strncasecmp((const char *)a.p, s, a.n) == 0);
+}
+
+#endif

@@ -1,0 +1,37 @@
+/*
+ * snapshot: a configuration with the TLS contexts made from it; what a reload
+ * swaps.
+ *
+ * Immutable and counted: every session and pool holds a reference to the one
+ * it was made under, and the last one to leave frees it.
+ *
+ * Threads:  any; the count is atomic, the contexts are safe to share.
+ */
+#ifndef TLS_SNAPSHOT_H
+#define TLS_SNAPSHOT_H
+
+#include <openssl/ssl.h>
+#include <stdatomic.h>
+
+#include "conf/conf.h"
+
+struct snapshot {
+	_Atomic unsigned refs;
+	struct conf	*conf;
+	SSL_CTX		*listen;	/* NULL: no certificate configured */
+	SSL_CTX	       **postgres;	/* by conf_postgres.index; NULL: never TLS */
+	SSL_CTX	       **redis;		/* by conf_redis.index; NULL: never TLS */
+	uint8_t		 mock_key[32];	/* for scram_verifier_mock() */
+};
+
+/*
+ * The file, loaded, with one reference; or NULL and the errors, which include
+ * a certificate or key that cannot be read, each as file:line where the line
+ * is known.  `errors` is initialised here, the caller frees it in both cases.
+ */
+struct snapshot *snapshot_load(const char *file, struct conf_errors *)
+    __attribute__((warn_unused_result));
+struct snapshot *snapshot_ref(struct snapshot *);
+void		 snapshot_unref(struct snapshot **);	/* nulls the pointer */
+
+#endif
