@@ -1,0 +1,95 @@
+#include "protocol/pg.h"
+
+#include <assert.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include "protocol/buf.h"
+
+static void
+put16(uint8_t *p, uint32_t v)
+{
+	p[0] = (uint8_t)(v >> 8);
+	p[1] = (uint8_t)v;
+}
+
+static void
+put32(uint8_t *p, uint32_t v)
+{
+	put16(p, v >> 16);
+	put16(p + 2, v);
+}
+
+static int
+put_field(struct buf *b, char kind, va_list *ap)
+{
+	uint8_t bytes[4];
+	struct slice s;
+	const char *str;
+
+	switch (kind) {
+	case 'c':
+		bytes[0] = (uint8_t)va_arg(*ap, int);
+		return buf_put(b, bytes, 1);
+	case 'h':
+		put16(bytes, (uint32_t)va_arg(*ap, int));
+		return buf_put(b, bytes, 2);
+	case 'i':
+		put32(bytes, va_arg(*ap, uint32_t));
+		return buf_put(b, bytes, 4);
+	case 's':
+		str = va_arg(*ap, const char *);
+		return buf_put(b, str, strlen(str) + 1);
+	case 'b':
+		s = va_arg(*ap, struct slice);
+		return buf_put(b, s.p, s.n);
+	default:
+		assert(!"a field kind pg_put() knows");
+		return -1;
+	}
+}
+
+int
+pg_put(struct buf *b, char type, const char *fields, ...)
+{
+	size_t start = buf_len(b), at = type != 0;
+	uint8_t length[4] = { 0 };
+	va_list ap;
+	int r = 0;
+
+	if (type != 0)
+		r = buf_put(b, &type, 1);
+	if (r == 0)
+		r = buf_put(b, length, 4);
+	va_start(ap, fields);
+	for (; r == 0 && *fields != '\0'; fields++)
+		r = put_field(b, *fields, &ap);
+	va_end(ap);
+	if (r != 0) {
+		buf_truncate(b, start);
+		return -1;
+	}
+	put32(length, (uint32_t)(buf_len(b) - start - at));
+	buf_patch(b, start + at, length, 4);
+	return 0;
+}
+
+int
+pg_put_error(struct buf *b, const char *severity, const char *sqlstate,
+	     const char *message, const char *detail)
+{
+	assert(strlen(sqlstate) == 5);
+	if (detail == NULL)
+		return pg_put(b, 'E', "cscscscsc", 'S', severity, 'V', severity,
+			      'C', sqlstate, 'M', message, 0);
+	return pg_put(b, 'E', "cscscscscsc", 'S', severity, 'V', severity, 'C',
+		      sqlstate, 'M', message, 'D', detail, 0);
+}
+
+int
+pg_put_ready(struct buf *b, char status)
+{
+	uint8_t message[6] = { 'Z', 0, 0, 0, 5, (uint8_t)status };
+
+	return buf_put(b, message, sizeof(message));
+}

@@ -1,0 +1,68 @@
+/*
+ * why: every reason we refuse or close a connection, in one table.
+ *
+ * One row is the log word, the metric label, the SQLSTATE and the Redis error
+ * code at once, so the operator, the dashboard and both kinds of client always
+ * hear the same story.  Adding a reason means adding a row; nothing else.
+ */
+#ifndef PROTOCOL_WHY_H
+#define PROTOCOL_WHY_H
+
+/*  name            ours? sqlstate  redis       what a human reads */
+#define WHY_TABLE(X)                                                                       \
+	X(EOF,              0, "",      "",         "peer closed")                             \
+	X(QUIT,             0, "",      "",         "client said goodbye")                     \
+	X(CANCEL,           0, "",      "",         "cancel request delivered")                \
+	X(PROBE,            0, "",      "",         "connected and left without a word")       \
+	X(IO,               0, "08006", "ERR",      "connection failed")                       \
+	X(TLS,              0, "08P01", "ERR",      "TLS handshake failed")                    \
+	X(LOGIN_TIMEOUT,    0, "08P01", "ERR",      "client_login_timeout")                    \
+	X(IDLE,             0, "57P05", "ERR",      "client_idle_timeout")                     \
+	X(IDLE_TRANSACTION, 0, "25P03", "ERR",      "idle_transaction_timeout")                \
+	X(STALLED,          0, "08P01", "ERR",      "half a message, and then nothing")        \
+	X(QUERY_TIMEOUT,    0, "57014", "ERR",      "query_timeout")                           \
+	X(XACT_TIMEOUT,     0, "25P04", "ERR",      "transaction_timeout")                     \
+	X(BAD_FRAME,        0, "08P01", "ERR",      "protocol violation")                      \
+	X(TOO_BIG,          0, "54000", "ERR",      "message exceeds limit")                   \
+	X(SLOW_READER,      0, "08006", "ERR",      "replies were not read")                   \
+	X(NO_TLS,           0, "28000", "ERR",      "SSL required")                            \
+	X(NO_TENANT,        0, "28000", "NOAUTH",   "no such organization")                    \
+	X(NO_DATABASE,      0, "3D000", "ERR",      "no such database")                        \
+	X(NO_UPSTREAM,      1, "08004", "ERR",      "no upstream is configured for this")      \
+	X(GUARDED,          0, "42501", "NOPERM",   "this setting belongs to the proxy")       \
+	X(BAD_AUTH,         0, "28P01", "WRONGPASS", "password authentication failed")         \
+	X(UNSUPPORTED,      0, "0A000", "ERR",      "not supported")                           \
+	X(CLIENTS_FULL,     0, "53300", "ERR",      "no more connections allowed (max_client_conn)") \
+	X(TENANT_FULL,      0, "53300", "ERR",      "organization at its limit")               \
+	X(POOL_TIMEOUT,     1, "53300", "ERR",      "query_wait_timeout")                      \
+	X(UPSTREAM_DOWN,    1, "08006", "ERR",      "upstream is unreachable")                 \
+	X(UPSTREAM_LOST,    1, "08006", "ERR",      "upstream connection lost")                \
+	X(UPSTREAM_SENSE,   1, "08P01", "ERR",      "upstream broke the protocol")             \
+	X(DOUBT,            1, "08006", "ERR",      "state of the server connection in doubt") \
+	X(BIND_FAILED,      1, "08006", "ERR",      "server refused the session's settings")   \
+	X(ABANDONED,        0, "",      "",         "its client left in the middle")           \
+	X(SERVER_LIFETIME,  0, "",      "",         "server_lifetime")                         \
+	X(SERVER_IDLE,      0, "",      "",         "server_idle_timeout")                     \
+	X(CONNECT_TIMEOUT,  1, "08006", "ERR",      "server_connect_timeout")                  \
+	X(RECONFIGURED,     0, "",      "",         "configuration changed")                   \
+	X(ROOM,             0, "",      "",         "made room for another pool")              \
+	X(SHUTDOWN,         1, "57P01", "ERR",      "server shutting down")
+
+enum why {
+#define X(name, ours, sqlstate, redis, text) WHY_##name,
+	WHY_TABLE(X)
+#undef X
+	WHY_MAX
+};
+
+struct why_row {
+	const char *name;
+	int	    ours;	/* 1: page us; 0: the peer's doing */
+	const char *sqlstate;
+	const char *redis;
+	const char *text;
+};
+
+extern const struct why_row why_table[WHY_MAX];
+
+#endif
