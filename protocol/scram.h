@@ -13,8 +13,10 @@
  *
  * Bounds:   SCRAM_MESSAGE_MAX bytes a message, SCRAM_SALT_MAX bytes of salt,
  *           SCRAM_ITERATIONS_MAX rounds; what passes a bound is malformed.
- * Errors:   0, or -1: malformed, or the proof is wrong.  Comparisons of
+ * Errors:   0, or -1: malformed, out of turn (a message that came twice or
+ *           before its predecessor), or the proof is wrong.  Comparisons of
  *           secrets take constant time.
+ * Secrets:  the structs hold keys: OPENSSL_cleanse() them before freeing.
  */
 #ifndef PROTOCOL_SCRAM_H
 #define PROTOCOL_SCRAM_H
@@ -43,7 +45,14 @@ struct scram_verifier {
 	uint8_t	 server_key[SCRAM_KEY];
 };
 
-/* PBKDF2-HMAC-SHA256: milliseconds of CPU. `out` is the SaltedPassword. */
+/*
+ * PBKDF2-HMAC-SHA256: milliseconds of CPU. `out` is the SaltedPassword.
+ *
+ * The bytes of the password are taken as they are.  PostgreSQL applies SASLprep
+ * to a password that is valid UTF-8 beyond ASCII, and takes the bytes when that
+ * fails.  The two agree for ASCII and for composed (NFKC) text without
+ * non-ASCII blanks, which is what keyboards produce.
+ */
 int scram_salted_password(uint8_t out[SCRAM_KEY], const char *password,
     const uint8_t *salt, size_t salt_len, uint32_t iterations)
     __attribute__((warn_unused_result));
@@ -64,6 +73,7 @@ struct scram_client {
 	bool	 plus;			/* channel binding in use */
 	char	 nonce[SCRAM_NONCE_MAX + 1];	/* ours, then theirs behind it */
 	size_t	 nonce_own_len;
+	const char *gs2;		/* "n,,", "y,," or "p=tls-server-end-point,," */
 	uint8_t	 binding[SCRAM_BINDING_MAX];
 	size_t	 binding_len;
 	char	 first_bare[SCRAM_MESSAGE_MAX + 1];
@@ -72,11 +82,19 @@ struct scram_client {
 	size_t	 salt_len;
 	uint32_t iterations;
 	uint8_t	 server_signature[SCRAM_KEY];
+	bool	 proved;		/* server_signature is known: verify may compare */
 };
 
-/* Texts are written with a trailing NUL into `out` of SCRAM_MESSAGE_MAX + 1 bytes. */
+/*
+ * Texts are written with a trailing NUL into `out` of SCRAM_MESSAGE_MAX + 1 bytes.
+ *
+ * `binding` is the tls-server-end-point data, for SCRAM-SHA-256-PLUS.  NULL: we
+ * cannot bind ("n,,").  Not NULL but of length 0: we could, but plain
+ * SCRAM-SHA-256 is all they offered ("y,,"), which a server that did offer
+ * -PLUS refuses, so nobody in between can hide the offer.
+ */
 int scram_client_first(struct scram_client *, const uint8_t nonce[SCRAM_NONCE_RAW],
-    const uint8_t *binding, size_t binding_len, char *out)	/* binding NULL: "n,," */
+    const uint8_t *binding, size_t binding_len, char *out)
     __attribute__((warn_unused_result));
 int scram_client_parse(struct scram_client *, const char *server_first, size_t)
     __attribute__((warn_unused_result));
@@ -89,7 +107,7 @@ struct scram_server {
 	bool		      plus;	/* the client chose SCRAM-SHA-256-PLUS */
 	struct scram_verifier verifier;
 	char		      nonce[SCRAM_NONCE_MAX + 1];
-	char		      gs2[16];
+	char		      gs2[32];	/* the client's header, as it must come back in c= */
 	char		      first_bare[SCRAM_MESSAGE_MAX + 1];
 	char		      server_first[SCRAM_MESSAGE_MAX + 1];
 	uint8_t		      client_key[SCRAM_KEY];	/* known after the proof, for pass-through */
