@@ -31,7 +31,7 @@ struct wheel_entry {
 
 struct wheel {
 	struct wheel_entry *slot[WHEEL_SLOTS];
-	uint64_t	    tick;		/* last tick run */
+	uint64_t	    tick;		/* last tick run; past deadlines wait in its slot */
 	unsigned	    n;			/* entries in slots */
 };
 
@@ -39,7 +39,10 @@ void wheel_init(struct wheel *, uint64_t now_ns);
 void wheel_entry_init(struct wheel_entry *, wheel_fire *);
 /* 0 removes it.  A deadline in the past fires at the next run. */
 void wheel_set(struct wheel *, struct wheel_entry *, uint64_t deadline_ns);
-/* Fires what is due.  Bounded by the entries whose slot has come up. */
+/*
+ * Fires what is due, each entry once.  Bounded by the entries whose slot has
+ * come up, and WHEEL_SLOTS after a gap, however long.
+ */
 void wheel_run(struct wheel *, uint64_t now_ns);
 
 #endif
