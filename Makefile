@@ -1,52 +1,102 @@
 # make              the proxy, build/plain/weir
 # make demo         PostgreSQL + Redis + weir in a private folder, driven and shown
-# make test         lint + unit + fuzz replay + integration: all a commit must pass
-# make unit         cmocka, one binary a module       make integration   pytest
-# make replay       fuzz targets over their corpora   make lint          the rules
-# make bench        the numbers in README             make fuzz T=conf   libFuzzer
+# make test         lint + unit + fuzz replay + threads + integration: what a commit must pass
+# make unit         cmocka, one binary a module       make integration  pytest, ARGS='-k tenant'
+# make replay       fuzz targets over their corpora   make threads      threaded unit tests, TSan
+# make lint         what a compiler cannot know       make bench        the figures in README
+# make fuzz T=conf  libFuzzer on one target, SECONDS=60
 # Any of them with SAN=address,undefined (or thread) builds into its own folder.
+# V=1 shows the commands.  demo, test, bench and fuzz first install what is
+# missing: tests/setup.sh, from the one list tests/packages.txt.
 
 NAME   := weir
 comma  := ,
 B      := build/$(if $(SAN),$(subst $(comma),-,$(SAN)),plain)
 PKGS   := libevent openssl libpq hiredis inih
+FOUND  := $(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes)
+JOBS   := $(shell nproc)
 
-CFLAGS ?= -O2 -g
-CFLAGS += -std=c11 -D_GNU_SOURCE -I. $(shell pkg-config --cflags $(PKGS) 2>/dev/null) \
+CFLAGS ?= -O2 -g $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+FLAGS  := -std=c11 -D_GNU_SOURCE -I. $(if $(FOUND),$(shell pkg-config --cflags $(PKGS))) \
           -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
           -Wpointer-arith -Wvla -Wswitch-enum -Wformat=2 -fno-common \
           -fstack-protector-strong -pthread -MMD -MP
-LDFLAGS += -pthread
-LDLIBS += $(shell pkg-config --libs $(PKGS) 2>/dev/null)
+LINK   := -pthread -Wl,-z,relro,-z,now -Wl,--as-needed
+LIBS   := $(if $(FOUND),$(shell pkg-config --libs $(PKGS)))
 ifdef SAN
-CFLAGS  += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
-LDFLAGS += -fsanitize=$(SAN)
+FLAGS  += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
+LINK   += -fsanitize=$(SAN)
 endif
+# TSan wants its shadow where address randomisation may have put something else.
+RUN    := timeout 300 $(if $(findstring thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 
 SRC  := $(foreach d,protocol conf tls pool proxy,$(wildcard $d/*.c))
 OBJ  := $(SRC:%.c=$B/%.o)
 CORE := $(filter-out $B/proxy/main.o,$(OBJ))
-UNIT := $(patsubst %.c,$B/%,$(wildcard tests/test_*.c))
+UNIT := $(patsubst %.c,$B/%,$(or $(ONLY),$(wildcard tests/test_*.c)))
 FUZZ := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+Q    := $(if $V,,@)
+# A sub-make of its own, parallel unless already told.
+MORE  = $(MAKE) --no-print-directory $(if $(findstring -j,$(MAKEFLAGS)),,-j$(JOBS))
 
 all: $B/$(NAME)
 $B/$(NAME): $(OBJ)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo "  link  $@"
+	$Q$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/tests/test_%: $B/tests/test_%.o $(CORE)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka
+	@echo "  link  $@"
+	$Q$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 $B/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $(CORE)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
-$B/%.o: %.c
-	@mkdir -p $(@D)
-	$(CC) $(CFLAGS) -c -o $@ $<
+	@echo "  link  $@"
+	$Q$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(LIBS)
+$B/%.o: %.c Makefile $(if $(FOUND),,libraries)
+	@mkdir -p $(@D); echo "  cc    $@"
+	$Q$(CC) $(FLAGS) $(CFLAGS) -c -o $@ $<
+libraries:
+	@echo "weir's libraries are not installed: tests/setup.sh build" >&2; exit 1
+objects: $(OBJ)
+	@:
 
 unit: $(UNIT)
-	@set -e; for t in $^; do $$t; done
+	@bad=; for t in $^; do $(RUN) $$t || bad="$$bad $$t"; done; \
+	    [ -z "$$bad" ] || { echo "failed:$$bad"; exit 1; }
 replay: $(FUZZ:%=$B/replay_%)
-	@set -e; for f in $(FUZZ); do $B/replay_$$f tests/fuzz/corpus/$$f/*; done
+	@set -e; for f in $(FUZZ); do $(RUN) $B/replay_$$f tests/fuzz/corpus/$$f/*; done
+threads:
+	@$(MORE) unit SAN=thread ONLY="$$(grep -l pthread_ tests/test_*.c | xargs)"
+lint:
+	@$(MORE) objects SAN=
+	@tests/lint.sh build/plain
+integration: $B/$(NAME)
+	@tests/integration/run.sh $B/$(NAME) $(ARGS)
+
+# Two steps, because what setup installs is looked for when a Makefile is read.
+demo test bench fuzz:
+	@tests/setup.sh build $@
+	@$(MAKE) --no-print-directory $@-now
+test-now:
+	@$(MORE) lint
+	@$(MORE) unit replay SAN=address,undefined
+	@$(MORE) threads
+	@$(MORE) integration
+demo-now:
+	@$(MORE) $B/$(NAME)
+	@KEEP=$(KEEP) bench/demo.sh $B/$(NAME)
+bench-now:
+	@$(MORE) $B/$(NAME)
+	@bench/run.sh $B/$(NAME) $(ARGS)
+fuzz-now:
+	@[ -f "tests/fuzz/fuzz_$T.c" ] || { echo "make fuzz T=one of: $(FUZZ)"; exit 1; }
+	@mkdir -p build/fuzz/found/$T
+	clang $(filter-out -Werror -MMD -MP,$(FLAGS)) -O1 -g \
+	    -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -o build/fuzz/$T \
+	    tests/fuzz/fuzz_$T.c $(filter-out proxy/main.c,$(SRC)) $(LIBS)
+	build/fuzz/$T -max_total_time=$(or $(SECONDS),60) -artifact_prefix=build/fuzz/$T- \
+	    build/fuzz/found/$T tests/fuzz/corpus/$T
 clean:
 	rm -rf build
 
-.PHONY: all unit replay clean
+.PHONY: all libraries objects unit replay threads lint integration clean \
+        $(foreach t,demo test bench fuzz,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)
