@@ -1,0 +1,244 @@
+"""
+The suite's frame: private servers once, a weir per module or per test.
+
+Run it with `/usr/bin/python3 -m pytest tests/integration`.  Environment:
+    WEIR=path       the binary (default build/plain/weir); `direct` runs what
+                    also holds without a proxy against PostgreSQL and Redis
+    WEIR_SAN=1      it is a sanitizer build: longer timeouts, no memory bounds
+                    (assumed when the path says address or thread)
+    WEIR_HALF_OPEN  how many half-open connections (2000)
+    WEIR_SLOW_MB    megabytes a slow reader does not read (200)
+    WEIR_KEEP=1     keep the temporary folder
+"""
+import os
+import re
+import shutil
+import signal
+import sys
+
+import pytest
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+BINARY = os.environ.get("WEIR") or os.path.join(ROOT, "build/plain/weir")
+DIRECT = BINARY == "direct"
+SAN = bool(os.environ.get("WEIR_SAN")
+           or re.search("address|thread|undefined", os.path.dirname(BINARY)))
+
+import servers                                              # noqa: E402
+import weirproc                                             # noqa: E402
+
+servers.SCALE = 4.0 if SAN else 1.0
+TEST_SECONDS = 90
+FIRST = ["test_tenant", "test_pg", "test_redis"]            # the rest as they come
+TOOLS = ["postgres", "initdb", "redis-server", "openssl"]
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "weir_only: not true of the servers themselves (WEIR=direct)")
+    if not DIRECT and not os.access(BINARY, os.X_OK):
+        pytest.exit("no binary at %s: run make, or set WEIR" % BINARY, 2)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        name = item.module.__name__
+        return FIRST.index(name) if name in FIRST else len(FIRST)
+    items.sort(key=place)
+    for item in items:
+        if DIRECT and item.get_closest_marker("weir_only"):
+            item.add_marker(pytest.mark.skip(reason="needs weir"))
+
+
+def missing():
+    return [tool for tool in TOOLS if not servers.find_tool(tool)]
+
+
+def pytest_terminal_summary(terminalreporter):
+    if missing():
+        terminalreporter.section("INTEGRATION TESTS WERE NOT RUN", "!")
+        terminalreporter.line("missing: %s" % ", ".join(missing()))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    """No test may hang the suite."""
+    def late(*_):
+        raise TimeoutError("the test took longer than %d s" % limit)
+    limit = int(servers.scaled(TEST_SECONDS))
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(limit)
+    yield
+    signal.alarm(0)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows what weir had to say."""
+    report = (yield).get_result()
+    if report.failed:
+        for name in ("proxy", "weir"):
+            for w in getattr(item.funcargs.get(name), "running",
+                             [item.funcargs.get(name)]):
+                if hasattr(w, "log_file"):
+                    report.sections.append(("weir's log, " + w.folder, w.tail(40)))
+
+
+# Servers, once for all.
+
+
+@pytest.fixture(scope="session")
+def folder():
+    if missing():
+        pytest.skip("missing: " + ", ".join(missing()))
+    path = servers.private_folder()
+    yield path
+    if not os.environ.get("WEIR_KEEP"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def authority(folder):
+    return servers.Authority(folder, "authority")
+
+
+@pytest.fixture(scope="session")
+def certificate(authority):
+    return authority.issue("weir")
+
+
+@pytest.fixture(scope="session")
+def pg(folder, authority):
+    server = servers.Postgres(folder, authority)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rd(folder, authority):
+    server = servers.Redis(folder, authority)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def base(pg, rd, authority, certificate):
+    if DIRECT:
+        weirproc.Direct.prepare(pg, rd)
+    return weirproc.default_config(pg, rd, certificate, authority.crt)
+
+
+@pytest.fixture
+def relay():
+    """relay(port): a servers.Relay to it, stopped when the test is over."""
+    made = []
+
+    def make(port, **options):
+        made.append(servers.Relay(port, **options))
+        return made[-1]
+    yield make
+    for r in made:
+        r.stop()
+
+
+# weir.
+
+
+class Factory:
+    """weir(changes, workers=1): another one, judged when the test is over."""
+
+    def __init__(self, folder, base, authority, pg, rd):
+        self.folder, self.base, self.ca = folder, base, authority.crt
+        self.pg, self.rd, self.running = pg, rd, []
+
+    def new_folder(self):
+        n = 1
+        while os.path.exists(os.path.join(self.folder, "weir-%d" % n)):
+            n += 1
+        path = os.path.join(self.folder, "weir-%d" % n)
+        os.mkdir(path)
+        return path
+
+    def config(self, changes=None, workers=1):
+        config = weirproc.merged(self.base, {"weir": {"workers": workers}})
+        return weirproc.merged(config, changes)
+
+    def __call__(self, changes=None, workers=1, **options):
+        if DIRECT:
+            w = weirproc.Direct(self.pg, self.rd, self.ca)
+        else:
+            w = weirproc.Weir(BINARY, self.new_folder(),
+                              self.config(changes, workers), self.ca, **options)
+        self.running.append(w)
+        return w
+
+    def finish(self):
+        failed, running, self.running = None, self.running, []
+        for w in running:
+            try:
+                w.finish()
+            except BaseException as e:
+                failed = failed or e
+                w.kill()
+        if failed:
+            raise failed
+
+
+@pytest.fixture
+def weir(folder, base, authority, pg, rd):
+    factory = Factory(folder, base, authority, pg, rd)
+    yield factory
+    factory.finish()
+
+
+@pytest.fixture(scope="module", params=[1] if DIRECT else [1, 4],
+                ids="workers={}".format)
+def workers(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def shared(folder, base, authority, pg, rd, workers, request):
+    factory = Factory(folder, base, authority, pg, rd)
+    factory.changes = getattr(request.module, "CONFIG", None)
+    yield factory
+    factory.finish()
+
+
+@pytest.fixture
+def proxy(shared, workers):
+    """
+    A weir shared by the tests of a module (which may state a CONFIG), once
+    with 1 worker and once with 4.  After each test it must be alive and have
+    no client left; if it is not alive, the next test gets a new one.
+    """
+    if not shared.running:
+        shared(shared.changes, workers)
+    w = shared.running[0]
+    yield w
+    w.hang_up()
+    try:
+        assert w.alive(), "weir died: %s\n%s" % (w.process.poll(), w.tail())
+        w.settled()
+    except BaseException:
+        shared.running = []
+        w.kill()
+        raise
+    if not DIRECT:
+        w.check_log()
+
+
+@pytest.fixture(scope="session")
+def binary():
+    return BINARY
+
+
+@pytest.fixture(scope="session")
+def san():
+    """Is this a sanitizer build?  Its memory says nothing about ours."""
+    return SAN
+
+
+collect_ignore = ["pgwire.py", "respwire.py", "servers.py", "weirproc.py", "canary.py"]

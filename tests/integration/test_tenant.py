@@ -1,0 +1,430 @@
+"""
+Goal:   two organizations share three server connections and never see each
+        other: not a row, not a reply, not a setting, not a lock.
+Method: 40 clients, half of each organization, ten of each of four drivers, run
+        10 000 transactions that interleave on a table with FORCE row level
+        security, through an upstream role that is neither superuser nor owner
+        nor BYPASSRLS.  Each row that comes back is checked for its owner, each
+        reply for its asker, and in the end the table itself for what was
+        acknowledged.  Then, one by one, every kind of session state one
+        organization could leave behind on a server.
+"""
+import asyncio
+import collections
+import random
+import re
+import threading
+
+import pytest
+
+import pgwire
+from servers import (DATABASE, ORGANIZATIONS, UPSTREAM_USER, USERS,
+                     scaled, wait_for)
+
+CLIENTS = 40
+TRANSACTIONS = 10_000
+SERVERS = 3
+
+CONFIG = {"postgres main": {"pool_size": SERVERS}}
+
+
+# Four drivers with one face: run("... $1 ...", [args]) -> rows as text.
+
+
+class Wire:
+    """Our own: simple and extended protocol in turn, unnamed statements."""
+    error = pgwire.Failed
+
+    def __init__(self, weir, user, tls):
+        self.wire, self.n = weir.wire(user, tls=tls), 0
+
+    def run(self, sql, args=()):
+        self.n += 1
+        if self.n % 2 or args:
+            return self.wire.rows(pgwire.extended(sql, args))
+        return self.wire.rows(pgwire.query(sql))
+
+
+class Psycopg2:
+    """The simple protocol, with the arguments in the text."""
+
+    def __init__(self, weir, user, tls):
+        import psycopg2
+        self.error = psycopg2.Error
+        self.db = weir.psycopg2(user, sslmode="verify-full" if tls else "disable")
+
+    def run(self, sql, args=()):
+        with self.db.cursor() as cur:
+            cur.execute(re.sub(r"\$\d", "%s", sql), args)
+            return as_text(cur.fetchall() if cur.description else [])
+
+
+class Psycopg3:
+    """The extended protocol; named statements after the second use."""
+
+    def __init__(self, weir, user, tls):
+        import psycopg
+        self.error = psycopg.Error
+        self.db = weir.psycopg3(user, sslmode="verify-full" if tls else "disable",
+                                prepare_threshold=2)
+
+    def run(self, sql, args=()):
+        cur = self.db.execute(re.sub(r"\$\d", "%s", sql), args)
+        return as_text(cur.fetchall() if cur.description else [])
+
+
+class Asyncpg:
+    """Named statements from the first use, Parse and Bind in two round trips."""
+
+    def __init__(self, weir, user, tls):
+        import asyncpg
+        self.error = asyncpg.PostgresError
+        self.loop = asyncio.new_event_loop()
+        self.db = self.wait(asyncpg.connect(
+            host="localhost", port=weir.pg_port, user=user,
+            password=USERS[user][1], database=DATABASE,
+            ssl=weir.tls_context() if tls else False, timeout=scaled(20)))
+
+    def wait(self, what):
+        return self.loop.run_until_complete(what)
+
+    def run(self, sql, args=()):
+        # It has no rows for the simple protocol, which execute() uses.
+        if sql in ("BEGIN", "COMMIT", "ROLLBACK"):
+            return self.wait(self.db.execute(sql)) and []
+        return as_text(self.wait(self.db.fetch(sql, *args)))
+
+    def close(self):
+        self.wait(self.db.close())
+        self.loop.close()
+
+
+def as_text(table):
+    return [[None if c is None else str(c) for c in r] for r in table]
+
+
+DRIVERS = [Wire, Psycopg2, Psycopg3, Asyncpg]
+
+
+class Client(threading.Thread):
+    """One client of one organization; `wrong` says what it should not have seen."""
+
+    def __init__(self, weir, n, pids, tls):
+        super().__init__(daemon=True)
+        self.user = ("acme_app", "beta_app")[n % 2]
+        self.org = ORGANIZATIONS[USERS[self.user][0]]
+        self.name = "%s-%d" % (self.user, n)
+        self.random = random.Random(n)
+        self.pids, self.committed, self.wrong = pids, [], []
+        self.db = DRIVERS[n // 2 % len(DRIVERS)](weir, self.user, tls)
+
+    def run(self):
+        kinds = [self.autocommit, self.transaction, self.rollback, self.mistake,
+                 self.mistake_in_a_transaction]
+        try:
+            for n in range(TRANSACTIONS // CLIENTS):
+                self.random.choice(kinds)("%s/%d" % (self.name, n))
+            if hasattr(self.db, "close"):
+                self.db.close()
+        except Exception as e:
+            self.wrong.append("%s: %s" % (type(e).__name__, e))
+
+    # The five kinds of transaction.
+
+    def autocommit(self, token):
+        self.write(token)
+        self.committed.append(token)
+
+    def transaction(self, token):
+        self.db.run("BEGIN")
+        self.write(token)
+        self.read(token)
+        self.db.run("COMMIT")
+        self.committed.append(token)
+
+    def rollback(self, token):
+        self.db.run("BEGIN")
+        self.write(token)
+        self.db.run("ROLLBACK")
+
+    def mistake(self, token):
+        self.must_fail("SELECT 1 / 0")
+        self.read(token)
+
+    def mistake_in_a_transaction(self, token):
+        self.db.run("BEGIN")
+        self.write(token)
+        self.must_fail("SELECT no_such_column FROM notes")
+        self.must_fail("SELECT 1")      # the transaction is aborted
+        self.db.run("ROLLBACK")
+        self.read(token)
+
+    # What each is made of.
+
+    def write(self, token):
+        got = self.db.run("INSERT INTO notes (author, body) VALUES ($1, $2)"
+                          " RETURNING organization_id, body", [self.name, token])
+        self.check(got == [[self.org, token]], "wrote", token, got)
+
+    def read(self, token):
+        """Anybody's latest rows: RLS alone decides which those are."""
+        got = self.db.run(
+            "SELECT organization_id, author, $1::text AS token, pg_backend_pid(),"
+            " current_setting('app.current_organization_id')"
+            " FROM notes ORDER BY id DESC LIMIT 5", [token])
+        self.check(got, "read nothing", token, got)
+        for org, author, mine, pid, setting in got:
+            self.check(org == self.org and setting == self.org
+                       and author.startswith(self.user) and mine == token,
+                       "read", token, got)
+            self.pids[pid].add(self.user)
+
+    def must_fail(self, sql):
+        try:
+            got = self.db.run(sql)
+        except self.db.error:
+            return
+        self.check(False, "no error", sql, got)
+
+    def check(self, true, *what):
+        if not true:
+            self.wrong.append(what)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_ten_thousand_transactions_each_see_their_own_organization(
+        proxy, pg, tls):
+    pg.run("TRUNCATE notes")
+    pg.run("INSERT INTO notes (organization_id, author, body)"
+           " SELECT i::uuid, u, 'first' FROM unnest(%s, %s) AS t(i, u)",
+           [list(ORGANIZATIONS.values()), ["acme_app", "beta_app"]])
+    pids = collections.defaultdict(set)
+    clients = [Client(proxy, n, pids, tls) for n in range(CLIENTS)]
+    most = 0
+    for c in clients:
+        c.start()
+    while any(c.is_alive() for c in clients):
+        most = max(most, len(pg.backends()))
+        clients[most % CLIENTS].join(0.05)
+
+    wrong = {c.name: c.wrong[:3] for c in clients if c.wrong}
+    assert not wrong
+    # What was acknowledged is there, what was rolled back is not.
+    kept = pg.run("SELECT body FROM notes WHERE body <> 'first' ORDER BY body")
+    assert [body for body, in kept] == sorted(t for c in clients for t in c.committed)
+    assert pg.run("SELECT count(*) FROM notes WHERE organization_id <> CASE"
+                  " WHEN author LIKE 'acme%%' THEN %s ELSE %s END::uuid",
+                  list(ORGANIZATIONS.values())) == [(0,)]
+    if not proxy.direct:
+        # And it was a test of sharing: few servers, each with both on it.
+        assert 1 <= most <= SERVERS
+        assert len(pids) <= SERVERS
+        assert all(users == {"acme_app", "beta_app"} for users in pids.values())
+        assert proxy.metric("transactions_total") >= TRANSACTIONS
+
+
+@pytest.mark.weir_only
+def test_the_upstream_role_could_not_cheat(proxy, pg):
+    assert pg.run("SELECT rolsuper, rolbypassrls FROM pg_roles WHERE rolname = %s",
+                  [UPSTREAM_USER]) == [(False, False)]
+    assert pg.run("SELECT relforcerowsecurity, pg_get_userbyid(relowner) FROM pg_class"
+                  " WHERE relname = 'notes'") == [(True, "postgres")]
+    assert proxy.wire("acme_app").value("SELECT current_user") == UPSTREAM_USER
+
+
+@pytest.mark.parametrize("user", ["plain_app", "open_app"])
+def test_a_user_without_an_organization_sees_no_row(proxy, user):
+    acme, nobody = proxy.wire("acme_app"), proxy.wire(user)
+    for _ in range(5):      # on servers that have just been acme's
+        acme.rows(pgwire.query("INSERT INTO notes (author, body) VALUES ('acme_app', '')"))
+        assert int(acme.value("SELECT count(*) FROM notes")) > 0
+        assert nobody.value("SELECT count(*) FROM notes") == "0"
+        assert not nobody.value(
+            "SELECT current_setting('app.current_organization_id', true)")
+    with pytest.raises(pgwire.Failed) as e:
+        nobody.rows(pgwire.query("INSERT INTO notes (author, body) VALUES ('x', 'x')"))
+    assert e.value.code in ("42501", "23502")
+
+
+def test_one_organization_cannot_write_rows_of_the_other(proxy):
+    with pytest.raises(pgwire.Failed) as e:
+        proxy.wire("acme_app").rows(pgwire.query(
+            "INSERT INTO notes (organization_id, author, body) VALUES ('%s', 'x', 'x')"
+            % ORGANIZATIONS["beta"]))
+    assert e.value.code == "42501"
+
+
+# Session state.  One server, so that the next client gets the very same one.
+
+
+@pytest.fixture
+def one_server(weir, workers):
+    return weir({"postgres main": {"pool_size": 1}}, workers)
+
+
+# What acme does | what beta asks then | what a fresh session answers to that.
+STATE = {
+    "set": (
+        "SET work_mem = '77MB'", "SHOW work_mem", "4MB"),
+    "set a variable of one's own": (
+        "SET my.secret = 'acme'", "SELECT current_setting('my.secret', true)",
+        ("", None)),        # '' where it once existed, which says nothing
+    "set_config": (
+        "SELECT set_config('work_mem', '77MB', false)", "SHOW work_mem", "4MB"),
+    "search_path": (
+        "SET search_path = scratch", "SHOW search_path", '"$user", public'),
+    "role": (
+        "SET ROLE NONE; SET SESSION statement_timeout = '1h'",
+        "SHOW statement_timeout", "0"),
+    "prepare": (
+        "PREPARE p AS SELECT 'acme'",
+        "SELECT count(*) FROM pg_prepared_statements WHERE from_sql", "0"),
+    "advisory lock": (
+        "SELECT pg_advisory_lock(42)",
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", "0"),
+    "temporary table": (
+        "CREATE TEMPORARY TABLE notes (secret text)",
+        "SELECT count(*) FROM pg_class WHERE relpersistence = 't'", "0"),
+    "listen": (
+        "LISTEN acme_events", "SELECT count(*) FROM pg_listening_channels()", "0"),
+    "cursor with hold": (
+        "BEGIN; DECLARE c CURSOR WITH HOLD FOR SELECT 'acme'; COMMIT",
+        "SELECT count(*) FROM pg_cursors WHERE is_holdable", "0"),
+    "set then reset": (
+        "SET work_mem = '77MB'; RESET work_mem; SET enable_seqscan = off",
+        "SHOW enable_seqscan", "on"),
+    "setseed": (
+        "SELECT setseed(0.5)", "SELECT random() = 0.9851677175347999", "f"),
+}
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("protocol", ["simple", "extended"])
+@pytest.mark.parametrize("name", STATE)
+def test_state_of_one_client_never_reaches_the_next(one_server, name, protocol):
+    doing, question, fresh = STATE[name]
+    fresh = fresh if isinstance(fresh, tuple) else (fresh,)
+    acme = one_server.wire("acme_app")
+    for sql in [doing] if protocol == "simple" else doing.split("; "):
+        acme.rows(pgwire.query(sql) if protocol == "simple" else pgwire.extended(sql))
+    acme.send(pgwire.terminate())
+    acme.close()
+    beta = one_server.wire("beta_app")
+    assert beta.value(question) in fresh
+    assert beta.value("SELECT own_organization()") == ORGANIZATIONS["beta"]
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("name", STATE)
+def test_state_of_a_client_that_vanishes_never_reaches_the_next(one_server, name):
+    doing, question, fresh = STATE[name]
+    fresh = fresh if isinstance(fresh, tuple) else (fresh,)
+    acme = one_server.wire("acme_app")
+    acme.rows(pgwire.query(doing))
+    acme.close()        # without a Terminate
+    beta = one_server.wire("beta_app")
+    assert beta.value(question) in fresh
+
+
+def test_a_client_keeps_its_own_state_from_one_transaction_to_the_next(proxy):
+    """On a direct connection this works, so it does here."""
+    acme, others = proxy.wire("acme_app"), [proxy.wire("beta_app") for _ in range(4)]
+    acme.rows(pgwire.query("SET work_mem = '77MB'"))
+    acme.rows(pgwire.query("PREPARE p AS SELECT 'prepared by acme'"))
+    acme.rows(pgwire.query("CREATE TEMPORARY TABLE own (x int)"))
+    for _ in range(5):
+        for other in others:
+            assert other.value("SHOW work_mem") == "4MB"
+        assert acme.value("SHOW work_mem") == "77MB"
+        assert acme.value("EXECUTE p") == "prepared by acme"
+        assert acme.value("SELECT count(*) FROM own") == "0"
+
+
+def test_an_advisory_lock_is_held_for_as_long_as_its_session(proxy):
+    acme, beta = proxy.wire("acme_app"), proxy.wire("beta_app")
+    acme.value("SELECT pg_advisory_lock(7)")
+    for _ in range(5):
+        assert beta.value("SELECT pg_try_advisory_lock(7)") == "f"
+    assert acme.value("SELECT pg_advisory_unlock(7)") == "t"
+    acme.close()
+    wait_for(lambda: beta.value("SELECT pg_try_advisory_lock(7)") == "t", 5,
+             "the lock was never released")
+
+
+def test_a_notification_reaches_its_listener_alone(proxy):
+    acme, beta = proxy.wire("acme_app"), proxy.wire("beta_app")
+    acme.run(pgwire.query("LISTEN news"))
+    reply = beta.run(pgwire.query("NOTIFY news, 'hello'"))
+    assert pgwire.kinds(reply) == "CZ"
+    assert acme.until("A")[-1][1][4:] == b"news\0hello\0"
+    assert pgwire.kinds(beta.run(pgwire.query("SELECT 1"))) == "TDCZ"
+
+
+# A user who belongs to one organization cannot leave it.
+
+
+LEAVING = [
+    "SET app.current_organization_id = '%s'",
+    "SET LOCAL app.current_organization_id = '%s'",
+    "SELECT set_config('app.current_organization_id', '%s', false)",
+    "SELECT 1; SET SESSION app.current_organization_id TO '%s'",
+    "RESET app.current_organization_id --%s",
+]
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("sql", LEAVING)
+def test_a_client_cannot_name_another_organization(proxy, sql):
+    acme = proxy.wire("acme_app")
+    reply = acme.run(pgwire.query(sql % ORGANIZATIONS["beta"]))
+    assert [e["C"] for e in pgwire.errors(reply)] == ["42501"]
+    assert acme.value("SELECT own_organization()") == ORGANIZATIONS["acme"]
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("sql", ["RESET ALL", "DISCARD ALL"])
+def test_to_reset_everything_does_not_reset_the_organization(proxy, sql):
+    acme = proxy.wire("acme_app")
+    acme.run(pgwire.query(sql))
+    assert acme.value("SELECT own_organization()") == ORGANIZATIONS["acme"]
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("sql", LEAVING)
+def test_whatever_a_client_does_the_next_is_in_its_own_organization(one_server, sql):
+    acme = one_server.wire("acme_app")
+    acme.run(pgwire.query(sql % ORGANIZATIONS["beta"]))
+    acme.close()
+    for user in ("acme_app", "beta_app", "plain_app"):
+        org = USERS[user][0]
+        client = one_server.wire(user)
+        assert client.value("SELECT own_organization()") == ORGANIZATIONS.get(org)
+        client.close()
+
+
+@pytest.mark.weir_only
+def test_a_variable_hidden_in_a_function_does_not_outlive_its_transaction(one_server):
+    """weir cannot see this one coming; the next client must not feel it."""
+    acme = one_server.wire("acme_app")
+    acme.run(pgwire.query(
+        "DO $$ BEGIN PERFORM set_config('app.current_organization_id', '%s', false);"
+        " END $$" % ORGANIZATIONS["beta"]))
+    acme.close()
+    for user in ("plain_app", "acme_app", "beta_app"):
+        client = one_server.wire(user)
+        assert client.value("SELECT own_organization()") == \
+            ORGANIZATIONS.get(USERS[user][0])
+        client.close()
+
+
+@pytest.mark.weir_only
+def test_startup_options_cannot_name_another_organization(proxy):
+    """Refused, or without effect."""
+    option = "-c app.current_organization_id=" + ORGANIZATIONS["beta"]
+    wire = proxy.wire("acme_app", login=False)
+    try:
+        wire.login("acme_app", DATABASE, USERS["acme_app"][1], options=option)
+    except pgwire.Failed as e:
+        assert e.code in ("42501", "28000")
+    else:
+        assert wire.value("SELECT own_organization()") == ORGANIZATIONS["acme"]
