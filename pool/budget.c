@@ -1,0 +1,183 @@
+#include "pool/budget.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BUCKETS = 4096 };
+
+int
+budgets_init(struct budgets *all, unsigned workers, struct mailbox **mailbox,
+	     void (*nudge)(struct message *, void *owner))
+{
+	assert(workers > 0 && workers <= 64); /* bits of a mask */
+	*all = (struct budgets){ .workers = workers,
+				 .mailbox = mailbox,
+				 .nudge = nudge };
+	all->bucket = calloc(BUCKETS, sizeof(struct budget *));
+	if (all->bucket == NULL || pthread_mutex_init(&all->lock, NULL) != 0) {
+		free(all->bucket);
+		return -1;
+	}
+	return 0;
+}
+
+void
+budgets_fini(struct budgets *all)
+{
+	for (unsigned i = 0; i < BUCKETS; i++) {
+		struct budget *b;
+
+		while ((b = all->bucket[i]) != NULL) {
+			all->bucket[i] = b->next;
+			free(b->key);
+			free(b);
+		}
+	}
+	free(all->bucket);
+	pthread_mutex_destroy(&all->lock);
+}
+
+static struct budget *
+budget_new(struct budgets *all, const char *key, int limit)
+{
+	struct budget *b =
+	    calloc(1, sizeof(*b) + all->workers * sizeof(b->side[0]));
+
+	if (b == NULL || (b->key = strdup(key)) == NULL)
+		abort();
+	b->limit = limit;
+	for (unsigned i = 0; i < all->workers; i++) {
+		b->side[i].budget = b;
+		b->side[i].nudge.run = all->nudge;
+		b->side[i].oldest_ns = UINT64_MAX;
+	}
+	return b;
+}
+
+struct budget *
+budget_find(struct budgets *all, const char *key, int limit)
+{
+	uint32_t h = 2166136261u;
+	struct budget **at, *b;
+
+	for (const char *p = key; *p != '\0'; p++)
+		h = (h ^ (uint8_t)*p) * 16777619u;
+	pthread_mutex_lock(&all->lock);
+	at = &all->bucket[h % BUCKETS];
+	for (b = *at; b != NULL && strcmp(b->key, key) != 0; b = b->next)
+		;
+	if (b == NULL && all->n < BUDGETS_MAX) {
+		b = budget_new(all, key, limit);
+		b->next = *at;
+		*at = b;
+		all->n++;
+	}
+	pthread_mutex_unlock(&all->lock);
+	return b;
+}
+
+void
+budget_limit(struct budget *b, int limit)
+{
+	atomic_store(&b->limit, limit);
+}
+
+bool
+budget_take(struct budget *b)
+{
+	int count = atomic_load(&b->count);
+
+	do {
+		if (count >= atomic_load(&b->limit))
+			return false;
+	} while (!atomic_compare_exchange_weak(&b->count, &count, count + 1));
+	return true;
+}
+
+static void
+budget_nudge(struct budgets *all, struct budget *b, uint64_t mask)
+{
+	while (mask != 0) {
+		unsigned i = (unsigned)__builtin_ctzll(mask);
+
+		mask &= mask - 1;
+		if (!atomic_exchange(&b->side[i].nudged, true))
+			mailbox_post(all->mailbox[i], &b->side[i].nudge);
+	}
+}
+
+void
+budget_give(struct budgets *all, struct budget *b)
+{
+	int before = atomic_fetch_sub(&b->count, 1);
+
+	assert(before > 0);
+	budget_nudge(all, b, atomic_load(&b->waiting));
+}
+
+void
+budget_wait(struct budgets *all, struct budget *b, unsigned me,
+	    uint64_t oldest_ns)
+{
+	uint64_t bit = 1ull << me;
+
+	atomic_store(&b->side[me].oldest_ns, oldest_ns);
+	if (!(atomic_fetch_or(&b->waiting, bit) & bit))
+		budget_nudge(all, b, atomic_load(&b->idle) & ~bit);
+}
+
+void
+budget_wait_over(struct budget *b, unsigned me)
+{
+	uint64_t bit = 1ull << me;
+
+	if (!(atomic_load(&b->waiting) & bit))
+		return;
+	atomic_fetch_and(&b->waiting, ~bit);
+	atomic_store(&b->side[me].oldest_ns, UINT64_MAX);
+}
+
+void
+budget_idle(struct budget *b, unsigned me)
+{
+	uint64_t bit = 1ull << me;
+
+	if (!(atomic_load(&b->idle) & bit))
+		atomic_fetch_or(&b->idle, bit);
+}
+
+void
+budget_idle_over(struct budget *b, unsigned me)
+{
+	atomic_fetch_and(&b->idle, ~(1ull << me));
+}
+
+int
+budget_longest(struct budget *b, unsigned me, uint64_t *oldest_ns)
+{
+	uint64_t mask = atomic_load(&b->waiting) & ~(1ull << me);
+	int who = -1;
+
+	*oldest_ns = UINT64_MAX;
+	while (mask != 0) {
+		unsigned i = (unsigned)__builtin_ctzll(mask);
+		uint64_t ns = atomic_load(&b->side[i].oldest_ns);
+
+		mask &= mask - 1;
+		if (ns < *oldest_ns) {
+			*oldest_ns = ns;
+			who = (int)i;
+		}
+	}
+	return who;
+}
+
+void
+budget_nudge_others(struct budgets *all, struct budget *b, unsigned me)
+{
+	uint64_t everyone =
+	    all->workers == 64 ? UINT64_MAX : (1ull << all->workers) - 1;
+
+	budget_nudge(all, b, everyone & ~(1ull << me));
+}

@@ -1,0 +1,78 @@
+/*
+ * budget: the exact count of server connections of one pool, for the whole
+ * process, and who waits for one.
+ *
+ * Every worker has its own half of a pool (pool.h); the budget is what the
+ * halves share.  A worker takes before it dials and gives back after it
+ * closed, so the limit holds however many workers there are.  A worker that
+ * waits in vain raises its bit and nudges those who may have an idle server;
+ * one that has a server to spare sees the bit.  Bit first, look second, on
+ * both sides, so that no pair of them can miss each other.
+ *
+ * Owner:    the struct budgets of the process; none is freed before its end.
+ * Threads:  all calls from any worker.
+ * Bounds:   BUDGETS_MAX of them.
+ */
+#ifndef POOL_BUDGET_H
+#define POOL_BUDGET_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "tls/mailbox.h"
+
+enum { BUDGETS_MAX = 20000 };
+
+struct budget;
+struct pool;
+
+/* What one worker shows the others; `pools` is its own affair. */
+struct budget_side {
+	struct message	 nudge;		/* "look at this budget again" */
+	_Atomic bool	 nudged;	/* it is on its way */
+	_Atomic uint64_t oldest_ns;	/* since when its first waiter waits */
+	struct budget	*budget;
+	struct pool	*pools;		/* this worker's pools that live from it */
+};
+
+struct budget {
+	char		  *key;
+	struct budget	  *next;	/* in the registry */
+	_Atomic int	   count;	/* connections open or being opened */
+	_Atomic int	   limit;
+	_Atomic uint64_t   waiting;	/* a bit a worker: has waiters it cannot serve */
+	_Atomic uint64_t   idle;	/* a bit a worker: may have idle servers */
+	struct budget_side side[];	/* one a worker */
+};
+
+struct budgets {
+	pthread_mutex_t	  lock;
+	struct budget	**bucket;
+	unsigned	  n;
+	unsigned	  workers;
+	struct mailbox	**mailbox;	/* of each worker */
+	void		(*nudge)(struct message *, void *owner);
+};
+
+int  budgets_init(struct budgets *, unsigned workers, struct mailbox **,
+    void (*nudge)(struct message *, void *owner)) __attribute__((warn_unused_result));
+void budgets_fini(struct budgets *);
+
+/* The budget of that name, made with the limit if need be; NULL: too many. */
+struct budget *budget_find(struct budgets *, const char *key, int limit);
+void	       budget_limit(struct budget *, int limit);
+bool	       budget_take(struct budget *);
+void	       budget_give(struct budgets *, struct budget *);	/* and nudges who waits */
+
+void budget_wait(struct budgets *, struct budget *, unsigned me, uint64_t oldest_ns);
+void budget_wait_over(struct budget *, unsigned me);
+void budget_idle(struct budget *, unsigned me);		/* "I have one to spare, maybe" */
+void budget_idle_over(struct budget *, unsigned me);
+/* The worker, other than me, that has waited longest, or -1. */
+int  budget_longest(struct budget *, unsigned me, uint64_t *oldest_ns);
+/* Asks every worker but me to close an idle server of this budget, or hand it on. */
+void budget_nudge_others(struct budgets *, struct budget *, unsigned me);
+
+#endif

@@ -1,0 +1,51 @@
+/*
+ * label: the settings a session wants on its server, as one immutable value.
+ *
+ * The organization's variables and what the client's startup packet asked
+ * for.  A server carries the label it was last given; when the next lessee's
+ * is the same, nothing is sent.  Labels with the same content have the same
+ * digest, so comparing two costs 16 bytes whatever they hold.
+ *
+ * Owner:    counted; label_unref() of the last reference frees it.
+ * Threads:  a server that moves takes its label along: the count is atomic,
+ *           the content never changes.  `params` belongs to the worker whose
+ *           cache the label is in.
+ */
+#ifndef POOL_LABEL_H
+#define POOL_LABEL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { LABEL_DIGEST = 16, LABELS_SLOTS = 1024 };
+
+struct label_pair {
+	const char *name;
+	const char *value;
+};
+
+struct label {
+	_Atomic unsigned  refs;
+	uint8_t		  digest[LABEL_DIGEST];
+	bool		  verified;	/* a server has accepted these values ... */
+	struct buf	 *params;	/* ... and reported these, as ParameterStatus messages */
+	size_t		  n;
+	struct label_pair pair[];	/* sorted by name */
+};
+
+/* A worker's recently used labels, so that equal ones are mostly the same one. */
+struct labels {
+	struct label *slot[LABELS_SLOTS];
+};
+
+/* From pairs in any order; a later pair of the same name wins.  One reference. */
+struct label *label_new(struct labels *, const struct label_pair *, size_t n);
+struct label *label_ref(struct label *);	/* NULL stays NULL */
+void	      label_unref(struct label **);	/* nulls the pointer */
+bool	      label_same(const struct label *, const struct label *);	/* NULL is the empty one */
+bool	      label_has(const struct label *, const char *name);
+void	      labels_fini(struct labels *);
+
+#endif

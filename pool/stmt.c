@@ -1,0 +1,331 @@
+#include "pool/stmt.h"
+
+#include <assert.h>
+#include <openssl/evp.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void *
+need(void *p)
+{
+	if (p == NULL)
+		abort(); /* bounded by what clients may keep */
+	return p;
+}
+
+void
+stmt_name(char out[STMT_NAME + 1], const uint8_t digest[STMT_DIGEST])
+{
+	static const char hex[] = "0123456789abcdef";
+	char *p = out;
+
+	memcpy(p, "weir_", 5);
+	p += 5;
+	for (int i = 0; i < STMT_DIGEST; i++) {
+		*p++ = hex[digest[i] >> 4];
+		*p++ = hex[digest[i] & 15];
+	}
+	*p = '\0';
+}
+
+/* ---- a worker's statements -------------------------------------------- */
+
+static size_t
+digest_hash(const uint8_t *digest)
+{
+	size_t h;
+
+	memcpy(&h, digest, sizeof(h)); /* SHA-256: as random as it gets */
+	return h;
+}
+
+static void
+stmts_grow(struct stmts *all)
+{
+	size_t buckets = all->buckets ? all->buckets * 2 : 64;
+	struct stmt **bucket = need(calloc(buckets, sizeof(*bucket)));
+
+	for (size_t i = 0; i < all->buckets; i++) {
+		struct stmt *s;
+
+		while ((s = all->bucket[i]) != NULL) {
+			struct stmt **at;
+
+			all->bucket[i] = s->chain;
+			at = &bucket[digest_hash(s->digest) & (buckets - 1)];
+			s->chain = *at;
+			*at = s;
+		}
+	}
+	free(all->bucket);
+	all->bucket = bucket;
+	all->buckets = buckets;
+}
+
+struct stmt *
+stmt_intern(struct stmts *all, struct slice body, unsigned flags)
+{
+	uint8_t sha[EVP_MAX_MD_SIZE];
+	struct stmt **at, *s;
+
+	if (EVP_Digest(body.p, body.n, sha, NULL, EVP_sha256(), NULL) != 1)
+		abort();
+	if (all->n >= all->buckets)
+		stmts_grow(all);
+	at = &all->bucket[digest_hash(sha) & (all->buckets - 1)];
+	for (s = *at; s != NULL; s = s->chain)
+		if (memcmp(s->digest, sha, STMT_DIGEST) == 0)
+			return stmt_ref(s);
+	s = need(malloc(sizeof(*s) + body.n));
+	*s = (struct stmt){
+		.refs = 1, .flags = flags, .len = body.n, .chain = *at
+	};
+	memcpy(s->digest, sha, STMT_DIGEST);
+	stmt_name(s->name, s->digest);
+	memcpy(s->body, body.p, body.n);
+	*at = s;
+	all->n++;
+	return s;
+}
+
+struct stmt *
+stmt_ref(struct stmt *s)
+{
+	s->refs++;
+	return s;
+}
+
+void
+stmt_unref(struct stmts *all, struct stmt **sp)
+{
+	struct stmt *s = *sp, **at;
+
+	*sp = NULL;
+	if (s == NULL)
+		return;
+	assert(s->refs > 0);
+	if (--s->refs > 0)
+		return;
+	at = &all->bucket[digest_hash(s->digest) & (all->buckets - 1)];
+	while (*at != s)
+		at = &(*at)->chain;
+	*at = s->chain;
+	all->n--;
+	free(s);
+}
+
+void
+stmts_fini(struct stmts *all)
+{
+	assert(all->n == 0);
+	free(all->bucket);
+	*all = (struct stmts){ 0 };
+}
+
+/* ---- a client's names ------------------------------------------------- */
+
+static size_t
+name_hash(const uint8_t *p, size_t n)
+{
+	uint64_t h = 14695981039346656037u;
+
+	for (size_t i = 0; i < n; i++)
+		h = (h ^ p[i]) * 1099511628211u;
+	return (size_t)(h ^ h >> 32);
+}
+
+static void
+names_grow(struct stmt_names *names)
+{
+	size_t buckets = names->buckets ? names->buckets * 4 : 4;
+	struct stmt_entry **bucket = need(calloc(buckets, sizeof(*bucket)));
+
+	for (size_t i = 0; i < names->buckets; i++) {
+		struct stmt_entry *e;
+
+		while ((e = names->bucket[i]) != NULL) {
+			size_t h = name_hash((uint8_t *)e->name, e->name_len);
+
+			names->bucket[i] = e->chain;
+			e->chain = bucket[h & (buckets - 1)];
+			bucket[h & (buckets - 1)] = e;
+		}
+	}
+	free(names->bucket);
+	names->bucket = bucket;
+	names->buckets = buckets;
+}
+
+struct stmt_entry *
+stmt_names_find(const struct stmt_names *names, struct slice name)
+{
+	struct stmt_entry *e;
+
+	if (names->buckets == 0)
+		return NULL;
+	e = names->bucket[name_hash(name.p, name.n) & (names->buckets - 1)];
+	while (e != NULL &&
+	       (e->name_len != name.n || memcmp(e->name, name.p, name.n) != 0))
+		e = e->chain;
+	return e;
+}
+
+struct stmt_entry *
+stmt_names_find_id(const struct stmt_names *names, uint32_t id)
+{
+	for (size_t i = 0; i < names->buckets; i++)
+		for (struct stmt_entry *e = names->bucket[i]; e; e = e->chain)
+			if (e->id == id)
+				return e;
+	return NULL;
+}
+
+struct stmt_entry *
+stmt_names_add(struct stmt_names *names, struct slice name, struct stmt *s)
+{
+	struct stmt_entry *e, **at;
+
+	if (names->n >= STMT_NAMES_MAX ||
+	    s->len > STMT_BYTES_MAX - names->bytes)
+		return NULL;
+	if (names->n >= names->buckets)
+		names_grow(names);
+	e = need(malloc(sizeof(*e) + name.n));
+	at = &names->bucket[name_hash(name.p, name.n) & (names->buckets - 1)];
+	*e = (struct stmt_entry){ .chain = *at,
+				  .stmt = s,
+				  .id = ++names->last_id,
+				  .name_len = name.n };
+	memcpy(e->name, name.p, name.n);
+	*at = e;
+	names->n++;
+	names->bytes += s->len;
+	return e;
+}
+
+void
+stmt_names_drop(struct stmt_names *names, struct stmts *all,
+		struct stmt_entry *e)
+{
+	size_t h = name_hash((uint8_t *)e->name, e->name_len);
+	struct stmt_entry **at = &names->bucket[h & (names->buckets - 1)];
+
+	while (*at != e)
+		at = &(*at)->chain;
+	*at = e->chain;
+	names->n--;
+	names->bytes -= e->stmt ? e->stmt->len : e->closed->len;
+	stmt_unref(all, &e->stmt);
+	stmt_unref(all, &e->closed);
+	free(e);
+}
+
+void
+stmt_names_fini(struct stmt_names *names, struct stmts *all)
+{
+	for (size_t i = 0; i < names->buckets; i++)
+		while (names->bucket[i] != NULL)
+			stmt_names_drop(names, all, names->bucket[i]);
+	free(names->bucket);
+	*names = (struct stmt_names){ 0 };
+}
+
+/* ---- what a server has ------------------------------------------------ */
+
+void
+stmt_held_init(struct stmt_held *h, unsigned max)
+{
+	*h = (struct stmt_held){ .max = (uint16_t)(max > 10000 ? 10000 : max) };
+	if (h->max == 0)
+		h->max = 1;
+}
+
+void
+stmt_held_clear(struct stmt_held *h)
+{
+	free(h->slot);
+	h->slot = NULL;
+	h->n = h->size = 0;
+}
+
+void
+stmt_held_fini(struct stmt_held *h)
+{
+	stmt_held_clear(h);
+}
+
+/* Tens to hundreds of slots of 32 bytes: a scan of the digests is as fast as
+ * a hash for the usual few, and needs nothing kept in step. */
+uint16_t
+stmt_held_find(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
+{
+	for (uint16_t i = 0; i < h->size; i++) {
+		struct stmt_slot *s = &h->slot[i];
+
+		if ((s->state == STMT_PENDING || s->state == STMT_HELD) &&
+		    memcmp(s->digest, digest, STMT_DIGEST) == 0) {
+			s->used = ++h->clock;
+			return i;
+		}
+	}
+	return STMT_NONE;
+}
+
+uint16_t
+stmt_held_add(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
+{
+	uint16_t i;
+
+	for (i = 0; i < h->size && h->slot[i].state != STMT_FREE; i++)
+		;
+	if (i == h->size) {
+		uint16_t size = (uint16_t)(h->size ? h->size * 2 : 8);
+
+		assert(size > h->size && size < STMT_NONE);
+		h->slot = need(realloc(h->slot, size * sizeof(*h->slot)));
+		memset(h->slot + h->size, 0,
+		       (size_t)(size - h->size) * sizeof(*h->slot));
+		h->size = size;
+	}
+	h->slot[i].state = STMT_PENDING;
+	h->slot[i].used = ++h->clock;
+	memcpy(h->slot[i].digest, digest, STMT_DIGEST);
+	h->n++;
+	return i;
+}
+
+uint16_t
+stmt_held_evict(struct stmt_held *h)
+{
+	uint16_t oldest = STMT_NONE;
+
+	if (h->n < h->max)
+		return STMT_NONE;
+	for (uint16_t i = 0; i < h->size; i++)
+		if (h->slot[i].state == STMT_HELD &&
+		    (oldest == STMT_NONE ||
+		     h->slot[i].used < h->slot[oldest].used))
+			oldest = i;
+	if (oldest != STMT_NONE) {
+		h->slot[oldest].state = STMT_CLOSING;
+		h->n--;
+	}
+	return oldest;
+}
+
+void
+stmt_held_settle(struct stmt_held *h, uint16_t slot, bool done)
+{
+	struct stmt_slot *s;
+
+	if (slot >= h->size)
+		return; /* cleared meanwhile */
+	s = &h->slot[slot];
+	if (s->state == STMT_PENDING) {
+		s->state = done ? STMT_HELD : STMT_FREE;
+		h->n = (uint16_t)(h->n - !done);
+	} else if (s->state == STMT_CLOSING) {
+		s->state = done ? STMT_FREE : STMT_HELD;
+		h->n = (uint16_t)(h->n + !done);
+	}
+}

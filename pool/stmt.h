@@ -1,0 +1,112 @@
+/*
+ * stmt: prepared statements by name: what a client called it, and what a
+ * server has.
+ *
+ * A statement is its Parse message without the name: text and parameter
+ * types.  Its name on every server is made from a SHA-256 of that, so all
+ * workers call it the same, two clients can use one name for different SQL,
+ * and a server that moves to another worker needs no translation.
+ *
+ *	struct stmt	  one statement, kept once a worker, counted
+ *	struct stmt_names a client's names for them
+ *	struct stmt_held  what one server has, most recently used last
+ *
+ * Bounds:   STMT_NAMES_MAX names and STMT_BYTES_MAX bytes of text a client;
+ *           `max` statements a server, the least recently used makes room.
+ */
+#ifndef POOL_STMT_H
+#define POOL_STMT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "protocol/slice.h"
+
+enum {
+	STMT_DIGEST = 16,
+	STMT_NAME = 5 + 2 * STMT_DIGEST,	/* weir_ and hex digits */
+	STMT_NAMES_MAX = 10000,
+	STMT_BYTES_MAX = 64 << 20,
+	STMT_NONE = 0xffff
+};
+
+struct stmt {
+	uint8_t	     digest[STMT_DIGEST];
+	struct stmt *chain;
+	unsigned     refs;
+	unsigned     flags;		/* sql_scan()'s, of its text */
+	char	     name[STMT_NAME + 1];
+	size_t	     len;
+	uint8_t	     body[];		/* text, NUL, count and types */
+};
+
+/* A worker's statements. */
+struct stmts {
+	struct stmt **bucket;
+	size_t	      buckets, n;
+};
+
+void	     stmts_fini(struct stmts *);	/* all references must be gone */
+/* One reference; the one already there if it is known. */
+struct stmt *stmt_intern(struct stmts *, struct slice body, unsigned flags);
+struct stmt *stmt_ref(struct stmt *);
+void	     stmt_unref(struct stmts *, struct stmt **);
+
+/* A client's names. */
+struct stmt_entry {
+	struct stmt_entry *chain;
+	struct stmt	  *stmt;	/* counted; NULL while a Close is on its way */
+	struct stmt	  *closed;	/* what the Close on its way would drop */
+	uint32_t	   id;		/* unique in its map: how a ledger entry names it */
+	size_t		   name_len;
+	char		   name[];
+};
+
+struct stmt_names {
+	struct stmt_entry **bucket;
+	size_t		    buckets, n, bytes;
+	uint32_t	    last_id;
+};
+
+void		   stmt_names_fini(struct stmt_names *, struct stmts *);
+struct stmt_entry *stmt_names_find(const struct stmt_names *, struct slice name);
+struct stmt_entry *stmt_names_find_id(const struct stmt_names *, uint32_t id);
+/* Takes over the reference.  NULL: a bound is reached (the reference stays). */
+struct stmt_entry *stmt_names_add(struct stmt_names *, struct slice name, struct stmt *);
+void		   stmt_names_drop(struct stmt_names *, struct stmts *, struct stmt_entry *);
+
+/* What a server has. */
+enum stmt_state {
+	STMT_FREE,
+	STMT_PENDING,		/* Parse sent, not answered */
+	STMT_HELD,		/* the server said yes */
+	STMT_CLOSING		/* Close sent, not answered */
+};
+
+struct stmt_slot {
+	uint8_t	 digest[STMT_DIGEST];
+	uint64_t used;		/* turn counter at the last use */
+	uint8_t	 state;
+};
+
+struct stmt_held {
+	struct stmt_slot *slot;
+	uint16_t	  n, size, max;
+	uint64_t	  clock;
+};
+
+void	 stmt_held_init(struct stmt_held *, unsigned max);
+void	 stmt_held_fini(struct stmt_held *);
+void	 stmt_held_clear(struct stmt_held *);	/* the server has forgotten all */
+/* The slot that is pending or held, freshly used; STMT_NONE: not there. */
+uint16_t stmt_held_find(struct stmt_held *, const uint8_t digest[STMT_DIGEST]);
+/* A slot for a Parse about to be sent. */
+uint16_t stmt_held_add(struct stmt_held *, const uint8_t digest[STMT_DIGEST]);
+/* One to close before the next is added, now closing; STMT_NONE: there is room. */
+uint16_t stmt_held_evict(struct stmt_held *);
+/* The Parse or Close of that slot was answered, or skipped. */
+void	 stmt_held_settle(struct stmt_held *, uint16_t slot, bool done);
+void	 stmt_name(char out[STMT_NAME + 1], const uint8_t digest[STMT_DIGEST]);
+
+#endif
