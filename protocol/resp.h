@@ -3,17 +3,26 @@
  * begin and end.  Bytes are framed, never translated.
  *
  * Requests (resp_request_next): inline or multibulk, exactly as Redis 7.0
- * reads them (reference: networking.c of 7.0; limits below).  Stateless: call
- * again with the same start when there are more bytes.
- * Replies (resp_reply_next): incremental and of any size; the state says how
- * many elements are still to come, so a reply is streamed as it arrives and
- * nothing is looked at twice.
+ * reads them, oddities included (any byte may follow the CR of a length line;
+ * a NUL hides the rest of a line), with one exception: a bulk must be followed
+ * by CRLF.  A request is to be forwarded re-encoded (resp_put_request), so the
+ * oddities end here.  Stateless: call again with the same start when there are
+ * more bytes; `need` says when that can be of use.
+ * Replies (resp_reply_next): incremental and of any size and depth; the state
+ * says how many elements are still to come, so a reply is streamed as it
+ * arrives and nothing is looked at twice.
  *
  * Every parser answers: > 0 bytes understood, 0 need more, -1 malformed.
+ *
+ * Owner:    whoever embeds the struct; resp_request_free() before it goes.
+ * Views:    resp_request.arg dies with the input, and at the next call.
+ * Bounds:   bytes_max for a request (its slots cost at most 6 times the bytes
+ *           that are there); a reply costs nothing, whatever it announces.
  */
 #ifndef PROTOCOL_RESP_H
 #define PROTOCOL_RESP_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,10 +33,10 @@
 enum {
 	RESP_INLINE_MAX = 64 << 10,		/* bytes of an inline request */
 	RESP_BULK_MAX = 512 << 20,		/* bytes of one argument */
-	RESP_ARGS_MAX = 1 << 20,		/* arguments of one request */
+	RESP_ARGS_MAX = INT_MAX,		/* arguments of one request; bytes_max comes first */
 	RESP_ARGS_MAX_NOAUTH = 10,		/* before AUTH, as Redis has it */
 	RESP_BULK_MAX_NOAUTH = 16 << 10,
-	RESP_DEPTH_MAX = 32			/* nesting of a reply */
+	RESP_LINE_HELD = 16 << 10		/* a longer status or error is streamed */
 };
 
 /* Why a request is malformed; resp_error_text() is Redis's own wording. */
@@ -75,32 +84,41 @@ void	resp_request_free(struct resp_request *);
 /* Text after "-ERR Protocol error: ", NUL-terminated, into `out`. */
 void	resp_error_text(const struct resp_request *, char *out, size_t);
 
-/* Where we are in a reply.  All zero is the start of one. */
+/*
+ * Where we are in a reply.  All zero is the start of one; so is the state
+ * after `done`, though `type` stays for the caller to look at.
+ *
+ * RESP ends nothing with a mark, it only announces counts; so one number for
+ * all levels is enough, and no depth is too deep (a script may answer with a
+ * table nested a thousand times, and must not cost others the connection).
+ */
 struct resp_reply {
-	uint64_t todo[RESP_DEPTH_MAX];	/* elements still to come, by depth */
-	uint32_t depth;			/* levels open */
-	bool	 in_bulk;
-	uint64_t bulk_left;		/* bytes of a bulk and its CRLF still to come */
-	uint8_t	 type;			/* first byte of the whole reply */
+	uint64_t todo;		/* elements still to come, all levels together */
+	uint64_t bulk_left;	/* bytes of a bulk and its CRLF still to come */
+	uint8_t	 type;		/* first byte of the reply; '|' while there is only its attribute */
 	bool	 started;
+	bool	 in_bulk;	/* between elements when neither of these two */
+	bool	 in_line;	/* in a line longer than RESP_LINE_HELD */
+	bool	 cr;		/* in_line: its last byte so far was a CR */
 };
 
 /*
  * Consumes as much of one reply as is there: > 0 bytes understood, and *done
  * says whether the reply ended with them; 0: less than a line is there, keep
- * it and ask again with more (a line is at most 64 KiB); -1 malformed.
+ * it and ask again with more (never said of RESP_LINE_HELD bytes); -1 malformed.
+ * Nothing past the end of the reply is looked at.
  * RESP3 attributes (|) count as part of the reply that follows them.  A push
  * (>) is a whole of its own: look at `type`.
  */
 ssize_t	resp_reply_next(struct resp_reply *, const uint8_t *, size_t, bool *done)
     __attribute__((warn_unused_result));
 
-/* Writers: 0, or -1 when the buf is full. */
+/* Writers: 0, or -1 when the buf is full; then nothing was written. */
 struct buf;
 int resp_put_request(struct buf *, const struct slice *arg, size_t argc)	/* canonical multibulk */
     __attribute__((warn_unused_result));
-int resp_put_simple(struct buf *, const char *text) __attribute__((warn_unused_result));	/* +text */
-int resp_put_error(struct buf *, const char *text) __attribute__((warn_unused_result));	/* -text; CR, LF become spaces */
+int resp_put_simple(struct buf *, const char *text) __attribute__((warn_unused_result));	/* +text, CR and LF become spaces */
+int resp_put_error(struct buf *, const char *text) __attribute__((warn_unused_result));	/* -text, likewise */
 int resp_put_int(struct buf *, int64_t) __attribute__((warn_unused_result));
 int resp_put_bulk(struct buf *, const void *, size_t) __attribute__((warn_unused_result));
 int resp_put_null(struct buf *, int version) __attribute__((warn_unused_result));	/* $-1 or _ */
