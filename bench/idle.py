@@ -29,7 +29,9 @@ def _until_ready(s):
             if len(got) - pos - 1 < n:
                 break
             if kind == b"E":
-                raise Failed(f"idle client: {got[pos + 5:pos + 1 + n]!r}")
+                fields = got[pos + 5:pos + 1 + n].decode(errors="replace").split("\0")
+                said = [f[1:] for f in fields if f.startswith("M")]
+                raise Failed(f"idle client: {(said or fields)[0]}")
             pos += 1 + n
             if kind == b"Z":
                 return

@@ -162,7 +162,8 @@ class Rig:
             raise Failed(f"{argv[0]}: {e.strerror}")
         if p.returncode != 0:
             said = (p.stderr.strip() or p.stdout.strip() or "no message").split("\n")
-            raise Failed(f"{os.path.basename(argv[0])}: {said[-1]}")
+            telling = [line for line in said if re.search("error|fatal|failed", line, re.I)]
+            raise Failed(f"{os.path.basename(argv[0])}: {(telling or said[-1:])[0]}")
         return p.stdout
 
     def _as_account(self):
@@ -198,6 +199,13 @@ class Rig:
                                  f"{self.last_log(name)}")
                 time.sleep(0.05)
         return p
+
+    def obituary(self, pid):
+        """How a child that should still run came to its end, or None."""
+        for p in self.procs:
+            if p.pid == pid and p.poll() is not None:
+                return f"{p.title} ended with {p.returncode}: {self.last_log(p.title)}"
+        return None
 
     def last_log(self, name, lines=1):
         with open(self.path(f"{name}.log"), errors="replace") as f:

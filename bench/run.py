@@ -176,10 +176,10 @@ class Bench:
         out = self.rig.run(argv, timeout=seconds * 2 + 20)
         self._settle()
         after = cost()
-        done = int(re.search(r"actually processed: (\d+)", out).group(1))
+        done = re.search(r"actually processed: (\d+)", out)
         failed = re.search(r"failed transactions: (\d+)", out)
-        rate = float(re.search(r"tps = ([\d.]+)", out).group(1))
-        if done == 0 or (failed and int(failed.group(1)) > 0):
+        rate = re.search(r"tps = ([\d.]+)", out)
+        if not done or not rate or (failed and int(failed.group(1)) > 0):
             raise Failed("transactions failed")
         times = []
         for name in glob.glob(prefix + ".*"):
@@ -187,8 +187,8 @@ class Bench:
                 times += [int(line.split()[2]) for line in f]
             os.unlink(name)
         p99 = figures.percentile(times, 99)
-        return Sample(rate, p99 / 1e3 if p99 is not None else None,
-                      *self._per(before, after, done))
+        return Sample(float(rate.group(1)), p99 / 1e3 if p99 is not None else None,
+                      *self._per(before, after, int(done.group(1))))
 
     def _settle(self):
         """Waits for backends that are leaving.  What a process used cannot be
@@ -202,12 +202,12 @@ class Bench:
                 return
             seen = now
 
-    def redis_benchmark(self, target, row, count):
+    def redis_benchmark(self, target, row, count, timeout=None):
         argv = ["redis-benchmark", "-h", HOST, "-p", str(target.port), "-c", str(row.clients),
                 "-P", str(row.depth), "-d", "32", "-n", str(count), "-t", row.mode, "--csv"]
         cost = self._cost(target, rigs.cpu_us, self.rig.redis_pid)
         before = cost()
-        out = self.rig.run(argv, timeout=self.plan.seconds * 20 + 20)
+        out = self.rig.run(argv, timeout=timeout or self.plan.seconds * 20 + 20)
         after = cost()
         for rec in csv.DictReader(io.StringIO(out[out.index('"test"'):])):
             if rec["test"].lower() == row.mode:
@@ -247,9 +247,10 @@ class Bench:
             except Failed as e:
                 row.notes[t.name] = str(e)
                 if str(e) != "n/a":
-                    t.strikes += 1
-                    self.fail(f"{t.name}, {row.mode}, {row.clients} clients: {e}")
-                    if t.strikes == 2:
+                    ended = self.rig.obituary(t.pid)
+                    t.strikes += 2 if ended else 1
+                    self.fail(f"{t.name}, {row.mode}, {row.clients} clients: {ended or e}")
+                    if t.strikes >= 2:
                         self.fail(f"{t.name} is left out of what follows")
         row.samples.setdefault(t.name, []).append(sample)
         what = f"{sample.rate:10.0f}/s" if sample else row.notes.get(t.name, "left out")
@@ -290,7 +291,7 @@ class Bench:
             count[row.depth] = max(10000, int(first.rate * p.seconds * 0.7))
         for t in self.redis[1:]:
             try:
-                self.redis_benchmark(t, self.redis_rows[0], 2000)
+                self.redis_benchmark(t, self.redis_rows[0], 2000, timeout=10)
             except Failed as e:
                 t.strikes = 2
                 self.fail(f"{t.name} does not serve redis-benchmark: {e}")
@@ -325,7 +326,8 @@ class Bench:
                     self.fail(f"{name}, {n} idle clients, {kind}: {e}")
                     got = (None, None)
                 found.setdefault((kind, name), []).append(got)
-                say(f"  idle {kind:16} {name:18} {got[0]} {got[1]}")
+                said = " ".join("-" if g is None else f"{g:.0f}" for g in got)
+                say(f"  idle {kind:16} {name:18} {said} bytes")
         self.idle_rows = [(k[0], k[1], [g[0] for g in v], [g[1] for g in v])
                           for k, v in found.items()]
 
@@ -429,7 +431,9 @@ class Bench:
         text = [f"## pgbench -S, scale {self.plan.scale}, pools of {self.rig.pool} servers", "",
                 figures.table(head, body), "",
                 "PgBouncer is one process on one core: its peer is weir with one worker. "
-                "`log in` is one select on each new connection (pgbench -C)."]
+                "`log in` is one select on each new connection (pgbench -C). A new backend costs "
+                "the server milliseconds: with many clients a short run counts that against "
+                "direct (and HAProxy), which need one a client; SECONDS_PER makes it longer."]
         if any(not t.extended_names for t in self.pg):
             text.append(
                 f"{self.pgbouncer} is the one of Debian 12; it cannot keep named statements in "
@@ -519,6 +523,9 @@ def measure(bench):
 
 def main():
     figures.self_test()
+    if len(sys.argv) > 2 or any(a.startswith("-") for a in sys.argv[1:]):
+        raise SystemExit("usage: bench/run.sh [WEIR]; the rest comes from the environment, "
+                         "which the head of that file lists")
     plan = plan_from(os.environ)
     weir, complaint = find_weir()
     if complaint:
