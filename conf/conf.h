@@ -5,7 +5,8 @@
  * them at once, each as `file:line: what, and what was expected`.  `${NAME}`
  * in a value is the environment variable NAME, a value `@/path` is the first
  * line of that file.  Which keys exist, their kinds, bounds and defaults stand
- * in one table in conf.c, and example.ini documents each.
+ * in one table in conf_keys.c, and example.ini documents each.  What is named there
+ * but not built yet is refused when asked for, never ignored.
  *
  * Owner:    whoever loaded it; conf_free() frees everything it points to.
  *           Nothing in it changes after conf_load(): share it between threads.
@@ -29,7 +30,8 @@
 enum {
 	CONF_LINE_MAX = 16384,
 	CONF_FILE_MAX = 16 << 20,
-	CONF_WORKERS_MAX = 64
+	CONF_WORKERS_MAX = 64,
+	CONF_ERRORS_MAX = 1000		/* more are counted, not kept */
 };
 
 enum conf_sslmode {		/* libpq's, for upstreams; client_mode uses ... */
@@ -53,6 +55,7 @@ struct conf_listen {
 	char		       *text;	/* as written, for messages */
 	struct sockaddr_storage addr;	/* AF_INET, AF_INET6 or AF_UNIX */
 	socklen_t		addr_len;
+	unsigned		line;	/* of the file, for messages */
 };
 
 struct conf_postgres {		/* [postgres NAME]: an upstream */
@@ -106,7 +109,7 @@ struct conf_database {		/* [database NAME]; NAME `*` is the fallback */
 struct conf_user {		/* [user NAME] */
 	char		    *name;
 	enum conf_auth	     auth;
-	char		    *password;	/* NULL only with trust and cert; may be a verifier */
+	char		    *password;	/* NULL only with trust and cert; may be a verifier's text */
 	bool		     has_verifier;
 	struct scram_verifier verifier;	/* of the password, made once at load */
 	const struct tenant *organization;	/* fixed, or NULL */
@@ -158,7 +161,7 @@ struct conf {
 	size_t		      postgres_n;
 	struct conf_redis    *redis;
 	size_t		      redis_n;
-	struct conf_database *database;
+	struct conf_database *database;		/* sorted by name */
 	size_t		      database_n;
 	struct conf_user     *user;		/* sorted by name */
 	size_t		      user_n;
@@ -166,6 +169,9 @@ struct conf {
 	size_t		      tenant_n;
 	struct tenant_var    *variables;	/* [variables]: the templates of all */
 	size_t		      variables_n;
+
+	struct conf_origin   *origin;		/* conf_line()'s */
+	size_t		      origin_n;
 };
 
 /* A list of errors (and of warnings), in the order of the file. */
@@ -174,6 +180,9 @@ struct conf_errors {
 	size_t	n;
 	char  **warning;	/* the same form; does not stop the load */
 	size_t	warning_n;
+	unsigned *line_at;	/* their lines, which keep the order */
+	unsigned *warning_at;
+	size_t	more;		/* errors past CONF_ERRORS_MAX */
 };
 
 /*
@@ -184,6 +193,23 @@ struct conf *conf_load(const char *file, struct conf_errors *)
     __attribute__((warn_unused_result));
 void	     conf_free(struct conf **);
 void	     conf_errors_free(struct conf_errors *);
+
+/* One more, in its place by line; 0 is the whole file, and comes last. */
+void conf_errors_add(struct conf_errors *, const char *file, unsigned line,
+    const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+void conf_errors_warn(struct conf_errors *, const char *file, unsigned line,
+    const char *fmt, ...) __attribute__((format(printf, 4, 5)));
+
+/* The line that set a field, by the field's address in the conf; 0: none did. */
+unsigned conf_line(const struct conf *, const void *field);
+
+/* The keys there are, by number, for the manual and SHOW CONFIG. */
+struct conf_key {
+	const char *section;	/* the word in the brackets */
+	const char *name;
+	const char *def;	/* the default; NULL: unset, or computed */
+};
+bool conf_key_find(size_t i, struct conf_key *);	/* false: past the last */
 
 /* Look-ups: NULL when there is none.  Names are compared byte by byte. */
 const struct conf_user	   *conf_user_find(const struct conf *, const char *name);

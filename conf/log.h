@@ -6,8 +6,16 @@
  * forge a line.  Callers only append to a queue; one thread writes it out, so
  * a slow reader of the log stops nobody.
  *
- * Owner:    main; log_close() writes what is queued and frees.
- * Bounds:   LOG_LINE_MAX bytes a line (longer values are cut with ...),
+ *   logfmt  time=2026-08-22T10:11:12.345Z level=info event=close session=2.7f2 why=IDLE
+ *   json    {"time":"2026-08-22T10:11:12.345Z","level":"info","event":"close",...}
+ *
+ * In both, a control character in a value is \n, \t, \r or \u00XX, and a byte
+ * that is not UTF-8 is \\xXX.  logfmt quotes a value that needs it.
+ *
+ * Owner:    main; log_close() writes what is queued and frees.  It gives up
+ *           on a reader that takes nothing for LOG_PATIENCE_MS.
+ * Bounds:   LOG_LINE_MAX bytes a line, LOG_VALUE_MAX a value (longer ones are
+ *           cut with ..., a field for which there is no room is left out),
  *           LOG_QUEUE_MAX bytes queued; what does not fit is dropped and
  *           counted, and the count is logged when there is room again.
  * Threads:  log_write() from any.
@@ -20,7 +28,9 @@
 
 enum {
 	LOG_LINE_MAX = 2048,
-	LOG_QUEUE_MAX = 4 << 20
+	LOG_VALUE_MAX = 1024,
+	LOG_QUEUE_MAX = 4 << 20,
+	LOG_PATIENCE_MS = 1000
 };
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
@@ -81,10 +91,11 @@ log_id(const char *key, unsigned worker, uint64_t n)
 
 struct log;
 
-struct log *log_open(enum log_level, enum log_format);
+struct log *log_open(enum log_level, enum log_format);	/* to standard error; NULL: no thread */
+struct log *log_open_fd(int fd, enum log_level, enum log_format);	/* fd stays the caller's */
 void	    log_close(struct log **);
 void	    log_set(struct log *, enum log_level, enum log_format);	/* reload */
-int	    log_wants(const struct log *, enum log_level);
+int	    log_wants(const struct log *, enum log_level);	/* a NULL log wants nothing */
 void	    log_write(struct log *, enum log_level, enum log_event,
     const struct log_field *, size_t n);
 

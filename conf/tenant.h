@@ -14,7 +14,7 @@ struct conf_postgres;
 struct conf_redis;
 
 struct tenant_var {
-	char *name;		/* a setting's name: letters, digits, _ $ . */
+	char *name;		/* a setting's name: letters, digits, _ $ ., in lower case */
 	char *value;		/* a template for tenant_expand() */
 };
 

@@ -1,0 +1,287 @@
+#include "conf/conf_check.h"
+
+#include <openssl/rand.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "conf/conf.h"
+#include "conf/mem.h"
+
+enum { SECRET_MIN = 32, SALT = 16 };
+
+#define GIVEN(c, field) (conf_line((c), &(field)) != 0)
+#define ERROR(c, e, line, ...) \
+	conf_errors_add((e), (c)->file, (line), __VA_ARGS__)
+#define WARN(c, e, line, ...) \
+	conf_errors_warn((e), (c)->file, (line), __VA_ARGS__)
+
+/* The first address of a kind, or NULL. */
+static const struct conf_listen *
+listens_to(const struct conf *c, enum conf_listen_kind kind)
+{
+	for (size_t i = 0; i < c->listen_n; i++)
+		if (c->listen[i].kind == kind)
+			return &c->listen[i];
+	return NULL;
+}
+
+static void
+check_listen(const struct conf *c, struct conf_errors *e)
+{
+	const struct conf_listen *pg = listens_to(c, LISTEN_POSTGRES);
+	const struct conf_listen *redis = listens_to(c, LISTEN_REDIS);
+	const struct conf_listen *tls = listens_to(c, LISTEN_REDIS_TLS);
+
+	if (pg == NULL && redis == NULL && tls == NULL)
+		ERROR(c, e, 0,
+		      "nothing to listen on, expected postgres_listen, "
+		      "redis_listen or redis_tls_listen in [weir]");
+	if (pg != NULL && c->postgres_n == 0)
+		ERROR(c, e, pg->line,
+		      "postgres_listen without an upstream, expected a "
+		      "[postgres NAME] section");
+	if (redis != NULL && c->redis_n == 0)
+		ERROR(c, e, redis->line,
+		      "redis_listen without an upstream, expected a "
+		      "[redis NAME] section");
+	if (tls != NULL && c->redis_n == 0)
+		ERROR(c, e, tls->line,
+		      "redis_tls_listen without an upstream, expected a "
+		      "[redis NAME] section");
+	if (tls != NULL && !GIVEN(c, c->tls.cert_file))
+		ERROR(c, e, tls->line,
+		      "redis_tls_listen without a certificate, expected "
+		      "cert_file in [tls]");
+}
+
+static void
+check_tls(struct conf *c, struct conf_errors *e)
+{
+	struct conf_tls *t = &c->tls;
+	unsigned cert_at = conf_line(c, &t->cert_file);
+	unsigned key_at = conf_line(c, &t->key_file);
+	unsigned mode_at = conf_line(c, &t->client_mode);
+	struct stat st;
+
+	if (cert_at != 0 && key_at == 0)
+		ERROR(c, e, cert_at,
+		      "cert_file alone, expected a key_file too");
+	if (key_at != 0 && cert_at == 0)
+		ERROR(c, e, key_at, "key_file alone, expected a cert_file too");
+	if (mode_at == 0)
+		t->client_mode = cert_at ? SSLMODE_ALLOW : SSLMODE_DISABLE;
+	else if (t->client_mode != SSLMODE_DISABLE && cert_at == 0)
+		ERROR(c, e, mode_at,
+		      "client_mode: there is no certificate for TLS, expected "
+		      "cert_file and key_file");
+	if (t->client_mode >= SSLMODE_VERIFY_CA && !GIVEN(c, t->ca_file))
+		ERROR(c, e, mode_at,
+		      "client_mode: there is nothing to verify certificates "
+		      "of clients with, expected ca_file");
+	if (t->key_file != NULL && stat(t->key_file, &st) == 0 &&
+	    (st.st_mode & S_IRWXO) != 0)
+		WARN(c, e, key_at,
+		     "key_file = %s: open to every user of this machine, "
+		     "expected mode 0600",
+		     t->key_file);
+}
+
+static void
+check_postgres(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
+{
+	bool local = p->host != NULL && p->host[0] == '/';
+
+	if (!GIVEN(c, p->host))
+		ERROR(c, e, conf_line(c, &p->name),
+		      "[postgres %s]: host is missing, expected a name, an "
+		      "address or a /directory",
+		      p->name);
+	if (!GIVEN(c, p->sslmode))
+		p->sslmode = local ? SSLMODE_DISABLE : SSLMODE_PREFER;
+	if (local && p->sslmode >= SSLMODE_REQUIRE)
+		ERROR(c, e, conf_line(c, &p->sslmode),
+		      "sslmode: host = %s is a unix socket, which has no TLS, "
+		      "expected disable",
+		      p->host);
+	if (local)
+		p->sslmode = SSLMODE_DISABLE;
+}
+
+static void
+check_redis(struct conf *c, struct conf_errors *e, struct conf_redis *r)
+{
+	if (!GIVEN(c, r->url))
+		ERROR(c, e, conf_line(c, &r->name),
+		      "[redis %s]: url is missing, expected "
+		      "redis://HOST:PORT/DB",
+		      r->name);
+	if (!GIVEN(c, r->sslmode))
+		r->sslmode = r->tls ? SSLMODE_VERIFY_FULL : SSLMODE_DISABLE;
+	else if (r->host != NULL && r->tls != (r->sslmode != SSLMODE_DISABLE))
+		ERROR(c, e, conf_line(c, &r->sslmode),
+		      "sslmode does not fit the url, expected %s",
+		      r->tls ? "require, verify-ca or verify-full"
+			     : "disable, or rediss:// in the url");
+}
+
+static void
+check_database(struct conf *c, struct conf_errors *e, struct conf_database *d)
+{
+	if (GIVEN(c, d->postgres))
+		return;
+	if (c->postgres_n == 1)
+		d->postgres = &c->postgres[0];
+	else
+		ERROR(c, e, conf_line(c, &d->name),
+		      "[database %s]: postgres is missing, expected the name "
+		      "of a [postgres NAME] section",
+		      d->name);
+}
+
+static void
+check_tenant(struct conf *c, struct conf_errors *e, struct tenant *t)
+{
+	if (!GIVEN(c, t->id))
+		t->id = mem_text(t->slug, strlen(t->slug));
+	if (GIVEN(c, t->redis_user) != GIVEN(c, t->redis_password))
+		ERROR(c, e, conf_line(c, &t->slug),
+		      "[organization %s]: only one of redis_user and "
+		      "redis_password, expected both or neither",
+		      t->slug);
+}
+
+bool
+conf_check_is_verifier(const char *password)
+{
+	static const char prefix[] = "SCRAM-SHA-256$";
+
+	return strncmp(password, prefix, sizeof(prefix) - 1) == 0;
+}
+
+static void
+check_password(struct conf *c, struct conf_errors *e, struct conf_user *u)
+{
+	unsigned at = conf_line(c, &u->password);
+
+	if (conf_check_is_verifier(u->password)) {
+		if (scram_verifier_parse(&u->verifier, u->password) == -1)
+			ERROR(c, e, at,
+			      "[user %s]: the password is not a verifier that "
+			      "can be used, expected "
+			      "SCRAM-SHA-256$iterations:salt$stored:server",
+			      u->name);
+		u->has_verifier = true;
+	} else if (u->auth != AUTH_TRUST && strlen(u->password) < SECRET_MIN) {
+		WARN(c, e, at,
+		     "[user %s]: a password of %zu characters, expected at "
+		     "least %d",
+		     u->name, strlen(u->password), SECRET_MIN);
+	}
+}
+
+static void
+check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
+{
+	if (u->auth == AUTH_SCRAM && !GIVEN(c, u->password))
+		ERROR(c, e, conf_line(c, &u->name),
+		      "[user %s]: password is missing, expected one, or its "
+		      "SCRAM-SHA-256$ verifier",
+		      u->name);
+	if (u->auth == AUTH_TRUST)
+		WARN(c, e, conf_line(c, &u->auth),
+		     "[user %s]: auth = trust lets in whoever says this "
+		     "name, expected in tests only",
+		     u->name);
+	if (u->password != NULL)
+		check_password(c, e, u);
+}
+
+/* Without any [database], the only upstream serves them all. */
+static void
+add_fallback(struct conf *c, struct conf_errors *e)
+{
+	if (c->database_n > 0 || c->postgres_n == 0)
+		return;
+	if (c->postgres_n > 1) {
+		ERROR(c, e, conf_line(c, &c->postgres[1].name),
+		      "[postgres %s]: a second upstream and no [database], "
+		      "expected a [database *] section that names one",
+		      c->postgres[1].name);
+		return;
+	}
+	free(c->database);
+	c->database = mem_zero(1, sizeof(*c->database), "a database");
+	c->database[0].name = mem_text("*", 1);
+	c->database[0].postgres = &c->postgres[0];
+	c->database_n = 1;
+}
+
+static int
+by_id(const void *a, const void *b)
+{
+	const struct tenant *x = *(const struct tenant *const *)a;
+	const struct tenant *y = *(const struct tenant *const *)b;
+	int order = strcmp(x->id, y->id);
+
+	return order ? order : strcmp(x->slug, y->slug);
+}
+
+/* Two organizations with one id would see each other's rows. */
+static void
+check_ids(const struct conf *c, struct conf_errors *e)
+{
+	const struct tenant **t = mem_zero(c->tenant_n, sizeof(*t), "a list");
+
+	for (size_t i = 0; i < c->tenant_n; i++)
+		t[i] = &c->tenant[i];
+	qsort(t, c->tenant_n, sizeof(*t), by_id);
+	for (size_t i = 1; i < c->tenant_n; i++)
+		if (strcmp(t[i - 1]->id, t[i]->id) == 0)
+			ERROR(c, e, conf_line(c, &t[i]->slug),
+			      "[organization %s]: id = %s is that of "
+			      "[organization %s] too, expected one of its own",
+			      t[i]->slug, t[i]->id, t[i - 1]->slug);
+	free(t);
+}
+
+void
+conf_check(struct conf *c, struct conf_errors *e)
+{
+	for (size_t i = 0; i < c->postgres_n; i++)
+		check_postgres(c, e, &c->postgres[i]);
+	for (size_t i = 0; i < c->redis_n; i++)
+		check_redis(c, e, &c->redis[i]);
+	for (size_t i = 0; i < c->database_n; i++)
+		check_database(c, e, &c->database[i]);
+	for (size_t i = 0; i < c->tenant_n; i++)
+		check_tenant(c, e, &c->tenant[i]);
+	for (size_t i = 0; i < c->user_n; i++)
+		check_user(c, e, &c->user[i]);
+	check_tls(c, e);
+	check_listen(c, e);
+	check_ids(c, e);
+	add_fallback(c, e);
+	if (c->user_n == 0)
+		WARN(c, e, 0,
+		     "nobody can log in, expected a [user NAME] section");
+}
+
+void
+conf_check_make_verifiers(struct conf *c, struct conf_errors *e)
+{
+	for (size_t i = 0; i < c->user_n; i++) {
+		struct conf_user *u = &c->user[i];
+		uint8_t salt[SALT];
+
+		if (u->password == NULL || u->has_verifier)
+			continue;
+		if (RAND_bytes(salt, sizeof(salt)) != 1 ||
+		    scram_verifier_make(&u->verifier, u->password, salt,
+					sizeof(salt), SCRAM_ITERATIONS) == -1)
+			ERROR(c, e, conf_line(c, &u->password),
+			      "[user %s]: no verifier could be made of the "
+			      "password, expected another, of UTF-8 text",
+			      u->name);
+		u->has_verifier = true;
+	}
+}
