@@ -484,6 +484,20 @@ another_channel_is_refused(void **state)
 	}
 }
 
+/* Its certificate has no digest that could be bound to: no login then. */
+static void
+an_empty_binding_is_no_binding(void **state)
+{
+	struct talk t;
+
+	(void)state;
+	talk_begin(&t, some_binding, sizeof(some_binding));
+	t.client.binding_len = 0;
+	assert_int_equal(talk_answer(&t, true, true, t.client_first), 0);
+	talk_prove(&t, "pencil");
+	assert_int_equal(talk_judge(&t, NULL, 0), -1);
+}
+
 /* The longest binding there is, and the longest nonce a client may bring. */
 static void
 the_longest_exchange_fits(void **state)
@@ -653,24 +667,25 @@ reads_a_client_first_strictly(void **state)
 static void
 a_nul_anywhere_is_refused(void **state)
 {
+	static const char first[] = "n,,n=user,r=abc,x=123";
+	static const char second[] = RFC_SERVER_FIRST ",x=123";
 	struct scram_client c = rfc_client();
 	struct talk t;
 	char m[TEXT];
 
 	(void)state;
-	for (size_t i = 0; i <= strlen(PG_CLIENT_FIRST); i++) {
-		strcpy(m, PG_CLIENT_FIRST ",x=");
+	assert_int_equal(answer_bytes(first, strlen(first)), 0);
+	for (size_t i = 0; i < strlen(first); i++) {
+		strcpy(m, first);
 		m[i] = '\0';
-		assert_int_equal(answer_bytes(m, strlen(PG_CLIENT_FIRST) + 3),
-				 -1);
+		assert_int_equal(answer_bytes(m, strlen(first)), -1);
 	}
-	for (size_t i = 0; i <= strlen(RFC_SERVER_FIRST); i++) {
-		strcpy(m, RFC_SERVER_FIRST ",x=");
+	for (size_t i = 0; i < strlen(second); i++) {
+		strcpy(m, second);
 		m[i] = '\0';
-		assert_int_equal(
-		    scram_client_parse(&c, m, strlen(RFC_SERVER_FIRST) + 3),
-		    -1);
+		assert_int_equal(scram_client_parse(&c, m, strlen(second)), -1);
 	}
+	assert_int_equal(scram_client_parse(&c, second, strlen(second)), 0);
 	talk_begin(&t, NULL, 0);
 	assert_int_equal(talk_answer(&t, false, false, t.client_first), 0);
 	assert_int_equal(scram_server_final(&t.server, NULL, 0, PG_CLIENT_FINAL,
@@ -946,6 +961,7 @@ main(void)
 		cmocka_unit_test(the_clients_key_is_known_after_its_proof),
 		cmocka_unit_test(binds_to_the_channel),
 		cmocka_unit_test(another_channel_is_refused),
+		cmocka_unit_test(an_empty_binding_is_no_binding),
 		cmocka_unit_test(the_longest_exchange_fits),
 		cmocka_unit_test(nobody_in_between_can_hide_channel_binding),
 		cmocka_unit_test(says_y_when_only_the_server_cannot_bind),

@@ -115,6 +115,44 @@ a_deadline_moved_later_keeps_its_slot(void **state)
 	assert_int_equal(x.fired, 1);
 }
 
+/* An entry that is looked at would leave the slot its deadline has left. */
+static void
+a_run_looks_only_at_what_has_come_up(void **state)
+{
+	const uint64_t now = START + 100 * SEC, due = now + 10 * SEC;
+	struct wheel w;
+	struct watch x;
+
+	(void)state;
+	wheel_init(&w, START);
+	wheel_run(&w, now);
+	watch_init(&x, &w);
+	wheel_set(&w, &x.entry, due);
+	assert_in_range(x.entry.slot_ns, due, due + T - 1);
+	wheel_set(&w, &x.entry, due + 5 * SEC);
+	run_to(&w, now, due - T);
+	assert_in_range(x.entry.slot_ns, due, due + T - 1);
+	wheel_run(&w, due + T);
+	assert_in_range(x.entry.slot_ns, due + 5 * SEC, due + 5 * SEC + T - 1);
+	run_to(&w, due + T, due + 5 * SEC + T);
+	assert_int_equal(x.fired, 1);
+}
+
+static void
+a_deadline_at_the_end_of_time_may_come_nearer(void **state)
+{
+	struct wheel w;
+	struct watch x;
+
+	(void)state;
+	wheel_init(&w, START);
+	watch_init(&x, &w);
+	wheel_set(&w, &x.entry, UINT64_MAX);
+	wheel_set(&w, &x.entry, START + SEC);
+	run_to(&w, START, START + SEC + T);
+	assert_int_equal(x.fired, 1);
+}
+
 static void
 a_deadline_moved_earlier_or_removed_is_obeyed(void **state)
 {
@@ -348,6 +386,8 @@ main(void)
 		cmocka_unit_test(fires_within_a_tick_and_never_early),
 		cmocka_unit_test(a_deadline_in_the_past_fires_at_the_next_run),
 		cmocka_unit_test(a_deadline_moved_later_keeps_its_slot),
+		cmocka_unit_test(a_run_looks_only_at_what_has_come_up),
+		cmocka_unit_test(a_deadline_at_the_end_of_time_may_come_nearer),
 		cmocka_unit_test(a_deadline_moved_earlier_or_removed_is_obeyed),
 		cmocka_unit_test(a_fire_may_remove_another_that_is_due),
 		cmocka_unit_test(
