@@ -79,7 +79,7 @@ def pytest_runtest_makereport(item, call):
     """A failed test shows what weir had to say."""
     report = (yield).get_result()
     if report.failed:
-        for name in ("proxy", "weir"):
+        for name in ("proxy", "one_server", "weir"):
             for w in getattr(item.funcargs.get(name), "running",
                              [item.funcargs.get(name)]):
                 if hasattr(w, "log_file"):
@@ -201,33 +201,56 @@ def workers(request):
 
 @pytest.fixture(scope="module")
 def shared(folder, base, authority, pg, rd, workers, request):
-    factory = Factory(folder, base, authority, pg, rd)
-    factory.changes = getattr(request.module, "CONFIG", None)
-    yield factory
-    factory.finish()
+    """The weirs of a module, by kind."""
+    module = getattr(request.module, "CONFIG", {})
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = Factory(folder, base, authority, pg, rd)
+        if not made[kind].running:
+            made[kind](weirproc.merged(module, KINDS[kind]), workers)
+        return made[kind]
+    yield get
+    for factory in made.values():
+        factory.finish()
 
 
-@pytest.fixture
-def proxy(shared, workers):
+KINDS = {"proxy": {}, "one_server": {"postgres main": {"pool_size": 1}}}
+
+
+def borrowed(factory):
     """
-    A weir shared by the tests of a module (which may state a CONFIG), once
-    with 1 worker and once with 4.  After each test it must be alive and have
-    no client left; if it is not alive, the next test gets a new one.
+    Lend a weir to one test.  Afterwards it must be alive, quiet and without a
+    client; if it is not, the next test gets a new one.
     """
-    if not shared.running:
-        shared(shared.changes, workers)
-    w = shared.running[0]
+    w = factory.running[0]
     yield w
     w.hang_up()
     try:
         assert w.alive(), "weir died: %s\n%s" % (w.process.poll(), w.tail())
         w.settled()
+        if not DIRECT:
+            w.check_log()
     except BaseException:
-        shared.running = []
+        factory.running = []
         w.kill()
         raise
-    if not DIRECT:
-        w.check_log()
+
+
+@pytest.fixture
+def proxy(shared):
+    """
+    A weir shared by the tests of a module (which may state a CONFIG), once
+    with 1 worker and once with 4.
+    """
+    yield from borrowed(shared("proxy"))
+
+
+@pytest.fixture
+def one_server(shared):
+    """The same with a pool of one: the next client gets the very same server."""
+    yield from borrowed(shared("one_server"))
 
 
 @pytest.fixture(scope="session")

@@ -257,11 +257,6 @@ def test_one_organization_cannot_write_rows_of_the_other(proxy):
 # Session state.  One server, so that the next client gets the very same one.
 
 
-@pytest.fixture
-def one_server(weir, workers):
-    return weir({"postgres main": {"pool_size": 1}}, workers)
-
-
 # What acme does | what beta asks then | what a fresh session answers to that.
 STATE = {
     "set": (
