@@ -6,8 +6,8 @@
  * reads them, oddities included (any byte may follow the CR of a length line;
  * a NUL hides the rest of a line), with one exception: a bulk must be followed
  * by CRLF.  A request is to be forwarded re-encoded (resp_put_request), so the
- * oddities end here.  Stateless: call again with the same start when there are
- * more bytes; `need` says when that can be of use.
+ * oddities end here.  Stateless (unless asked to `resume`): call again with
+ * the same start when there are more bytes; `need` says when that is of use.
  * Replies (resp_reply_next): incremental and of any size and depth; the state
  * says how many elements are still to come, so a reply is streamed as it
  * arrives and nothing is looked at twice.
@@ -16,8 +16,8 @@
  *
  * Owner:    whoever embeds the struct; resp_request_free() before it goes.
  * Views:    resp_request.arg dies with the input, and at the next call.
- * Bounds:   bytes_max for a request (its slots cost at most 6 times the bytes
- *           that are there); a reply costs nothing, whatever it announces.
+ * Bounds:   bytes_max for a request, and at most twice that for its slots; a
+ *           reply costs nothing, whatever it announces.
  */
 #ifndef PROTOCOL_RESP_H
 #define PROTOCOL_RESP_H
@@ -71,12 +71,25 @@ struct resp_request {
 	uint8_t		got;		/* the byte of RESP_NO_DOLLAR */
 	size_t		need;		/* when 0: at least this many bytes in all, so that
 					   a big argument is not rescanned at every read */
+	bool		resume;		/* its owner's wish, see below */
+	struct resp_held {
+		const uint8_t *base;	/* where the bytes lay */
+		size_t	       pos;	/* 0: nothing held */
+		size_t	       argc;
+		int64_t	       count;	/* arguments still to come */
+	} held;
 };
 
 /*
  * The request at the start of the bytes: > 0 bytes it takes (argc may be 0:
  * an empty line, *0, a negative count: nothing to answer), 0 need more, -1
  * malformed.  Never allocates more than the bytes present justify.
+ *
+ * One struct may serve all clients of a worker.  But 10^6 arguments arriving
+ * bit by bit are then read 10^2 times.  With `resume` set, an answer of 0 is
+ * remembered and the next call goes on from there: it must be about the same
+ * request, all of it (the bytes may have moved), with no fewer bytes.  That
+ * takes a struct per stream, for as long as the request is not whole.
  */
 ssize_t	resp_request_next(struct resp_request *, const uint8_t *, size_t,
     bool authenticated, size_t bytes_max) __attribute__((warn_unused_result));

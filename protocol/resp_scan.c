@@ -4,75 +4,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "protocol/resp_number.h"
+
 enum {
-	ARGS_FIRST = 16,      /* slots of the first allocation */
-	ARGS_KEPT = 1024,     /* more slots than this are not kept */
-	BULK_BYTES_MIN = 6,   /* "$0\r\n\r\n" */
-	DIGITS_FAST = 10,     /* so many cannot overflow */
-	NUMBER_LINE_MAX = 32, /* of a reply: type, sign, 19 digits, CRLF */
+	ARGS_FIRST = 16,    /* slots of the first allocation */
+	ARGS_KEPT = 1024,   /* so many are kept, and had whatever the limit */
+	BULK_BYTES_MIN = 6, /* "$0\r\n\r\n" */
 	LINE_TOO_LONG = -2
 };
-
-/*
- * Numbers
- */
-
-/* Decimal as Redis takes it: no plus, no blank, no leading zero, no "-0". */
-static bool
-number(const uint8_t *p, size_t n, int64_t *value)
-{
-	bool minus = n > 0 && p[0] == '-';
-	uint64_t limit = (uint64_t)INT64_MAX + minus;
-	uint64_t v = 0;
-
-	if (n == 1 && p[0] == '0') {
-		*value = 0;
-		return true;
-	}
-	if (n == minus || p[minus] == '0')
-		return false;
-	for (size_t i = minus; i < n; i++) {
-		uint8_t digit = (uint8_t)(p[i] - '0');
-
-		if (digit > 9 || v > (limit - digit) / 10)
-			return false;
-		v = v * 10 + digit;
-	}
-	*value = minus ? (int64_t)(0 - v) : (int64_t)v;
-	return true;
-}
-
-/*
- * The common case of a length line: a type byte, a few digits, CR, one more
- * byte.  Bytes it takes, or 0: look closer.
- */
-static inline size_t
-short_number_line(const uint8_t *p, size_t n, int64_t *value)
-{
-	int64_t v = 0;
-	size_t i = 1;
-
-	for (; i < n && i <= DIGITS_FAST; i++) {
-		uint8_t digit = (uint8_t)(p[i] - '0');
-
-		if (digit > 9)
-			break;
-		v = v * 10 + digit;
-	}
-	if (i == 1 || n - i < 2 || p[i] != '\r' || (p[1] == '0' && i > 2))
-		return 0;
-	*value = v;
-	return i + 2;
-}
-
-/*
- * Requests
- */
 
 static ssize_t
 refuse(struct resp_request *r, enum resp_error error)
 {
 	r->argc = 0;
+	r->held = (struct resp_held){ 0 };
 	r->error = error;
 	return -1;
 }
@@ -95,15 +40,14 @@ number_line(const uint8_t *p, size_t n, uint8_t type, int64_t *value)
 	const uint8_t *cr;
 	size_t size;
 
-	if (n > 0 && p[0] == type &&
-	    (size = short_number_line(p, n, value)) > 0)
+	if (n > 0 && p[0] == type && (size = resp_short_line(p, n, value)) > 0)
 		return (ssize_t)size;
 	cr = n > 0 ? memchr(p, '\r', span) : NULL;
 	if (cr != NULL && memchr(p, '\0', (size_t)(cr - p)) == NULL) {
 		size = (size_t)(cr - p) + 2;
 		if (size > n)
 			return 0;
-		if (p[0] != type || !number(p + 1, size - 3, value))
+		if (p[0] != type || !resp_number(p + 1, size - 3, value))
 			return -1;
 		return (ssize_t)size;
 	}
@@ -143,6 +87,18 @@ refuse_bulk_line(struct resp_request *r, const uint8_t *p, ssize_t why)
 }
 
 /*
+ * Could a request of so many arguments fit?  Its slots may cost as much as
+ * its bytes; otherwise many empty arguments would be a cheap way to our memory.
+ */
+static bool
+may_hold(size_t count, size_t header, size_t bytes_max)
+{
+	if (count > (bytes_max - header) / BULK_BYTES_MIN)
+		return false;
+	return count <= ARGS_KEPT || count <= bytes_max / sizeof(struct slice);
+}
+
+/*
  * The `*count` line.  A count the byte limit cannot hold is refused here, at
  * its announcement, and so are lengths below: whether a request is refused
  * must not depend on how it was cut.
@@ -161,10 +117,71 @@ scan_count(struct resp_request *r, const uint8_t *p, size_t n, bool auth,
 		return refuse(r, RESP_BAD_MULTIBULK);
 	if (!auth && *count > RESP_ARGS_MAX_NOAUTH)
 		return refuse(r, RESP_NOAUTH_MULTIBULK);
-	if (*count > 0 &&
-	    (size_t)*count > (bytes_max - (size_t)size) / BULK_BYTES_MIN)
+	if (*count > 0 && !may_hold((size_t)*count, (size_t)size, bytes_max))
 		return refuse(r, RESP_TOO_BIG);
 	return size;
+}
+
+/* Not all there: remember how far we got, if our owner wants that. */
+static ssize_t
+pause_request(struct resp_request *r, const uint8_t *p, size_t pos,
+	      int64_t count)
+{
+	if (r->resume) {
+		r->held = (struct resp_held){ p, pos, r->argc, count };
+		assert(pos > 0);
+	}
+	return 0;
+}
+
+/* Back to where we paused.  The bytes may lie elsewhere by now. */
+static size_t
+resume_request(struct resp_request *r, const uint8_t *p, size_t n,
+	       int64_t *count)
+{
+	const struct resp_held held = r->held;
+
+	assert(r->resume);
+	assert(n >= held.pos);
+	for (size_t i = 0; i < held.argc && p != held.base; i++)
+		r->arg[i].p =
+		    p + ((uintptr_t)r->arg[i].p - (uintptr_t)held.base);
+	r->held = (struct resp_held){ 0 };
+	r->argc = held.argc;
+	*count = held.count;
+	return held.pos;
+}
+
+/*
+ * One `$length` line, at p[*pos]: 1 and *pos behind it when all of the bulk is
+ * there, else 0 or -1.  `after` is what must come behind it, at the least.
+ */
+static int
+scan_bulk_line(struct resp_request *r, const uint8_t *p, size_t n,
+	       int64_t bulk_max, size_t bytes_max, size_t after, size_t *pos,
+	       size_t *len)
+{
+	int64_t value;
+	ssize_t size;
+
+	r->need = *pos + BULK_BYTES_MIN + after;
+	size = number_line(p + *pos, n - *pos, '$', &value);
+	if (size == 0)
+		return 0;
+	if (size < 0)
+		return (int)refuse_bulk_line(r, p + *pos, size);
+	if (value < 0 || value > RESP_BULK_MAX)
+		return (int)refuse(r, RESP_BAD_BULK);
+	if (value > bulk_max)
+		return (int)refuse(r, RESP_NOAUTH_BULK);
+	*len = (size_t)value;
+	r->need = *pos + (size_t)size + *len + 2 + after;
+	if (r->need > bytes_max)
+		return (int)refuse(r, RESP_TOO_BIG);
+	if (n - *pos - (size_t)size < *len + 2)
+		return 0;
+	*pos += (size_t)size;
+	return 1;
 }
 
 static ssize_t
@@ -172,33 +189,29 @@ scan_multibulk(struct resp_request *r, const uint8_t *p, size_t n, bool auth,
 	       size_t bytes_max)
 {
 	int64_t bulk_max = auth ? RESP_BULK_MAX : RESP_BULK_MAX_NOAUTH;
-	int64_t count, len;
-	ssize_t size = scan_count(r, p, n, auth, bytes_max, &count);
-	size_t pos, after;
+	int64_t count;
+	size_t pos, len;
 
-	if (size <= 0)
-		return size;
-	pos = (size_t)size;
+	if (r->held.pos > 0) {
+		pos = resume_request(r, p, n, &count);
+	} else {
+		ssize_t size = scan_count(r, p, n, auth, bytes_max, &count);
+
+		if (size <= 0)
+			return size;
+		pos = (size_t)size;
+	}
 	for (; count > 0; count--) {
-		after = (size_t)(count - 1) * BULK_BYTES_MIN;
-		r->need = pos + BULK_BYTES_MIN + after;
-		size = number_line(p + pos, n - pos, '$', &len);
-		if (size == 0)
-			return 0;
-		if (size < 0)
-			return refuse_bulk_line(r, p + pos, size);
-		if (len < 0 || len > RESP_BULK_MAX)
-			return refuse(r, RESP_BAD_BULK);
-		if (len > bulk_max)
-			return refuse(r, RESP_NOAUTH_BULK);
-		pos += (size_t)size;
-		r->need = pos + (size_t)len + 2 + after;
-		if (r->need > bytes_max)
-			return refuse(r, RESP_TOO_BIG);
-		if (n - pos < (size_t)len + 2)
-			return 0;
-		add_arg(r, p + pos, (size_t)len);
-		pos += (size_t)len + 2;
+		size_t after = (size_t)(count - 1) * BULK_BYTES_MIN;
+		int whole = scan_bulk_line(r, p, n, bulk_max, bytes_max, after,
+					   &pos, &len);
+
+		if (whole < 0)
+			return -1;
+		if (whole == 0)
+			return pause_request(r, p, pos, count);
+		add_arg(r, p + pos, len);
+		pos += len + 2;
 		if (p[pos - 2] != '\r' || p[pos - 1] != '\n')
 			return refuse(r, RESP_NO_CRLF);
 	}
@@ -343,7 +356,7 @@ scan_inline(struct resp_request *r, const uint8_t *p, size_t n)
 static void
 start_request(struct resp_request *r)
 {
-	if (r->arg_size > ARGS_KEPT) {
+	if (r->arg_size > ARGS_KEPT && r->held.pos == 0) {
 		free(r->arg);
 		r->arg = NULL;
 		r->arg_size = 0;
@@ -361,6 +374,7 @@ resp_request_next(struct resp_request *r, const uint8_t *p, size_t n,
 	ssize_t size = 0;
 
 	assert(bytes_max > 0);
+	assert(r->held.pos <= n);
 	start_request(r);
 	if (n > bytes_max)
 		n = bytes_max;
@@ -428,234 +442,4 @@ resp_error_text(const struct resp_request *r, char *out, size_t size)
 		snprintf(out, size, "%s'%c'", word, r->got);
 	else
 		snprintf(out, size, "%s", word);
-}
-
-/*
- * Replies
- */
-
-/* A line with a number, strictly: bytes it takes, 0 need more, -1. */
-static ssize_t
-reply_number(const uint8_t *p, size_t n, int64_t *value)
-{
-	size_t size = short_number_line(p, n, value);
-	const uint8_t *cr;
-
-	if (size > 0)
-		return p[size - 1] == '\n' ? (ssize_t)size : -1;
-	cr = memchr(p, '\r', n < NUMBER_LINE_MAX ? n : NUMBER_LINE_MAX);
-	if (cr == NULL)
-		return n < NUMBER_LINE_MAX ? 0 : -1;
-	size = (size_t)(cr - p) + 2;
-	if (size > n)
-		return 0;
-	if (cr[1] != '\n' || !number(p + 1, size - 3, value))
-		return -1;
-	return (ssize_t)size;
-}
-
-/* Bytes up to and with the first CRLF, 0 when there is none. */
-static size_t
-crlf_end(const uint8_t *p, size_t n)
-{
-	const uint8_t *lf = p;
-
-	while ((lf = memchr(lf, '\n', n - (size_t)(lf - p))) != NULL) {
-		if (lf > p && lf[-1] == '\r')
-			return (size_t)(lf - p) + 1;
-		lf++;
-	}
-	return 0;
-}
-
-/* Bytes of a bulk already begun.  A wrong end means we are out of step. */
-static ssize_t
-reply_bulk_bytes(struct resp_reply *r, const uint8_t *p, size_t n)
-{
-	uint64_t left = r->bulk_left;
-	size_t size = n < left ? n : (size_t)left;
-
-	if (left >= 2 && left - 2 < size && p[left - 2] != '\r')
-		return -1;
-	if (left - 1 < size && p[left - 1] != '\n')
-		return -1;
-	r->bulk_left -= size;
-	r->in_bulk = r->bulk_left > 0;
-	return (ssize_t)size;
-}
-
-static ssize_t
-reply_bulk(struct resp_reply *r, const uint8_t *p, size_t n)
-{
-	int64_t len;
-	ssize_t size = reply_number(p, n, &len);
-	ssize_t body;
-
-	if (size <= 0)
-		return size;
-	if (len < 0 && (len != -1 || p[0] != '$'))
-		return -1;
-	r->todo--;
-	if (len < 0)
-		return size;
-	r->bulk_left = (uint64_t)len + 2;
-	r->in_bulk = true;
-	if ((size_t)size == n)
-		return size;
-	body = reply_bulk_bytes(r, p + size, n - (size_t)size);
-	return body < 0 ? -1 : size + body;
-}
-
-/* Arrays and the like only change how many elements are still to come. */
-static ssize_t
-reply_aggregate(struct resp_reply *r, const uint8_t *p, size_t n)
-{
-	int64_t count;
-	ssize_t size = reply_number(p, n, &count);
-
-	if (size <= 0)
-		return size;
-	if (count == -1 && p[0] == '*')
-		count = 0;
-	if (count < 0 || count > INT_MAX || r->todo > UINT64_MAX / 2)
-		return -1;
-	if (p[0] == '%' || p[0] == '|')
-		count *= 2;
-	if (p[0] != '|') /* which announces, but is no element itself */
-		r->todo--;
-	r->todo += (uint64_t)count;
-	return size;
-}
-
-/* Status, error, double, big number: all that ends at a CRLF. */
-static ssize_t
-reply_line(struct resp_reply *r, const uint8_t *p, size_t n)
-{
-	size_t size = crlf_end(p, n);
-
-	if (size == 0 && n < RESP_LINE_HELD)
-		return 0;
-	r->todo--;
-	if (size > 0)
-		return (ssize_t)size;
-	r->in_line = true;
-	r->cr = p[n - 1] == '\r';
-	return (ssize_t)n;
-}
-
-static ssize_t
-reply_line_bytes(struct resp_reply *r, const uint8_t *p, size_t n)
-{
-	size_t size = r->cr && p[0] == '\n' ? 1 : crlf_end(p, n);
-
-	r->in_line = size == 0;
-	if (size > 0)
-		return (ssize_t)size;
-	r->cr = p[n - 1] == '\r';
-	return (ssize_t)n;
-}
-
-/* `_` and `#t`: one of a few texts, `size` bytes with its CRLF. */
-static ssize_t
-reply_fixed(struct resp_reply *r, const uint8_t *p, size_t n, size_t size)
-{
-	if (n < size)
-		return 0;
-	if (p[size - 2] != '\r' || p[size - 1] != '\n')
-		return -1;
-	if (p[0] == '#' && p[1] != 't' && p[1] != 'f')
-		return -1;
-	r->todo--;
-	return (ssize_t)size;
-}
-
-static ssize_t
-reply_int(struct resp_reply *r, const uint8_t *p, size_t n)
-{
-	int64_t value;
-	ssize_t size = reply_number(p, n, &value);
-
-	if (size > 0)
-		r->todo--;
-	return size;
-}
-
-static ssize_t
-reply_element(struct resp_reply *r, const uint8_t *p, size_t n)
-{
-	switch (p[0]) {
-	case '$':
-	case '=':
-	case '!':
-		return reply_bulk(r, p, n);
-	case '+':
-	case '-':
-	case ',':
-	case '(':
-		return reply_line(r, p, n);
-	case ':':
-		return reply_int(r, p, n);
-	case '*':
-	case '%':
-	case '~':
-	case '>':
-	case '|':
-		return reply_aggregate(r, p, n);
-	case '_':
-		return reply_fixed(r, p, n, 3);
-	case '#':
-		return reply_fixed(r, p, n, 4);
-	default:
-		return -1;
-	}
-}
-
-/*
- * An element, or the type of the reply when it is the first, or the first
- * after the reply's attribute: until then the reply itself is one of those to
- * come, the last.
- */
-static ssize_t
-reply_step(struct resp_reply *r, const uint8_t *p, size_t n)
-{
-	bool first = r->todo == 1 && (r->type == 0 || r->type == '|');
-	ssize_t size;
-
-	if (r->in_bulk)
-		return reply_bulk_bytes(r, p, n);
-	if (r->in_line)
-		return reply_line_bytes(r, p, n);
-	size = reply_element(r, p, n);
-	if (first && size > 0)
-		r->type = p[0];
-	return size;
-}
-
-ssize_t
-resp_reply_next(struct resp_reply *r, const uint8_t *p, size_t n, bool *done)
-{
-	size_t pos = 0;
-
-	*done = false;
-	if (!r->started) {
-		assert(!r->in_bulk && !r->in_line);
-		r->started = true;
-		r->todo = 1;
-		r->type = 0;
-	}
-	while (pos < n) {
-		ssize_t size = reply_step(r, p + pos, n - pos);
-
-		if (size < 0)
-			return -1;
-		if (size == 0)
-			break;
-		pos += (size_t)size;
-		if (r->todo == 0 && !r->in_bulk && !r->in_line) {
-			r->started = false;
-			*done = true;
-			break;
-		}
-	}
-	return (ssize_t)pos;
 }

@@ -54,6 +54,20 @@ reads_request(const uint8_t *p, size_t n, const char *const *want, size_t argc)
 			assert_true(slice_is(r.arg[i], want[i]));
 	}
 	resp_request_free(&r);
+
+	/* Byte by byte, going on each time, the bytes never where they were. */
+	r.resume = true;
+	for (size_t cut = 0; cut < n; cut++) {
+		assert_int_equal(next(&r, p, cut, true, NO_LIMIT), 0);
+		assert_int_equal(r.argc, 0);
+		assert_in_range(r.need, cut + 1, n);
+	}
+	assert_int_equal(next(&r, p, n, true, NO_LIMIT), n);
+	assert_int_equal(r.argc, argc);
+	for (size_t i = 0; i < argc; i++)
+		assert_true(slice_is(r.arg[i], want[i]));
+	assert_int_equal(r.held.pos, 0);
+	resp_request_free(&r);
 }
 
 #define READS(bytes, ...)                                      \
@@ -80,6 +94,14 @@ refuses_request(const uint8_t *p, size_t n, bool auth, size_t max,
 		resp_error_text(&r, text, sizeof(text));
 		assert_string_equal(text, want);
 	}
+	r.resume = true;
+	for (cut = 0; cut < n && next(&r, p, cut, auth, max) == 0; cut++)
+		assert_true(r.need > cut);
+	if (cut == n)
+		assert_int_equal(next(&r, p, n, auth, max), -1);
+	resp_error_text(&r, text, sizeof(text));
+	assert_string_equal(text, want);
+	assert_int_equal(r.held.pos, 0);
 	resp_request_free(&r);
 }
 
@@ -374,6 +396,46 @@ reuses_its_slots_but_lets_go_of_very_many(void **state)
 	assert_true(r.arg_size < MANY);
 	resp_request_free(&r);
 	assert_null(r.arg);
+}
+
+/* The slots, too, are held to the limit: empty arguments cost little to send. */
+static void
+limits_the_slots_by_the_bytes_allowed(void **state)
+{
+	const size_t max = 1 << 16;
+	struct resp_request r = { 0 };
+
+	(void)state;
+	assert_int_equal(next(&r, BYTES("*4096\r\n"), true, max), 0);
+	assert_int_equal(next(&r, BYTES("*4097\r\n"), true, max), -1);
+	assert_int_equal(r.error, RESP_TOO_BIG);
+	assert_int_equal(next(&r, BYTES("*1024\r\n"), true, 7000), 0);
+	resp_request_free(&r);
+}
+
+/* A request of many arguments, 1000 bytes at a time. */
+static void
+goes_on_where_it_paused(void **state)
+{
+	enum { MANY = 3000 };
+	static uint8_t p[16 + MANY * 7];
+	size_t n = (size_t)snprintf((char *)p, 16, "*%d\r\n", MANY);
+	struct resp_request r = { .resume = true };
+	size_t have = 0;
+
+	(void)state;
+	for (size_t i = 0; i < MANY; i++, n += 7)
+		memcpy(p + n, "$1\r\na\r\n", 7);
+	for (; have < n; have += 1000) {
+		if (have > 1000) /* what was read is not looked at again */
+			p[7 + 2 * 7] = 'X';
+		assert_int_equal(next(&r, p, have, true, NO_LIMIT), 0);
+	}
+	assert_int_equal(next(&r, p, n, true, NO_LIMIT), n);
+	assert_int_equal(r.argc, MANY);
+	for (size_t i = 0; i < MANY; i++)
+		assert_true(slice_is(r.arg[i], "a"));
+	resp_request_free(&r);
 }
 
 static void
@@ -708,6 +770,8 @@ main(void)
 		cmocka_unit_test(limits_lines_that_do_not_end),
 		cmocka_unit_test(takes_an_inline_request_of_the_limit),
 		cmocka_unit_test(reuses_its_slots_but_lets_go_of_very_many),
+		cmocka_unit_test(limits_the_slots_by_the_bytes_allowed),
+		cmocka_unit_test(goes_on_where_it_paused),
 		cmocka_unit_test(walks_a_pipeline_of_mixed_requests),
 		cmocka_unit_test(frames_every_type_of_resp2),
 		cmocka_unit_test(frames_every_type_of_resp3),

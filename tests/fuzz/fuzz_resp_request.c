@@ -50,6 +50,26 @@ check_canonical(const struct resp_request *r)
 	buf_free(&b);
 }
 
+/* Byte by byte with `resume`, the same words at the end and not before. */
+static void
+check_resumed(const struct resp_request *r, const uint8_t *p, size_t size,
+	      bool auth, size_t max)
+{
+	struct resp_request again = { .resume = true };
+
+	for (size_t n = size > 256 ? size - 256 : 0; n < size; n++)
+		if (resp_request_next(&again, p, n, auth, max) != 0)
+			abort();
+	if (resp_request_next(&again, p, size, auth, max) != (ssize_t)size)
+		abort();
+	assert(again.argc == r->argc);
+	for (size_t i = 0; i < r->argc && !r->is_inline; i++) {
+		assert(again.arg[i].p == r->arg[i].p);
+		assert(again.arg[i].n == r->arg[i].n);
+	}
+	resp_request_free(&again);
+}
+
 static void
 check_command(const struct resp_request *r)
 {
@@ -97,6 +117,7 @@ LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 		assert((size_t)size <= max);
 		check_views(&r, p, (size_t)size);
 		check_prefix(p, cut % (size_t)size, auth, max, true);
+		check_resumed(&r, p, (size_t)size, auth, max);
 		if (r.argc > 0) {
 			check_canonical(&r);
 			check_command(&r);
