@@ -49,7 +49,8 @@ die() {
 # --- the servers --------------------------------------------------------
 
 # PostgreSQL refuses to run as root, and neither of the others needs it.
-AS=(setpriv --pdeathsig TERM)
+# (SIGINT, because PostgreSQL would wait for its clients on SIGTERM.)
+AS=(setpriv --pdeathsig INT)
 if [ "$(id -u)" = 0 ]; then
 	user=nobody
 	id postgres >/dev/null 2>&1 && user=postgres

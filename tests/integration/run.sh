@@ -2,16 +2,20 @@
 # run.sh: the integration tests, against one weir binary.
 #
 #   tests/integration/run.sh build/plain/weir [pytest arguments]
+#   tests/integration/run.sh direct     the same expectations, of the servers
 #
 # The tests find the binary in $WEIR; its build folder tells which sanitizers
-# it carries.  They start their own PostgreSQL, redis-server and weir, in a
+# it carries (see conftest.py for what else may be said).  They start their own PostgreSQL, redis-server and weir, in a
 # folder of their own below $TMPDIR.  pytest and the drivers are Debian's, so
 # it is Debian's python that runs them, whatever python3 PATH may find first.
 set -eu
-weir=$(realpath "${1:?usage: run.sh WEIR [pytest arguments]}")
+weir=${1:?usage: run.sh WEIR [pytest arguments]}
 shift
+if [ "$weir" != direct ]; then
+	[ -x "$weir" ] || { echo "run.sh: no $weir, build it first" >&2; exit 1; }
+	weir=$(realpath "$weir")
+fi
 cd "$(dirname "$0")"
-[ -x "$weir" ] || { echo "run.sh: no $weir, build it first" >&2; exit 1; }
 export WEIR="$weir" PYTHONDONTWRITEBYTECODE=1
 export ASAN_OPTIONS="${ASAN_OPTIONS:-detect_leaks=1:abort_on_error=0:exitcode=99}"
 export UBSAN_OPTIONS="${UBSAN_OPTIONS:-print_stacktrace=1}"
