@@ -8,6 +8,9 @@
 
 enum { MESSAGE_MAX = 1024 };
 
+static char *message(const char *file, unsigned line, const char *fmt, va_list)
+    __attribute__((format(printf, 3, 0)));
+
 /*
  * `file:line: text`.  Control characters of the file are not passed on to
  * the reader's terminal.

@@ -26,7 +26,7 @@ static const struct row {
  * sum can be for a moment.
  */
 uint64_t
-stats_sum(struct stats *const *s, unsigned blocks, enum stat which)
+stats_sum(struct stats *const *s, unsigned blocks, enum stat_id which)
 {
 	uint64_t sum = 0;
 
@@ -89,7 +89,7 @@ stats_print(struct buf *b, struct stats *const *s, unsigned blocks)
 			if (strcmp(rows[k].metric, rows[i].metric) != 0)
 				continue;
 			assert(rows[k].kind == rows[i].kind);
-			v = stats_sum(s, blocks, (enum stat)k);
+			v = stats_sum(s, blocks, (enum stat_id)k);
 			if (print_sample(b, &rows[k], v) == -1)
 				return -1;
 		}

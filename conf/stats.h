@@ -52,7 +52,7 @@ struct buf;
 
 enum stats_kind { STATS_COUNTER, STATS_GAUGE };
 
-enum stat {
+enum stat_id {
 #define X(name, metric, labels, kind, help) STAT_##name,
 	STATS_TABLE(X)
 #undef X
@@ -64,7 +64,7 @@ struct stats {
 };
 
 static inline void
-stats_add(struct stats *s, enum stat which, int64_t n)
+stats_add(struct stats *s, enum stat_id which, int64_t n)
 {
 	uint64_t v = atomic_load_explicit(&s->n[which], memory_order_relaxed);
 
@@ -72,7 +72,7 @@ stats_add(struct stats *s, enum stat which, int64_t n)
 }
 
 /* The sum over `blocks` blocks; a gauge never reads below 0. */
-uint64_t stats_sum(struct stats *const *, unsigned blocks, enum stat);
+uint64_t stats_sum(struct stats *const *, unsigned blocks, enum stat_id);
 
 /*
  * All of them in Prometheus' text format 0.0.4, metrics of one name together

@@ -112,7 +112,7 @@ with_unit(const char *text, const struct unit *units, size_t n, uint64_t *out)
 			scale *= 10;
 		}
 	}
-	while (*p == ' ')
+	if (*p == ' ' && p[1] != '\0')
 		p++;
 	for (size_t i = 0; i < n; i++) {
 		uint64_t f = units[i].factor;
