@@ -79,6 +79,7 @@ def pytest_runtest_makereport(item, call):
     """A failed test shows what weir had to say."""
     report = (yield).get_result()
     if report.failed:
+        item.has_failed = True
         for name in ("proxy", "one_server", "weir"):
             for w in getattr(item.funcargs.get(name), "running",
                              [item.funcargs.get(name)]):
@@ -194,7 +195,7 @@ def weir(folder, base, authority, pg, rd):
 
 
 @pytest.fixture(scope="module", params=[1] if DIRECT else [1, 4],
-                ids="workers={}".format)
+                ids="{}workers".format)
 def workers(request):
     return request.param
 
@@ -219,14 +220,18 @@ def shared(folder, base, authority, pg, rd, workers, request):
 KINDS = {"proxy": {}, "one_server": {"postgres main": {"pool_size": 1}}}
 
 
-def borrowed(factory):
+def borrowed(factory, request):
     """
     Lend a weir to one test.  Afterwards it must be alive, quiet and without a
-    client; if it is not, the next test gets a new one.
+    client; if it is not, or if the test failed, the next test gets a new one.
     """
     w = factory.running[0]
     yield w
     w.hang_up()
+    if getattr(request.node, "has_failed", False):
+        factory.running = []
+        w.kill()
+        return
     try:
         assert w.alive(), "weir died: %s\n%s" % (w.process.poll(), w.tail())
         w.settled()
@@ -239,18 +244,18 @@ def borrowed(factory):
 
 
 @pytest.fixture
-def proxy(shared):
+def proxy(shared, request):
     """
     A weir shared by the tests of a module (which may state a CONFIG), once
     with 1 worker and once with 4.
     """
-    yield from borrowed(shared("proxy"))
+    yield from borrowed(shared("proxy"), request)
 
 
 @pytest.fixture
-def one_server(shared):
+def one_server(shared, request):
     """The same with a pool of one: the next client gets the very same server."""
-    yield from borrowed(shared("one_server"))
+    yield from borrowed(shared("one_server"), request)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,6 @@ import re
 import signal
 import ssl
 import subprocess
-import time
 
 import pgwire
 import respwire
