@@ -141,7 +141,7 @@ check_database(struct conf *c, struct conf_errors *e, struct conf_database *d)
 static void
 check_tenant(struct conf *c, struct conf_errors *e, struct tenant *t)
 {
-	if (!GIVEN(c, t->id))
+	if (t->id == NULL)
 		t->id = mem_text(t->slug, strlen(t->slug));
 	if (GIVEN(c, t->redis_user) != GIVEN(c, t->redis_password))
 		ERROR(c, e, conf_line(c, &t->slug),
