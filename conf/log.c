@@ -188,10 +188,7 @@ put_key(struct line *l, const char *key)
 
 	if (n + 4 + 32 > l->max - l->n)
 		return false;
-	if (l->n > (json ? 1u : 0u))
-		line_put(l, json ? "," : " ", 1);
-	if (json)
-		line_put(l, "\"", 1);
+	line_put(l, json ? ",\"" : " ", json ? 2 : 1);
 	line_put(l, key, n);
 	line_put(l, json ? "\":" : "=", json ? 2 : 1);
 	return true;
@@ -228,30 +225,39 @@ put_time(char out[32])
 	snprintf(out + n, 32 - n, ".%03uZ", (unsigned)(ts.tv_nsec / 1000000));
 }
 
+/* Time and level stand bare in logfmt: a reader's eye finds them there. */
+static void
+put_start(struct line *l, enum log_level level, enum log_event event)
+{
+	struct log_field f = log_str("event", event_words[event]);
+	char now[32], text[64];
+
+	put_time(now);
+	if (l->format == LOG_JSON)
+		snprintf(text, sizeof(text),
+			 "{\"time\":\"%s\",\"level\":\"%s\"", now,
+			 level_words[level]);
+	else
+		snprintf(text, sizeof(text), "%s %s", now, level_words[level]);
+	line_put(l, text, strlen(text));
+	put_field(l, &f);
+}
+
 static void
 line_make(struct line *l, enum log_format format, enum log_level level,
 	  enum log_event event, const struct log_field *f, size_t n)
 {
-	char now[32];
-	struct log_field first[3];
-
 	assert(event < LOG_EV_MAX && level <= LOG_DEBUG);
-	put_time(now);
-	first[0] = log_str("time", now);
-	first[1] = log_str("level", level_words[level]);
-	first[2] = log_str("event", event_words[event]);
 	l->n = 0;
 	l->max = sizeof(l->text) - 2; /* the closing brace, the newline */
 	l->format = format;
-	if (format == LOG_JSON)
-		line_put(l, "{", 1);
-	for (size_t i = 0; i < 3; i++)
-		put_field(l, &first[i]);
+	put_start(l, level, event);
 	for (size_t i = 0; i < n; i++)
 		put_field(l, &f[i]);
 	l->max = sizeof(l->text);
-	line_put(l, format == LOG_JSON ? "}\n" : "\n",
-		 format == LOG_JSON ? 2 : 1);
+	if (format == LOG_JSON)
+		line_put(l, "}", 1);
+	line_put(l, "\n", 1);
 }
 
 static bool

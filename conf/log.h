@@ -6,7 +6,7 @@
  * forge a line.  Callers only append to a queue; one thread writes it out, so
  * a slow reader of the log stops nobody.
  *
- *   logfmt  time=2026-08-22T10:11:12.345Z level=info event=close session=2.7f2 why=IDLE
+ *   logfmt  2026-08-22T10:11:12.345Z info event=close session=2.7f2 why=IDLE
  *   json    {"time":"2026-08-22T10:11:12.345Z","level":"info","event":"close",...}
  *
  * In both, a control character in a value is \n, \t, \r or \u00XX, and a byte
