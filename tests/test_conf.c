@@ -796,6 +796,8 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 		"7: organizations = * is not supported yet");
 	refuses(LEAST "[organization o]\nrate_queries = 1/1s\n",
 		"6: rate_queries = 1/1s is not supported yet");
+	refuses(LEAST "[organization o]\npool_size = 1\n",
+		"6: pool_size = 1 is not supported yet, expected 0");
 	refuses(LEAST "[organization o]\nrate_queries = 1\n",
 		"6: rate_queries = 1: expected a rate");
 	refuses(LEAST "[tls]\nsni_domain = x\n", "6: sni_domain = x is not");
