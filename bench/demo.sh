@@ -33,9 +33,9 @@ check() {
 	local what=$1
 	shift
 	if "$@"; then
-		printf '  %-66s %sok%s\n' "$what" "$green" "$off"
+		printf '  %-74s %sok%s\n' "$what" "$green" "$off"
 	else
-		printf '  %-66s %sFAILED%s\n' "$what" "$red" "$off"
+		printf '  %-74s %sFAILED%s\n' "$what" "$red" "$off"
 		failed=1
 	fi
 }
