@@ -139,6 +139,32 @@ budget_wait_over(struct budget *b, unsigned me)
 }
 
 void
+budget_failing(struct budget *b, unsigned me, bool failing)
+{
+	uint64_t bit = 1ull << me;
+
+	if (failing)
+		atomic_fetch_or(&b->failing, bit);
+	else if (atomic_load(&b->failing) != 0)
+		atomic_store(&b->failing, 0);
+}
+
+const char *
+budgets_down(struct budgets *all)
+{
+	const char *key = NULL;
+
+	pthread_mutex_lock(&all->lock);
+	for (unsigned i = 0; i < BUCKETS && key == NULL; i++)
+		for (struct budget *b = all->bucket[i]; b; b = b->next)
+			if (atomic_load(&b->failing) != 0 &&
+			    atomic_load(&b->count) == 0)
+				key = b->key;
+	pthread_mutex_unlock(&all->lock);
+	return key;
+}
+
+void
 budget_idle(struct budget *b, unsigned me)
 {
 	uint64_t bit = 1ull << me;

@@ -44,6 +44,7 @@ struct budget {
 	_Atomic int	   limit;
 	_Atomic uint64_t   waiting;	/* a bit a worker: has waiters it cannot serve */
 	_Atomic uint64_t   idle;	/* a bit a worker: may have idle servers */
+	_Atomic uint64_t   failing;	/* a bit a worker: its last attempt to open one failed */
 	struct budget_side side[];	/* one a worker */
 };
 
@@ -70,6 +71,10 @@ void budget_wait(struct budgets *, struct budget *, unsigned me, uint64_t oldest
 void budget_wait_over(struct budget *, unsigned me);
 void budget_idle(struct budget *, unsigned me);		/* "I have one to spare, maybe" */
 void budget_idle_over(struct budget *, unsigned me);
+/* The last attempt to open a server failed, or succeeded. */
+void budget_failing(struct budget *, unsigned me, bool);
+/* The key of one that has no server and cannot get one, or NULL. */
+const char *budgets_down(struct budgets *);
 /* The worker, other than me, that has waited longest, or -1. */
 int  budget_longest(struct budget *, unsigned me, uint64_t *oldest_ns);
 /* Asks every worker but me to close an idle server of this budget, or hand it on. */

@@ -37,7 +37,7 @@ struct lessee_ops {
 	/* A request is answered for good: its kind, its arg, and whether it
 	 * was carried out (0: the server refused or skipped it). */
 	void (*settled)(struct lessee *, unsigned kind, uint32_t arg, bool done);
-	/* Exclusive: the server owes nothing and is between transactions. */
+	/* Exclusive: the server owes nothing and waits for the lessee. */
 	void (*rest)(struct lessee *);
 	/* The server, or the hope for one, is gone.  `sqlstate` and `text` say
 	 * why if the upstream said so, else they are NULL. */

@@ -29,6 +29,7 @@ enum ledger_action {
 struct ledger_entry {
 	struct lessee *lessee;	/* NULL: nobody */
 	uint32_t       arg;	/* means what the kind says */
+	uint16_t       slot;	/* the same: of the server's own book-keeping */
 	uint8_t	       kind;	/* the protocol's own numbering */
 	uint8_t	       action;
 };

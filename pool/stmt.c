@@ -164,8 +164,9 @@ stmt_names_find(const struct stmt_names *names, struct slice name)
 	if (names->buckets == 0)
 		return NULL;
 	e = names->bucket[name_hash(name.p, name.n) & (names->buckets - 1)];
-	while (e != NULL &&
-	       (e->name_len != name.n || memcmp(e->name, name.p, name.n) != 0))
+	/* One that is being closed does not count: its name is free again. */
+	while (e != NULL && (e->stmt == NULL || e->name_len != name.n ||
+			     memcmp(e->name, name.p, name.n) != 0))
 		e = e->chain;
 	return e;
 }

@@ -6,11 +6,14 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
+#include <openssl/x509.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "protocol/scram.h"
 
 static void on_readable(evutil_socket_t, short, void *);
 static void on_writable(evutil_socket_t, short, void *);
@@ -108,7 +111,7 @@ stream_read_again(struct stream *st)
 
 static void
 stream_init(struct stream *st, struct streams *home, int fd,
-	    stream_callback *on, size_t out_limit, enum stat in, enum stat out)
+	    stream_callback *on, size_t out_limit, enum stat_id in, enum stat_id out)
 {
 	*st = (struct stream){ .fd = fd,
 			       .home = home,
@@ -137,8 +140,8 @@ set_options(int fd, int family)
 
 void
 stream_accept(struct stream *st, struct streams *home, int fd,
-	      stream_callback *on, size_t out_limit, enum stat in,
-	      enum stat out)
+	      stream_callback *on, size_t out_limit, enum stat_id in,
+	      enum stat_id out)
 {
 	struct sockaddr_storage ss;
 	socklen_t len = sizeof(ss);
@@ -152,7 +155,7 @@ stream_accept(struct stream *st, struct streams *home, int fd,
 int
 stream_dial(struct stream *st, struct streams *home,
 	    const struct sockaddr *addr, socklen_t len, stream_callback *on,
-	    size_t out_limit, enum stat in, enum stat out)
+	    size_t out_limit, enum stat_id in, enum stat_id out)
 {
 	int fd = socket(addr->sa_family,
 			SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -373,6 +376,34 @@ stream_start_tls(struct stream *st, SSL_CTX *ctx, bool server, const char *name,
 	return 0;
 }
 
+/* The hash is the certificate signature's own, but SHA-256 for MD5 and SHA-1. */
+size_t
+stream_binding(const struct stream *st, uint8_t *out)
+{
+	const EVP_MD *md;
+	uint8_t hash[EVP_MAX_MD_SIZE];
+	unsigned n = 0;
+	X509 *cert;
+	int nid = NID_undef;
+
+	if (st->ssl == NULL)
+		return 0;
+	cert = SSL_is_server(st->ssl) ? SSL_get_certificate(st->ssl)
+				      : SSL_get0_peer_certificate(st->ssl);
+	if (cert == NULL ||
+	    X509_get_signature_info(cert, &nid, NULL, NULL, NULL) != 1 ||
+	    nid == NID_undef)
+		return 0;
+	if (nid == NID_md5 || nid == NID_sha1)
+		nid = NID_sha256;
+	if ((md = EVP_get_digestbynid(nid)) == NULL ||
+	    EVP_MD_get_size(md) > SCRAM_BINDING_MAX ||
+	    X509_digest(cert, md, hash, &n) != 1)
+		return 0;
+	memcpy(out, hash, n);
+	return n;
+}
+
 /* ---- reading ---------------------------------------------------------- */
 
 const uint8_t *
@@ -569,6 +600,19 @@ write_tls(struct stream *st, const uint8_t *p, size_t n)
 		st->error = tls_reason(st->ssl, "TLS connection broken");
 		return -1;
 	}
+}
+
+void
+stream_last_words(struct stream *st, const void *p, size_t n)
+{
+	if (st->fd < 0 || st->opening || st->error != NULL ||
+	    buf_len(&st->out) > 0)
+		return;
+	if (st->ssl != NULL)
+		(void)write_tls(st, p, n);
+	else
+		(void)write_plain(st, p, n);
+	st->error = NULL;
 }
 
 /* As much as the socket takes; the rest waits for EV_WRITE. */

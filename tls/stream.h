@@ -79,7 +79,7 @@ struct stream {
 	struct event	  *write_event;	/* made at the first EAGAIN */
 	struct stream	  *dirty_next;
 	struct wheel_entry wheel;	/* deadline; its fire is the stream's */
-	enum stat	   stat_in, stat_out;	/* where its bytes are counted */
+	enum stat_id	   stat_in, stat_out;	/* where its bytes are counted */
 	const char	  *error;	/* static text or strerror(); NULL: none */
 	unsigned	   dirty : 1;	/* on the home's dirty list */
 	unsigned	   opening : 1;	/* connect() or TLS handshake under way */
@@ -101,10 +101,10 @@ void streams_flush(struct streams *);
 
 /* Takes over a connected, non-blocking socket and starts to read. */
 void stream_accept(struct stream *, struct streams *, int fd, stream_callback *,
-    size_t out_limit, enum stat in, enum stat out);
+    size_t out_limit, enum stat_id in, enum stat_id out);
 /* Starts a connection; STREAM_OPEN or STREAM_ERROR follows.  -1: at once. */
 int  stream_dial(struct stream *, struct streams *, const struct sockaddr *, socklen_t,
-    stream_callback *, size_t out_limit, enum stat in, enum stat out)
+    stream_callback *, size_t out_limit, enum stat_id in, enum stat_id out)
     __attribute__((warn_unused_result));
 /*
  * Starts TLS: as the server's end, or as the client's with the name for SNI
@@ -117,6 +117,9 @@ int  stream_start_tls(struct stream *, SSL_CTX *, bool server, const char *name,
 void stream_close(struct stream *);	/* idempotent */
 /* No more sending: the peer reads an end.  What is in `out` must have left. */
 void stream_shutdown(struct stream *);
+
+/* A farewell: written at once if nothing else is queued, else forgotten. */
+void stream_last_words(struct stream *, const void *, size_t n);
 
 const uint8_t *stream_peek(const struct stream *, size_t *n);
 void	       stream_consume(struct stream *, size_t n);
@@ -137,6 +140,13 @@ void stream_pause(struct stream *);	/* no STREAM_DATA until ... */
 void stream_resume(struct stream *);	/* ... here; the owner looks at what was kept */
 
 void stream_deadline(struct stream *, uint64_t deadline_ns);	/* 0: none */
+
+/*
+ * Channel binding data tls-server-end-point (RFC 5929) of the certificate the
+ * server's end of this connection showed, into `out` of SCRAM_BINDING_MAX
+ * bytes.  0: there is none (no TLS, or a signature without a hash).
+ */
+size_t stream_binding(const struct stream *, uint8_t *out);
 
 /* An idle stream leaves its worker and joins another: both ends of a move. */
 void stream_detach(struct stream *);

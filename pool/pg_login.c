@@ -1,0 +1,429 @@
+#include "pool/pg_login.h"
+
+#include <assert.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "pool/pg_server.h"
+#include "protocol/pg.h"
+#include "protocol/scram.h"
+
+struct pg_login {
+	struct job job;        /* PBKDF2, elsewhere */
+	struct server *server; /* NULL: it was closed while the job ran */
+	struct pools *home;
+	bool asked_tls; /* SSLRequest sent, one byte comes back */
+	bool running;   /* the job is under way */
+	bool proved;    /* the server showed that it knows the key too */
+	bool sasl;
+	struct scram_client scram;
+	char password[1024];
+	uint8_t salted[SCRAM_KEY];
+	int failed;
+};
+
+struct pg_login *
+pg_login_new(struct server *v)
+{
+	struct pg_login *login = calloc(1, sizeof(*login));
+
+	if (login == NULL)
+		abort();
+	login->server = v;
+	login->home = v->pool->home;
+	return login;
+}
+
+void
+pg_login_free(struct pg_login **at)
+{
+	struct pg_login *login = *at;
+
+	*at = NULL;
+	if (login == NULL)
+		return;
+	if (login->running) {
+		login->server = NULL;
+		return;
+	}
+	OPENSSL_cleanse(login, sizeof(*login));
+	free(login);
+}
+
+static void
+login_fail(struct server *v, const char *text)
+{
+	server_close(v, WHY_UPSTREAM_DOWN, NULL, text);
+}
+
+/* ---- TLS -------------------------------------------------------------- */
+
+static void
+login_startup(struct server *v)
+{
+	struct pool *p = v->pool;
+
+	/* Settings travel by bind, not here: some servers refuse what they do
+	 * not know in a startup packet. */
+	if (pg_put(stream_out(&v->stream), 0, "issssc", PG_PROTOCOL(3, 0),
+		   "user", p->user, "database", p->dbname, 0) != 0)
+		abort();
+}
+
+void
+pg_login_opened(struct server *v)
+{
+	const struct conf_postgres *up = v->pool->postgres;
+	struct pg_login *login = pg_server(v)->login;
+
+	if (v->stream.ssl != NULL || up->sslmode == SSLMODE_DISABLE ||
+	    up->host[0] == '/') {
+		login_startup(v);
+		return;
+	}
+	login->asked_tls = true;
+	if (pg_put(stream_out(&v->stream), 0, "i", PG_SSL_REQUEST) != 0)
+		abort();
+}
+
+/* The answer to SSLRequest is one byte, and nothing may follow it in clear. */
+static void
+login_tls_answer(struct server *v)
+{
+	const struct conf_postgres *up = v->pool->postgres;
+	struct pg_login *login = pg_server(v)->login;
+	SSL_CTX *ctx = v->pool->snapshot->postgres[up->index];
+	size_t n;
+	uint8_t answer = *stream_peek(&v->stream, &n);
+
+	if (n != 1) {
+		login_fail(v, "bytes after the answer to SSLRequest");
+		return;
+	}
+	stream_consume(&v->stream, 1);
+	login->asked_tls = false;
+	if (answer == 'S' && ctx != NULL) {
+		if (stream_start_tls(&v->stream, ctx, false, up->host,
+				     up->sslmode == SSLMODE_VERIFY_FULL) != 0)
+			login_fail(v, v->stream.error);
+	} else if (answer == 'N' && up->sslmode < SSLMODE_REQUIRE) {
+		login_startup(v);
+	} else {
+		login_fail(v, answer == 'N' ? "server does not offer TLS"
+					    : "server refused SSLRequest");
+	}
+}
+
+/* ---- authentication --------------------------------------------------- */
+
+static const char *
+login_password(struct server *v)
+{
+	return v->pool->password;
+}
+
+static void
+login_sasl_final(struct server *v)
+{
+	struct pg_login *login = pg_server(v)->login;
+	char message[SCRAM_MESSAGE_MAX + 1];
+
+	if (scram_client_final(&login->scram, login->salted, message) != 0)
+		login_fail(v, "SCRAM exchange failed");
+	else if (pg_put(stream_out(&v->stream), 'p', "b", slice_str(message)) !=
+		 0)
+		abort();
+}
+
+static void
+salt_work(struct job *job)
+{
+	struct pg_login *login = (struct pg_login *)(void *)job;
+
+	login->failed = scram_salted_password(
+	    login->salted, login->password, login->scram.salt,
+	    login->scram.salt_len, login->scram.iterations);
+}
+
+static void
+salt_done(struct job *job, void *owner)
+{
+	struct pg_login *login = (struct pg_login *)(void *)job;
+	struct server *v = login->server;
+	struct pool_scram *known;
+
+	(void)owner;
+	login->running = false;
+	login->home->jobs--;
+	if (v == NULL) {
+		pg_login_free(&login);
+		return;
+	}
+	if (login->failed) {
+		login_fail(v, "PBKDF2 failed");
+		return;
+	}
+	known = &v->pool->scram;
+	known->known = true;
+	known->iterations = login->scram.iterations;
+	known->salt_len = login->scram.salt_len;
+	memcpy(known->salt, login->scram.salt, login->scram.salt_len);
+	memcpy(known->salted, login->salted, SCRAM_KEY);
+	login_sasl_final(v);
+}
+
+static void
+login_sasl_continue(struct server *v, struct slice data)
+{
+	struct pg_login *login = pg_server(v)->login;
+	struct pool_scram *known = &v->pool->scram;
+	struct scram_client *sc = &login->scram;
+
+	if (!login->sasl || login->running ||
+	    scram_client_parse(sc, (const char *)data.p, data.n) != 0) {
+		login_fail(v, "malformed SCRAM message");
+		return;
+	}
+	if (known->known && known->iterations == sc->iterations &&
+	    known->salt_len == sc->salt_len &&
+	    memcmp(known->salt, sc->salt, sc->salt_len) == 0) {
+		memcpy(login->salted, known->salted, SCRAM_KEY);
+		login_sasl_final(v);
+		return;
+	}
+	snprintf(login->password, sizeof(login->password), "%s",
+		 login_password(v));
+	login->running = true;
+	login->home->jobs++;
+	offload_run(login->home->cpu, &login->job, login->home->mailbox,
+		    salt_work, salt_done);
+}
+
+static void
+login_sasl(struct server *v, struct pg_reader *r)
+{
+	struct pg_login *login = pg_server(v)->login;
+	uint8_t nonce[SCRAM_NONCE_RAW], binding[SCRAM_BINDING_MAX];
+	char message[SCRAM_MESSAGE_MAX + 1];
+	bool plain = false, plus = false, may_bind;
+	size_t binding_len = 0;
+	struct slice name;
+	const char *mechanism;
+
+	while (name = pg_read_str(r), !r->bad && name.n > 0) {
+		plain |= slice_is(name, "SCRAM-SHA-256");
+		plus |= slice_is(name, "SCRAM-SHA-256-PLUS");
+	}
+	/* "y,,": we could bind, and the server says that it cannot. */
+	may_bind = v->stream.ssl != NULL && !plus;
+	if (plus)
+		binding_len = stream_binding(&v->stream, binding);
+	plus = plus && binding_len > 0;
+	if (login_password(v) == NULL || (!plain && !plus) ||
+	    RAND_bytes(nonce, sizeof(nonce)) != 1 ||
+	    scram_client_first(&login->scram, nonce,
+			       plus || may_bind ? binding : NULL,
+			       binding_len, message) != 0) {
+		login_fail(v, login_password(v) == NULL
+				  ? "no password is configured for this user"
+				  : "no SASL mechanism in common");
+		return;
+	}
+	login->sasl = true;
+	mechanism = plus ? "SCRAM-SHA-256-PLUS" : "SCRAM-SHA-256";
+	if (pg_put(stream_out(&v->stream), 'p', "sib", mechanism,
+		   (uint32_t)strlen(message), slice_str(message)) != 0)
+		abort();
+}
+
+static void
+md5_hex(char out[33], const void *a, size_t an, const void *b, size_t bn)
+{
+	uint8_t md[EVP_MAX_MD_SIZE];
+	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+
+	if (ctx == NULL || EVP_DigestInit_ex(ctx, EVP_md5(), NULL) != 1 ||
+	    EVP_DigestUpdate(ctx, a, an) != 1 ||
+	    EVP_DigestUpdate(ctx, b, bn) != 1 ||
+	    EVP_DigestFinal_ex(ctx, md, NULL) != 1)
+		memset(md, 0, sizeof(md)); /* md5 switched off: log-in fails */
+	EVP_MD_CTX_free(ctx);
+	for (int i = 0; i < 16; i++)
+		snprintf(out + 2 * i, 3, "%02x", md[i]);
+}
+
+/* "md5" md5(md5(password user) salt), PostgreSQL documentation, 55.2.1 */
+static void
+login_md5(struct server *v, struct pg_reader *r)
+{
+	const char *password = login_password(v), *user = v->pool->user;
+	struct slice salt = pg_read_bytes(r, 4);
+	char inner[33], outer[36] = "md5";
+
+	if (r->bad || password == NULL) {
+		login_fail(v, "no password is configured for this user");
+		return;
+	}
+	md5_hex(inner, password, strlen(password), user, strlen(user));
+	md5_hex(outer + 3, inner, 32, salt.p, salt.n);
+	if (pg_put(stream_out(&v->stream), 'p', "s", outer) != 0)
+		abort();
+}
+
+static void
+login_auth(struct server *v, const uint8_t *body, size_t n)
+{
+	struct pg_login *login = pg_server(v)->login;
+	struct pg_reader r = pg_reader(body, n);
+	uint32_t code = pg_read_u32(&r);
+	struct slice rest = slice_of(r.p, (size_t)(r.end - r.p));
+
+	switch (code) {
+	case PG_AUTH_OK:
+		/* A server that was never made to prove itself after we began
+		 * SCRAM is not the one that knows our verifier. */
+		if (login->sasl && !login->proved)
+			login_fail(v, "server skipped its SCRAM proof");
+		break;
+	case PG_AUTH_CLEARTEXT:
+		if (v->stream.ssl == NULL)
+			login_fail(v, "cleartext password wanted without TLS");
+		else if (login_password(v) == NULL)
+			login_fail(v,
+				   "no password is configured for this user");
+		else if (pg_put(stream_out(&v->stream), 'p', "s",
+				login_password(v)) != 0)
+			abort();
+		break;
+	case PG_AUTH_MD5:
+		login_md5(v, &r);
+		break;
+	case PG_AUTH_SASL:
+		login_sasl(v, &r);
+		break;
+	case PG_AUTH_SASL_CONTINUE:
+		login_sasl_continue(v, rest);
+		break;
+	case PG_AUTH_SASL_FINAL:
+		login->proved =
+		    login->sasl &&
+		    scram_client_verify(&login->scram, (const char *)rest.p,
+					rest.n) == 0;
+		if (!login->proved)
+			login_fail(v, "server failed its SCRAM proof");
+		break;
+	default:
+		login_fail(v, "authentication method is not supported");
+		break;
+	}
+}
+
+/* ---- the rest --------------------------------------------------------- */
+
+static void
+login_error(struct server *v, const uint8_t *body, size_t n)
+{
+	struct slice code = pg_error_field(body, n, 'C');
+	struct slice text = pg_error_field(body, n, 'M');
+	char sqlstate[6] = "", message[POOL_ERROR_MAX];
+
+	if (code.n == 5)
+		memcpy(sqlstate, code.p, 5);
+	snprintf(message, sizeof(message), "%.*s", (int)text.n,
+		 (const char *)text.p);
+	server_close(v, WHY_UPSTREAM_DOWN, sqlstate[0] ? sqlstate : NULL,
+		     message);
+}
+
+/* ParameterStatus messages are kept as they are: clients get the same. */
+static void
+login_done(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+	struct pool *p = v->pool;
+	size_t n;
+	const uint8_t *params = buf_peek(&pg->params, &n);
+
+	pg_login_free(&pg->login);
+	buf_free(&p->welcome);
+	if (buf_put(&p->welcome, params, n) != 0)
+		abort(); /* both have the same limit */
+	server_ready(v);
+	server_rest(v);
+}
+
+/* One whole message; false: stop, the server is closed or ready. */
+static bool
+login_message(struct server *v, const struct pg_frame *f, const uint8_t *p)
+{
+	struct pg_server *pg = pg_server(v);
+	const uint8_t *body = p + PG_HEADER;
+	size_t n = f->size - PG_HEADER;
+	struct pg_reader r = pg_reader(body, n);
+
+	switch (f->type) {
+	case 'R':
+		login_auth(v, body, n);
+		break;
+	case 'S':
+		if (buf_put(&pg->params, p, f->size) != 0)
+			login_fail(v, "too many parameters");
+		break;
+	case 'K':
+		pg->pid = pg_read_u32(&r);
+		pg->key = pg_read_u32(&r);
+		break;
+	case 'N':
+	case 'v':
+		break;
+	case 'E':
+		login_error(v, body, n);
+		break;
+	case 'Z':
+		if (n != 1 || body[0] != 'I' || pg->login->running)
+			login_fail(v, "unexpected ReadyForQuery");
+		break;
+	default:
+		login_fail(v, "unexpected message during log-in");
+		break;
+	}
+	return v->state == SERVER_LOGIN;
+}
+
+void
+pg_login_input(struct server *v)
+{
+	struct pg_frame f;
+	const uint8_t *p;
+	size_t n;
+	int got;
+
+	if (pg_server(v)->login->asked_tls) {
+		login_tls_answer(v);
+		return;
+	}
+	while (p = stream_peek(&v->stream, &n), n > 0) {
+		uint8_t type = p[0];
+
+		got = pg_frame_next(&f, p, n);
+		if (got < 0 || (got > 0 && f.size > STREAM_IN_MAX / 2)) {
+			login_fail(v, "malformed message during log-in");
+			return;
+		}
+		if (got == 0 || n < f.size)
+			return;
+		if (!login_message(v, &f, p))
+			return;
+		stream_consume(&v->stream, f.size);
+		if (type != 'Z')
+			continue;
+		if (stream_peek(&v->stream, &n), n > 0)
+			login_fail(v, "bytes after ReadyForQuery");
+		else
+			login_done(v);
+		return;
+	}
+}

@@ -1,0 +1,845 @@
+#include "pool/pg_server.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "pool/pg_login.h"
+#include "protocol/pg.h"
+
+enum { BIND_CHUNK = 8 }; /* settings a statement of ours sets */
+
+enum bind_known {
+	KNOWN_BEGIN = 1 << 0,
+	KNOWN_COMMIT = 1 << 1,
+	KNOWN_RESET = 1 << 2,
+	KNOWN_SET =
+	    1 << 3 /* and BIND_CHUNK - 1 bits above: by number of pairs */
+};
+
+enum { ROUTE_SWALLOW, ROUTE_FORWARD };
+
+/* ---- sending ---------------------------------------------------------- */
+
+void
+pg_server_put(struct server *v, const void *p, size_t n)
+{
+	if (stream_put(&v->stream, p, n) != 0)
+		abort(); /* pg_server_full() is asked long before the limit */
+}
+
+bool
+pg_server_full(const struct server *v)
+{
+	return ledger_full(&v->ledger) || stream_is_high(&v->stream);
+}
+
+static void
+expect(struct server *v, struct lessee *l, enum pg_kind kind,
+       enum ledger_action action, uint32_t arg, uint16_t slot)
+{
+	/* From here to the next ReadyForQuery nobody knows. */
+	pg_server(v)->status = 0;
+	ledger_push(&v->ledger,
+		    (struct ledger_entry){ .lessee = l,
+					   .arg = arg,
+					   .slot = slot,
+					   .kind = (uint8_t)kind,
+					   .action = (uint8_t)action });
+}
+
+static void pg_settle(struct pg_server *);
+
+bool
+pg_server_expect(struct server *v, struct lessee *l, enum pg_kind kind,
+		 enum ledger_action action, uint32_t arg, uint16_t slot)
+{
+	struct pg_server *pg = pg_server(v);
+
+	assert(v->state != SERVER_LEASED || v->lessee == l || l == NULL);
+	if (pg->skipping && kind != PG_SYNC) {
+		if (slot != STMT_NONE)
+			stmt_held_settle(&pg->held, slot, false);
+		if (l != NULL && arg != 0)
+			l->ops->settled(l, kind, arg, false);
+		return false;
+	}
+	pg->skipping = false;
+	/* Inside COPY IN the backend ignores Sync without an answer. */
+	if (kind == PG_SYNC && pg->copying_in) {
+		pg->doubt = true;
+		return true;
+	}
+	if (kind == PG_COPY_END) {
+		pg->copying_in = false;
+		if (v->ledger.n == 0)
+			return true;
+	}
+	expect(v, l, kind, action, arg, slot);
+	return true;
+}
+
+void
+pg_server_need(struct server *v, const struct stmt *s)
+{
+	struct pg_server *pg = pg_server(v);
+	char name[STMT_NAME + 1];
+	uint16_t slot;
+
+	if (pg->skipping || stmt_held_find(&pg->held, s->digest) != STMT_NONE)
+		return;
+	if ((slot = stmt_held_evict(&pg->held)) != STMT_NONE) {
+		stmt_name(name, pg->held.slot[slot].digest);
+		expect(v, NULL, PG_CLOSE, LEDGER_SWALLOW, 0, slot);
+		if (pg_put(stream_out(&v->stream), 'C', "cs", 'S', name) != 0)
+			abort();
+	}
+	slot = stmt_held_add(&pg->held, s->digest);
+	expect(v, NULL, PG_PARSE, LEDGER_SWALLOW, 0, slot);
+	if (pg_put(stream_out(&v->stream), 'P', "sb", s->name,
+		   slice_of(s->body, s->len)) != 0)
+		abort();
+	stats_add(v->pool->home->stats, STAT_PARSES_REPLAYED, 1);
+}
+
+void
+pg_server_parse(struct server *v, struct lessee *l, const struct stmt *s,
+		uint32_t arg)
+{
+	struct pg_server *pg = pg_server(v);
+	uint32_t before = v->ledger.n;
+	struct ledger_entry *e;
+
+	if (pg->skipping) {
+		l->ops->settled(l, PG_PARSE, arg, false);
+		return;
+	}
+	pg_server_need(v, s);
+	if (v->ledger.n == before) {
+		pg_server_fake(v, l, PG_PARSE, arg);
+		return;
+	}
+	/* The Parse just noted is the client's own: the answer is for it. */
+	e = ledger_at(&v->ledger, v->ledger.n - 1);
+	assert(e->kind == PG_PARSE);
+	e->lessee = l;
+	e->arg = arg;
+	e->action = LEDGER_FORWARD;
+}
+
+void
+pg_server_fake(struct server *v, struct lessee *l, enum pg_kind kind,
+	       uint32_t arg)
+{
+	if (!pg_server_expect(v, l, kind, LEDGER_FAKE, arg, STMT_NONE))
+		return;
+	if (v->ledger.n == 1)
+		pg_settle(pg_server(v));
+}
+
+void
+pg_server_poison(struct server *v, struct lessee *l, uint32_t arg)
+{
+	if (!pg_server_expect(v, l, PG_POISON, LEDGER_SWALLOW, arg, STMT_NONE))
+		return;
+	if (pg_put(stream_out(&v->stream), 'D', "cs", 'S', "weir_poison") != 0)
+		abort();
+}
+
+/* ---- settings --------------------------------------------------------- */
+
+static void
+own_parse(struct server *v, const char *name, const char *sql, unsigned bit)
+{
+	struct pg_server *pg = pg_server(v);
+
+	if (pg->bind_known & bit)
+		return;
+	expect(v, NULL, PG_PARSE, LEDGER_SWALLOW, 0, STMT_NONE);
+	if (pg_put(stream_out(&v->stream), 'P', "ssh", name, sql, 0) != 0)
+		abort();
+	pg->bind_known |= (uint16_t)bit;
+}
+
+static void
+own_execute(struct server *v)
+{
+	expect(v, NULL, PG_EXECUTE, LEDGER_SWALLOW, 0, STMT_NONE);
+	if (pg_put(stream_out(&v->stream), 'E', "si", "", 0) != 0)
+		abort();
+}
+
+static void
+own_run(struct server *v, const char *name, const char *sql, unsigned bit)
+{
+	own_parse(v, name, sql, bit);
+	expect(v, NULL, PG_BIND, LEDGER_SWALLOW, 0, STMT_NONE);
+	if (pg_put(stream_out(&v->stream), 'B', "sshhh", "", name, 0, 0, 0) !=
+	    0)
+		abort();
+	own_execute(v);
+}
+
+/* A difference: value NULL takes the setting back to its default. */
+struct change {
+	const char *name, *value;
+};
+
+static void
+own_set(struct server *v, const struct change *c, unsigned n)
+{
+	static const char *const one = "pg_catalog.set_config($%u,$%u,false)";
+	char sql[64 + 64 * BIND_CHUNK] = "SELECT ", name[16];
+	struct buf *out = stream_out(&v->stream);
+	uint8_t null[4] = { 0xff, 0xff, 0xff, 0xff };
+	struct buf args;
+
+	assert(n > 0 && n <= BIND_CHUNK);
+	for (unsigned i = 0; i < n; i++)
+		snprintf(sql + strlen(sql), sizeof(sql) - strlen(sql),
+			 i ? ",pg_catalog.set_config($%u,$%u,false)" : one,
+			 2 * i + 1, 2 * i + 2);
+	snprintf(name, sizeof(name), "weir_set_%u", n);
+	own_parse(v, name, sql, KNOWN_SET << (n - 1));
+	buf_init(&args, 1 << 30);
+	for (unsigned i = 0; i < n; i++) {
+		const char *text[2] = { c[i].name, c[i].value };
+
+		for (int k = 0; k < 2; k++) {
+			size_t len = text[k] ? strlen(text[k]) : 0;
+			uint8_t word[4] = { (uint8_t)(len >> 24),
+					    (uint8_t)(len >> 16),
+					    (uint8_t)(len >> 8), (uint8_t)len };
+
+			if (buf_put(&args, text[k] ? word : null, 4) != 0 ||
+			    buf_put(&args, text[k], len) != 0)
+				abort();
+		}
+	}
+	expect(v, NULL, PG_BIND, LEDGER_SWALLOW, 0, STMT_NONE);
+	if (pg_put(out, 'B', "sshhbh", "", name, 0, (int)(2 * n),
+		   slice_of(args.base + args.head, buf_len(&args)), 0) != 0)
+		abort();
+	buf_free(&args);
+	own_execute(v);
+}
+
+static const char *
+value_in(const struct label *l, const char *name)
+{
+	for (size_t i = 0; l != NULL && i < l->n; i++)
+		if (strcasecmp(l->pair[i].name, name) == 0)
+			return l->pair[i].value;
+	return NULL;
+}
+
+/* Sends old -> new in chunks. */
+static void
+bind_changes(struct server *v, const struct label *old, const struct label *new)
+{
+	struct change c[BIND_CHUNK];
+	unsigned n = 0;
+
+	for (size_t i = 0; old != NULL && i < old->n; i++) {
+		if (value_in(new, old->pair[i].name) != NULL)
+			continue;
+		c[n++] = (struct change){ old->pair[i].name, NULL };
+		if (n == BIND_CHUNK) {
+			own_set(v, c, n);
+			n = 0;
+		}
+	}
+	for (size_t i = 0; new != NULL &&i < new->n; i++) {
+		const char *has = value_in(old, new->pair[i].name);
+
+		if (has != NULL && strcmp(has, new->pair[i].value) == 0)
+			continue;
+		c[n++] =
+		    (struct change){ new->pair[i].name, new->pair[i].value };
+		if (n == BIND_CHUNK) {
+			own_set(v, c, n);
+			n = 0;
+		}
+	}
+	if (n > 0)
+		own_set(v, c, n);
+}
+
+static void
+pg_bind(struct server *v, struct lessee *l)
+{
+	struct pg_server *pg = pg_server(v);
+
+	assert(!pg->is_binding && v->ledger.n == 0);
+	if (!pg->unset && label_same(v->label, l->label)) {
+		v->tenant = l->tenant;
+		return;
+	}
+	own_run(v, "weir_begin", "BEGIN", KNOWN_BEGIN);
+	/* A pinned lessee's own settings stay; only ours are put again. */
+	if (pg->unset && pg->pinned) {
+		label_unref(&v->label);
+	} else if (pg->unset) {
+		own_run(v, "weir_reset", "RESET ALL", KNOWN_RESET);
+		label_unref(&v->label);
+	}
+	bind_changes(v, v->label, l->label);
+	own_run(v, "weir_commit", "COMMIT", KNOWN_COMMIT);
+	/* The last of it: its answer confirms all. */
+	ledger_at(&v->ledger, v->ledger.n - 1)->arg = 1;
+	pg->unset = false;
+	pg->is_binding = true;
+	pg->binding = label_ref(l->label);
+	pg->binding_tenant = l->tenant;
+	v->tenant = NULL;
+	stats_add(v->pool->home->stats, STAT_BINDS, 1);
+}
+
+void
+pg_server_forget(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+
+	assert(v->ledger.n == 0);
+	stmt_held_clear(&pg->held);
+	pg->bind_known = 0;
+	pg->unnamed_owner = 0;
+}
+
+void
+pg_server_rebind(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+
+	if (pg->unset && v->ledger.n == 0 && v->lessee != NULL) {
+		pg_bind(v, v->lessee);
+		pg_server_sync(v);
+	}
+}
+
+void
+pg_server_sync(struct server *v)
+{
+	if (!pg_server(v)->is_binding)
+		return;
+	expect(v, NULL, PG_SYNC, LEDGER_SWALLOW, 0, STMT_NONE);
+	if (pg_put(stream_out(&v->stream), 'S', "") != 0)
+		abort();
+}
+
+static void
+bind_confirmed(struct pg_server *pg)
+{
+	struct server *v = &pg->s;
+
+	assert(pg->is_binding);
+	label_unref(&v->label);
+	v->label = pg->binding;
+	pg->binding = NULL;
+	v->tenant = pg->binding_tenant;
+	pg->is_binding = false;
+	if (v->lessee != NULL) {
+		assert(v->lessee->tenant == v->tenant);
+		assert(label_same(v->lessee->label, v->label));
+		v->lessee->ops->room(v->lessee);
+	}
+}
+
+/* ---- what a server sends ---------------------------------------------- */
+
+static void
+tell(struct ledger_entry *e, bool done)
+{
+	if (e->lessee != NULL && e->arg != 0)
+		e->lessee->ops->settled(e->lessee, e->kind, e->arg, done);
+}
+
+/* The head is answered; entries that need no answer behind it are too. */
+static void
+pg_pop(struct pg_server *pg, bool done)
+{
+	struct ledger_entry e = *ledger_at(&pg->s.ledger, 0);
+
+	ledger_pop(&pg->s.ledger);
+	if (e.slot != STMT_NONE)
+		stmt_held_settle(&pg->held, e.slot, done);
+	if (e.lessee == NULL && e.arg != 0 && e.kind == PG_EXECUTE && done)
+		bind_confirmed(pg);
+	else
+		tell(&e, done);
+}
+
+static void
+pg_settle(struct pg_server *pg)
+{
+	struct ledger *ledger = &pg->s.ledger;
+
+	while (ledger->n > 0) {
+		struct ledger_entry *e = ledger_at(ledger, 0);
+		uint8_t complete[5] = { '1', 0, 0, 0, 4 };
+
+		if (e->kind != PG_COPY_END && e->action != LEDGER_FAKE)
+			break;
+		if (e->action == LEDGER_FAKE && e->lessee != NULL) {
+			complete[0] = e->kind == PG_CLOSE ? '3' : '1';
+			e->lessee->ops->reply(e->lessee, complete,
+					      sizeof(complete));
+		}
+		pg_pop(pg, true);
+	}
+}
+
+/* An error in the extended protocol: everything up to Sync is skipped. */
+static void
+pg_skip(struct pg_server *pg)
+{
+	struct ledger *ledger = &pg->s.ledger;
+
+	while (ledger->n > 0 && ledger_at(ledger, 0)->kind != PG_SYNC)
+		pg_pop(pg, false);
+	pg->skipping = ledger->n == 0;
+}
+
+/* COPY IN begins: Syncs sent before its end will be ignored by the backend. */
+static void
+pg_copy_in(struct pg_server *pg)
+{
+	struct ledger old = pg->s.ledger;
+	bool ended = false;
+
+	pg->s.ledger = (struct ledger){ 0 };
+	for (uint32_t i = 0; i < old.n; i++) {
+		struct ledger_entry *e = ledger_at(&old, i);
+
+		if (e->kind == PG_COPY_END)
+			ended = true;
+		if (ended || e->kind != PG_SYNC)
+			ledger_push(&pg->s.ledger, *e);
+	}
+	ledger_free(&old);
+	pg->copying_in = !ended;
+}
+
+static enum server_verdict {
+	FITS,
+	COMPLETES, /* the head */
+	WRONG
+} pg_fits(const struct pg_server *pg, uint8_t type)
+{
+	const struct ledger *ledger = &pg->s.ledger;
+	uint8_t kind;
+
+	if (type == 'N' || type == 'S' || type == 'A')
+		return FITS;
+	if (ledger->n == 0)
+		return type == 'E' ? FITS : WRONG;
+	kind = ledger_at(ledger, 0)->kind;
+	if (type == 'E')
+		return FITS;
+	switch ((enum pg_kind)kind) {
+	case PG_QUERY:
+		if (strchr("TDCIGHWdcn", type) != NULL)
+			return FITS;
+		return type == 'Z' ? COMPLETES : WRONG;
+	case PG_FUNCTION:
+		if (type == 'V')
+			return FITS;
+		return type == 'Z' ? COMPLETES : WRONG;
+	case PG_SYNC:
+		return type == 'Z' ? COMPLETES : WRONG;
+	case PG_PARSE:
+		return type == '1' ? COMPLETES : WRONG;
+	case PG_BIND:
+		return type == '2' ? COMPLETES : WRONG;
+	case PG_CLOSE:
+		return type == '3' ? COMPLETES : WRONG;
+	case PG_DESCRIBE:
+		if (type == 't')
+			return FITS;
+		return type == 'T' || type == 'n' ? COMPLETES : WRONG;
+	case PG_EXECUTE:
+		if (strchr("DGHWdc", type) != NULL)
+			return FITS;
+		return type == 'C' || type == 'I' || type == 's' ? COMPLETES
+								 : WRONG;
+	case PG_POISON:
+	case PG_COPY_END:
+		return WRONG;
+	}
+	return WRONG;
+}
+
+static bool
+is_simple(uint8_t kind)
+{
+	return kind == PG_QUERY || kind == PG_FUNCTION || kind == PG_SYNC;
+}
+
+/* Where a message's bytes go: to the head's owner, or nowhere. */
+static struct lessee *
+pg_route(const struct pg_server *pg, uint8_t type)
+{
+	const struct ledger *ledger = &pg->s.ledger;
+	struct ledger_entry *e;
+
+	if (type == 'N' || type == 'S' || type == 'A' || ledger->n == 0) {
+		if (pg->is_binding && !(type == 'S' && pg->bind_reports))
+			return NULL;
+		return pg->s.lessee;
+	}
+	e = ledger_at(ledger, 0);
+	return e->action == LEDGER_FORWARD ? e->lessee : NULL;
+}
+
+static void
+pg_broken(struct pg_server *pg, const char *what)
+{
+	stats_add(pg->s.pool->home->stats, STAT_SERVER_DOUBTED, 1);
+	server_close(&pg->s, WHY_UPSTREAM_SENSE, NULL, what);
+}
+
+static void
+pg_close_with_error(struct pg_server *pg, enum why w, const uint8_t *body,
+		    size_t n)
+{
+	struct slice code = pg_error_field(body, n, 'C');
+	struct slice text = pg_error_field(body, n, 'M');
+	char sqlstate[6] = "", message[POOL_ERROR_MAX];
+
+	if (code.n == 5)
+		memcpy(sqlstate, code.p, 5);
+	snprintf(message, sizeof(message), "%.*s", (int)text.n,
+		 (const char *)text.p);
+	server_close(&pg->s, w, sqlstate[0] ? sqlstate : NULL, message);
+}
+
+/*
+ * The backend said ReadyForQuery and nothing after it: the one place where a
+ * lease can end.  Asked when all that was received has been judged, because
+ * the next lessee may be granted from in here.
+ */
+static void
+pg_at_rest(struct pg_server *pg)
+{
+	struct server *v = &pg->s;
+	char status = pg->status;
+
+	pg->rested = false;
+	if (v->ledger.n > 0 || pg->copying_in)
+		return;
+	if (v->state == SERVER_RESET) {
+		if (status != 'I')
+			server_close(v, WHY_DOUBT, NULL, NULL);
+		else if (v->ops->dirty(v))
+			v->ops->clean(v);
+		else
+			server_rest(v);
+	} else if (v->lessee != NULL) {
+		stats_add(v->pool->home->stats, STAT_TRANSACTIONS,
+			  status == 'I');
+		v->lessee->ops->rest(v->lessee);
+	}
+}
+
+/*
+ * What a message whose header is at hand means.  Its bytes were routed
+ * before; `body` is at hand only for the types pg_whole() names.
+ */
+static void
+pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
+{
+	struct ledger *ledger = &pg->s.ledger;
+	uint8_t kind = ledger->n > 0 ? ledger_at(ledger, 0)->kind : PG_SYNC;
+
+	if (type == 'E' && ledger->n > 0) {
+		pg->copying_in = false;
+		if (kind == PG_POISON)
+			pg_pop(pg, true);
+		if (!is_simple(kind))
+			pg_skip(pg);
+	} else if (type == 'G') {
+		pg_copy_in(pg);
+	} else if (type == 'W') {
+		pg->doubt = true; /* replication: never pooled again */
+		pg->copying_in = true;
+	}
+	if (type != 'Z' && pg_fits(pg, type) == COMPLETES)
+		pg_pop(pg, true);
+	if (type == 'Z') {
+		pg_pop(pg, true);
+		pg->status = (char)body[0];
+		pg->rested = true;
+	}
+	pg_settle(pg);
+}
+
+/* Only these are streamed; the others are small and must lie whole. */
+static bool
+pg_whole(const struct pg_server *pg, uint8_t type)
+{
+	if (type == 'E')
+		return pg->is_binding || pg->s.state == SERVER_RESET ||
+		       pg->s.ledger.n == 0;
+	return strchr("DdTtNASV", type) == NULL;
+}
+
+struct run {
+	const uint8_t *p;
+	size_t n;
+	struct lessee *to;
+};
+
+static void
+run_flush(struct run *r)
+{
+	if (r->n > 0)
+		r->to->ops->reply(r->to, r->p, r->n);
+	r->n = 0;
+}
+
+/* Neighbouring messages for one lessee travel in one piece. */
+static void
+run_add(struct pg_server *pg, struct run *r, struct lessee *to,
+	const uint8_t *p, size_t n)
+{
+	if (to == NULL) {
+		run_flush(r);
+		return;
+	}
+	assert(pg->bind_reports || to->tenant == pg->s.tenant);
+	if (r->n > 0 && (r->to != to || r->p + r->n != p))
+		run_flush(r);
+	if (r->n == 0)
+		*r = (struct run){ .p = p, .to = to };
+	r->n += n;
+}
+
+static void
+pg_whole_error(struct pg_server *pg, const struct pg_frame *f, const uint8_t *p)
+{
+	pg_close_with_error(
+	    pg, pg->is_binding ? WHY_BIND_FAILED : WHY_UPSTREAM_LOST,
+	    p + PG_HEADER, f->size - PG_HEADER);
+}
+
+/* Will judging this message call the lessee back?  Then it gets its bytes
+ * first, so that all comes in order. */
+static bool
+pg_calls_back(const struct pg_server *pg, uint8_t type)
+{
+	const struct ledger *ledger = &pg->s.ledger;
+
+	if (type == 'Z' || type == 'E' || type == 'G' || ledger->n == 0)
+		return true;
+	return ledger_at(ledger, 0)->arg != 0 ||
+	       (ledger->n > 1 && ledger_at(ledger, 1)->action == LEDGER_FAKE);
+}
+
+static ssize_t
+pg_ends(struct pg_server *pg, struct run *r, uint8_t type, const uint8_t *body,
+	ssize_t take)
+{
+	if (pg_calls_back(pg, type))
+		run_flush(r);
+	if (pg->s.state == SERVER_DEAD)
+		return -1;
+	pg_judge(pg, type, body);
+	return pg->s.state == SERVER_DEAD ? -1 : take;
+}
+
+/* One message.  Bytes used, 0: more are needed, -1: the server is closed. */
+static ssize_t
+pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
+{
+	struct pg_frame f;
+	size_t take;
+	int got = pg_frame_next(&f, p, n);
+
+	if (got == 0)
+		return 0;
+	if (got < 0 || pg_fits(pg, f.type) == WRONG ||
+	    (f.type == 'Z' && f.size != 6)) {
+		run_flush(r);
+		pg_broken(pg, "unexpected message");
+		return -1;
+	}
+	if (pg_whole(pg, f.type)) {
+		if (f.size > STREAM_IN_MAX) {
+			run_flush(r);
+			pg_broken(pg, "message too long");
+			return -1;
+		}
+		if (n < f.size)
+			return 0;
+		if (f.type == 'E' && (pg->is_binding || pg->s.ledger.n == 0 ||
+				      pg->s.state == SERVER_RESET)) {
+			run_flush(r);
+			pg_whole_error(pg, &f, p);
+			return -1;
+		}
+	}
+	take = n < f.size ? n : f.size;
+	pg->route_to = pg_route(pg, f.type);
+	pg->streaming = f.type;
+	pg->remain = (uint32_t)(f.size - take);
+	run_add(pg, r, pg->route_to, p, take);
+	if (pg->remain > 0)
+		return (ssize_t)take;
+	return pg_ends(pg, r, f.type, p + PG_HEADER, (ssize_t)take);
+}
+
+static ssize_t
+pg_body(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
+{
+	size_t take = n < pg->remain ? n : pg->remain;
+
+	run_add(pg, r, pg->route_to, p, take);
+	pg->remain -= (uint32_t)take;
+	if (pg->remain > 0)
+		return (ssize_t)take;
+	return pg_ends(pg, r, pg->streaming, NULL, (ssize_t)take);
+}
+
+static void
+pg_input(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+	struct run r = { 0 };
+	const uint8_t *p;
+	size_t n, at = 0;
+	ssize_t used = 1;
+
+	if (v->state == SERVER_LOGIN) {
+		pg_login_input(v);
+		return;
+	}
+	p = stream_peek(&v->stream, &n);
+	while (at < n && used > 0) {
+		used = pg->remain > 0 ? pg_body(pg, &r, p + at, n - at)
+				      : pg_message(pg, &r, p + at, n - at);
+		if (used > 0)
+			at += (size_t)used;
+	}
+	if (used < 0)
+		return;
+	run_flush(&r);
+	if (v->state == SERVER_DEAD)
+		return;
+	stream_consume(&v->stream, at);
+	if (pg->rested && at == n && pg->remain == 0)
+		pg_at_rest(pg);
+}
+
+/* ---- life ------------------------------------------------------------- */
+
+static void
+pg_init(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+
+	stmt_held_init(&pg->held,
+		       v->pool->snapshot->conf->max_prepared_statements);
+	buf_init(&pg->params, 1 << 20);
+	pg->status = 'I';
+	pg->login = pg_login_new(v);
+}
+
+static bool
+pg_dirty(const struct server *v)
+{
+	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
+
+	return pg->status != 'I' || pg->pinned || pg->doubt || pg->tainted ||
+	       pg->remain > 0 || pg->skipping || pg->copying_in ||
+	       pg->is_binding;
+}
+
+static void
+own_query(struct server *v, const char *sql)
+{
+	expect(v, NULL, PG_QUERY, LEDGER_SWALLOW, 0, STMT_NONE);
+	if (pg_put(stream_out(&v->stream), 'Q', "s", sql) != 0)
+		abort();
+}
+
+/*
+ * What is left of a session: its transaction is rolled back, its state
+ * discarded.  Anything less certain than that is closed.
+ */
+static void
+pg_clean(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+
+	assert(v->state == SERVER_RESET && v->ledger.n == 0);
+	if (pg->doubt || pg->tainted || pg->remain > 0 || pg->skipping ||
+	    pg->copying_in || pg->is_binding) {
+		stats_add(v->pool->home->stats, STAT_SERVER_DOUBTED, 1);
+		server_close(v, WHY_DOUBT, NULL, NULL);
+		return;
+	}
+	pg->unnamed_owner = 0;
+	if (pg->status != 'I') {
+		own_query(v, "ROLLBACK");
+	} else if (pg->pinned) {
+		pg->pinned = false;
+		own_query(v, "DISCARD ALL");
+		stmt_held_clear(&pg->held);
+		pg->bind_known = 0;
+		pg->unset = false;
+		label_unref(&v->label);
+		v->tenant = NULL;
+	}
+}
+
+static void
+pg_goodbye(struct server *v)
+{
+	static const uint8_t terminate[5] = { 'X', 0, 0, 0, 4 };
+
+	if (v->state == SERVER_IDLE)
+		stream_last_words(&v->stream, terminate, sizeof(terminate));
+}
+
+static void
+pg_lost(struct server *v, enum why w, const char *sqlstate, const char *text)
+{
+	(void)v;
+	(void)w;
+	(void)sqlstate;
+	(void)text;
+}
+
+static void
+pg_fini(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+
+	pg_login_free(&pg->login);
+	stmt_held_fini(&pg->held);
+	buf_free(&pg->params);
+	label_unref(&pg->binding);
+}
+
+static void
+pg_opened(struct server *v)
+{
+	pg_login_opened(v);
+}
+
+const struct server_ops pg_server_ops = {
+	.proto = "postgres",
+	.size = sizeof(struct pg_server),
+	.stat_in = STAT_BYTES_FROM_SERVERS,
+	.stat_out = STAT_BYTES_TO_SERVERS,
+	.stat_open = STAT_PG_SERVERS,
+	.init = pg_init,
+	.opened = pg_opened,
+	.input = pg_input,
+	.bind = pg_bind,
+	.dirty = pg_dirty,
+	.clean = pg_clean,
+	.goodbye = pg_goodbye,
+	.lost = pg_lost,
+	.fini = pg_fini,
+};

@@ -1,0 +1,108 @@
+/*
+ * pg_server: one PostgreSQL backend connection: its log-in, its settings, its
+ * prepared statements, and the judge of every message it sends.
+ *
+ * A lessee sends by pg_server_send(), which writes a ledger entry for every
+ * message that will be answered.  What comes back is matched with the head of
+ * the ledger, message by message; what does not fit closes the server.
+ *
+ * Settings (bind): the difference between the server's label and the
+ * lessee's goes out in the same write as the first request, as BEGIN,
+ * set_config() with binds, COMMIT in the extended protocol *without* a Sync.
+ * If any of it fails, the backend ignores everything up to the next Sync, so
+ * what the lessee sent behind it never runs under another one's settings;
+ * until the bind is confirmed the lessee may send up to its first Sync or
+ * Query only (pg_server_binding).
+ */
+#ifndef POOL_PG_SERVER_H
+#define POOL_PG_SERVER_H
+
+#include "pool/pool.h"
+#include "pool/server.h"
+#include "pool/stmt.h"
+
+/* What an entry of a backend's ledger waits for. */
+enum pg_kind {
+	PG_QUERY,		/* ... ReadyForQuery */
+	PG_PARSE,		/* ParseComplete */
+	PG_BIND,		/* BindComplete */
+	PG_DESCRIBE,		/* RowDescription or NoData */
+	PG_EXECUTE,		/* CommandComplete, EmptyQueryResponse, PortalSuspended */
+	PG_CLOSE,		/* CloseComplete */
+	PG_SYNC,		/* ReadyForQuery */
+	PG_FUNCTION,		/* ... ReadyForQuery */
+	PG_COPY_END,		/* CopyDone or CopyFail went by: no answer of its own */
+	PG_POISON		/* an error we asked for, to be told in our own words */
+};
+
+struct pg_login;
+
+struct pg_server {
+	struct server	  s;
+	struct pg_login	 *login;	/* while LOGIN */
+	struct stmt_held  held;
+	struct buf	  params;	/* ParameterStatus messages of the log-in */
+	uint32_t	  pid, key;	/* for cancel requests */
+	char		  status;	/* of the last ReadyForQuery: I T E; 0: not at rest */
+	uint8_t		  streaming;	/* type of the message being streamed */
+	uint32_t	  remain;	/* bytes of it still to come */
+	struct lessee	 *route_to;	/* whose it is; NULL: nobody's */
+	bool		  rested;	/* ReadyForQuery was the last we saw */
+	struct label	 *binding;	/* being confirmed; counted */
+	const struct tenant *binding_tenant;
+	uint16_t	  bind_known;	/* our own statements this backend has */
+	bool		  is_binding;
+	bool		  bind_reports;	/* the lessee wants to see ParameterStatus of it */
+	bool		  skipping;	/* an error: the backend ignores up to Sync */
+	bool		  copying_in;	/* and no CopyDone or CopyFail yet */
+	bool		  doubt;	/* cannot say how many answers are owed */
+	bool		  pinned;	/* holds state of its lessee: clean before reuse */
+	bool		  tainted;	/* state that cannot be cleaned: close */
+	bool		  unset;	/* settings were taken back: label unknown */
+	uint64_t	  unnamed_owner;	/* whose unnamed statement it has ... */
+	uint64_t	  unnamed_gen;	/* ... and which one */
+};
+
+static inline struct pg_server *
+pg_server(struct server *v)
+{
+	return (struct pg_server *)(void *)v;
+}
+
+/* May the lessee only send up to its first Sync or Query? */
+static inline bool
+pg_server_binding(const struct server *v)
+{
+	return ((const struct pg_server *)(const void *)v)->is_binding;
+}
+
+/*
+ * Notes that a message of this kind goes out, and says whether its bytes
+ * should: false while the backend ignores everything up to a Sync, when the
+ * message is answered by nothing (and `settled` was told, if arg is not 0).
+ */
+bool pg_server_expect(struct server *, struct lessee *, enum pg_kind, enum ledger_action,
+    uint32_t arg, uint16_t slot) __attribute__((warn_unused_result));
+/* The bytes of it; never fails, because the caller asked pg_server_full(). */
+void pg_server_put(struct server *, const void *, size_t n);
+/* No more for now: too many answers owed, or too many bytes unsent. */
+bool pg_server_full(const struct server *);
+
+/* The statement, parsed on this backend if it is not yet. Returns its slot. */
+void pg_server_need(struct server *, const struct stmt *);
+/* A client's own Parse of it: forwarded under our name, or answered by us. */
+void pg_server_parse(struct server *, struct lessee *, const struct stmt *, uint32_t arg);
+/* Answers this kind at its turn without asking the backend. */
+void pg_server_fake(struct server *, struct lessee *, enum pg_kind, uint32_t arg);
+/* Makes the backend fail here; the lessee hears `settled(PG_POISON, arg, true)`
+ * at that point and puts its own words. */
+void pg_server_poison(struct server *, struct lessee *, uint32_t arg);
+
+/* The backend's prepared statements are gone (DISCARD ALL, DEALLOCATE ALL). */
+void pg_server_forget(struct server *);
+/* Puts the lessee's settings back after it took them away; at rest only. */
+void pg_server_rebind(struct server *);
+/* A Sync of our own behind a bind, when nothing of the lessee's follows it. */
+void pg_server_sync(struct server *);
+
+#endif

@@ -1,0 +1,775 @@
+#include "pool/pool.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- a worker's share ------------------------------------------------- */
+
+void
+pools_init(struct pools *home)
+{
+	assert(home->streams && home->stats && home->budgets);
+}
+
+static struct pool **
+pool_bucket(struct pools *home, const char *key)
+{
+	uint32_t h = 2166136261u;
+
+	for (const char *p = key; *p != '\0'; p++)
+		h = (h ^ (uint8_t)*p) * 16777619u;
+	return &home->bucket[h % POOL_BUCKETS];
+}
+
+static void
+pool_free(struct pool *p)
+{
+	assert(p->waiters.n == 0 && p->resolve == NULL);
+	snapshot_unref(&p->snapshot);
+	buf_free(&p->welcome);
+	free(p->key);
+	free(p->dbname);
+	free(p->user);
+	free(p->password);
+	free(p);
+}
+
+void
+pools_fini(struct pools *home)
+{
+	assert(home->n == 0 && home->dead == NULL && home->jobs == 0);
+	for (unsigned i = 0; i < POOL_BUCKETS; i++) {
+		struct pool *p;
+
+		while ((p = home->bucket[i]) != NULL) {
+			home->bucket[i] = p->chain;
+			pool_free(p);
+		}
+	}
+	labels_fini(&home->labels);
+	stmts_fini(&home->stmts);
+}
+
+void
+pools_reap(struct pools *home)
+{
+	struct server **at = &home->dead, *v;
+
+	while ((v = *at) != NULL) {
+		assert(v->state == SERVER_DEAD && v->stream.fd < 0);
+		if (v->cancels > 0) { /* its cancels point to it still */
+			at = &v->next;
+			continue;
+		}
+		*at = v->next;
+		v->ops->fini(v);
+		ledger_free(&v->ledger);
+		v->magic = 0;
+		free(v);
+	}
+}
+
+static void
+pool_close_all(struct pool *p, enum server_state state, enum why w)
+{
+	while (p->list[state] != NULL)
+		server_close(p->list[state], w, NULL, NULL);
+}
+
+void
+pools_close(struct pools *home)
+{
+	home->closing = true;
+	for (unsigned i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool *p = home->bucket[i]; p; p = p->chain)
+			for (int state = 0; state < SERVER_DEAD; state++)
+				pool_close_all(p, state, WHY_SHUTDOWN);
+}
+
+/* ---- making and finding ----------------------------------------------- */
+
+static char *
+copy(const char *s)
+{
+	char *c = s ? strdup(s) : NULL;
+
+	if (s != NULL && c == NULL)
+		abort();
+	return c;
+}
+
+static int
+pool_limit(const struct pool *p)
+{
+	return p->postgres ? (int)p->postgres->pool_size
+			   : (int)p->redis->connections;
+}
+
+static struct pool *
+pool_lookup(struct pools *home, const char *key)
+{
+	struct pool *p = *pool_bucket(home, key);
+
+	while (p != NULL && strcmp(p->key, key) != 0)
+		p = p->chain;
+	return p;
+}
+
+static void
+pool_timer(struct wheel_entry *e)
+{
+	pool_touch(
+	    (struct pool *)(void *)((char *)e - offsetof(struct pool, timer)));
+}
+
+/* The rest of a new pool, once its identity is set. */
+static struct pool *
+pool_make(struct pools *home, const struct pool *like, const char *key,
+	  const char *budget_key)
+{
+	struct budget *b =
+	    budget_find(home->budgets, budget_key, pool_limit(like));
+	struct pool *p, **at = pool_bucket(home, key);
+
+	if (b == NULL)
+		return NULL;
+	if ((p = malloc(sizeof(*p))) == NULL)
+		abort();
+	*p = *like;
+	p->key = copy(key);
+	p->home = home;
+	p->budget = b;
+	snapshot_ref(p->snapshot);
+	p->dbname = copy(like->dbname);
+	p->user = copy(like->user);
+	p->password = copy(like->password);
+	buf_init(&p->welcome, 1 << 20);
+	wheel_entry_init(&p->timer, pool_timer);
+	p->chain = *at;
+	*at = p;
+	p->side_next = b->side[home->worker].pools;
+	b->side[home->worker].pools = p;
+	return p;
+}
+
+static void
+pool_key(char *key, size_t n, const char *a, const char *b, const char *c,
+	 unsigned d)
+{
+	/* Lengths in front, so that no two sets of names give one key. */
+	snprintf(key, n, "%zu:%s/%zu:%s/%zu:%s/%u", strlen(a), a, strlen(b), b,
+		 strlen(c), c, d);
+}
+
+struct pool *
+pool_find_postgres(struct pools *home, struct snapshot *snap,
+		   const struct conf_postgres *up, const char *dbname,
+		   const char *user, const char *password)
+{
+	char key[1024];
+	struct pool *p, like = { .ops = &pg_server_ops,
+				 .snapshot = snap,
+				 .postgres = up,
+				 .dbname = (char *)(uintptr_t)dbname,
+				 .user = (char *)(uintptr_t)user,
+				 .password = (char *)(uintptr_t)password };
+
+	pool_key(key, sizeof(key), up->name, dbname, user, 0);
+	if ((p = pool_lookup(home, key)) != NULL)
+		return p;
+	return pool_make(home, &like, key, key);
+}
+
+struct pool *
+pool_find_redis(struct pools *home, struct snapshot *snap,
+		const struct conf_redis *up, const char *user,
+		const char *password, unsigned db, int resp)
+{
+	char key[1024], budget[300];
+	struct pool *p, like = { .ops = &redis_server_ops,
+				 .snapshot = snap,
+				 .redis = up,
+				 .user = (char *)(uintptr_t)user,
+				 .password = (char *)(uintptr_t)password,
+				 .db = db,
+				 .resp = resp };
+
+	pool_key(key, sizeof(key), up->name, user ? user : "", "redis",
+		 db * 4 + (unsigned)resp);
+	if ((p = pool_lookup(home, key)) != NULL)
+		return p;
+	snprintf(budget, sizeof(budget), "redis %s", up->name);
+	return pool_make(home, &like, key, budget);
+}
+
+/* ---- addresses -------------------------------------------------------- */
+
+/* A look-up on another thread; it touches only this. */
+struct resolve {
+	struct job job;
+	struct pool *pool;
+	char *host;
+	char port[8];
+	struct address address[POOL_ADDRESSES];
+	unsigned n;
+	int error;
+};
+
+static void
+resolve_work(struct job *job)
+{
+	struct resolve *r = (struct resolve *)(void *)job;
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+				  .ai_flags = AI_ADDRCONFIG },
+			*list = NULL;
+
+	r->error = getaddrinfo(r->host, r->port, &hints, &list);
+	/* ADDRCONFIG hides addresses on a host that has only loopback. */
+	if (r->error != 0) {
+		hints.ai_flags = 0;
+		r->error = getaddrinfo(r->host, r->port, &hints, &list);
+	}
+	if (r->error != 0)
+		return;
+	for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
+		if (r->n == POOL_ADDRESSES)
+			break;
+		memcpy(&r->address[r->n].addr, ai->ai_addr, ai->ai_addrlen);
+		r->address[r->n++].len = ai->ai_addrlen;
+	}
+	freeaddrinfo(list);
+}
+
+static void
+resolve_done(struct job *job, void *owner)
+{
+	struct resolve *r = (struct resolve *)(void *)job;
+	struct pool *p = r->pool;
+	char text[POOL_ERROR_MAX];
+
+	(void)owner;
+	p->resolve = NULL;
+	p->home->jobs--;
+	if (r->n > 0) {
+		memcpy(p->address, r->address, sizeof(p->address));
+		p->address_n = r->n;
+		p->address_ns = p->home->streams->now_ns;
+	} else {
+		snprintf(text, sizeof(text), "cannot resolve %s: %s", r->host,
+			 r->error ? gai_strerror(r->error) : "no address");
+		pool_failed(p, WHY_UPSTREAM_DOWN, NULL, text);
+	}
+	pool_touch(p);
+	free(r->host);
+	free(r);
+}
+
+static bool
+address_numeric(struct pool *p, const char *host, unsigned port)
+{
+	struct address *a = &p->address[0];
+	struct sockaddr_in *in = (struct sockaddr_in *)&a->addr;
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&a->addr;
+	struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
+
+	memset(a, 0, sizeof(*a));
+	if (host[0] == '/') {
+		un->sun_family = AF_UNIX;
+		a->len = sizeof(*un);
+		if (snprintf(un->sun_path, sizeof(un->sun_path),
+			     "%s/.s.PGSQL.%u", host,
+			     port) >= (int)sizeof(un->sun_path))
+			return false;
+	} else if (inet_pton(AF_INET, host, &in->sin_addr) == 1) {
+		in->sin_family = AF_INET;
+		in->sin_port = htons((uint16_t)port);
+		a->len = sizeof(*in);
+	} else if (inet_pton(AF_INET6, host, &in6->sin6_addr) == 1) {
+		in6->sin6_family = AF_INET6;
+		in6->sin6_port = htons((uint16_t)port);
+		a->len = sizeof(*in6);
+	} else {
+		return false;
+	}
+	p->address_n = 1;
+	return true;
+}
+
+/* True: there are addresses to dial.  False: they are being looked up. */
+static bool
+pool_addresses(struct pool *p)
+{
+	const char *host = p->postgres ? p->postgres->host : p->redis->host;
+	unsigned port = p->postgres ? p->postgres->port : p->redis->port;
+	uint64_t now = p->home->streams->now_ns;
+	struct resolve *r;
+
+	if (p->resolve != NULL)
+		return false;
+	if (p->address_ns != 0 && now < p->address_ns + POOL_DNS_TTL_NS)
+		return true;
+	if (address_numeric(p, host, port)) {
+		p->address_ns = now;
+		return true;
+	}
+	if ((r = calloc(1, sizeof(*r))) == NULL)
+		abort();
+	r->pool = p;
+	r->host = copy(host);
+	snprintf(r->port, sizeof(r->port), "%u", port);
+	p->resolve = r;
+	p->home->jobs++;
+	offload_run(p->home->dns, &r->job, p->home->mailbox, resolve_work,
+		    resolve_done);
+	return false;
+}
+
+/* ---- failure ---------------------------------------------------------- */
+
+/* Is there hope without a dial of our own?  Postgres servers come over from
+ * other workers, shared Redis connections do not. */
+static bool
+pool_has_servers(const struct pool *p)
+{
+	if (p->postgres != NULL)
+		return atomic_load(&p->budget->count) > 0;
+	return p->n[SERVER_IDLE] + p->n[SERVER_LEASED] + p->n[SERVER_SHARED] +
+		   p->n[SERVER_RESET] >
+	       0;
+}
+
+void
+pool_failed(struct pool *p, enum why w, const char *sqlstate, const char *text)
+{
+	uint64_t most = p->snapshot->conf->server_login_retry_ms * 1000000u;
+	uint64_t wait = POOL_RETRY_FIRST_NS
+			<< (p->failures < 16 ? p->failures : 16);
+
+	if (w == WHY_SHUTDOWN || w == WHY_RECONFIGURED)
+		return;
+	snprintf(p->error, sizeof(p->error), "%s",
+		 text ? text : why_table[w].text);
+	snprintf(p->sqlstate, sizeof(p->sqlstate), "%s",
+		 sqlstate ? sqlstate : "");
+	budget_failing(p->budget, p->home->worker, true);
+	if (p->failures++ == 0)
+		LOG(p->home->log, LOG_ERROR, LOG_EV_UPSTREAM_DOWN,
+		    log_str("pool", p->key), log_str("error", p->error));
+	if (wait > most)
+		wait = most;
+	p->retry_ns = p->home->streams->now_ns + wait;
+	pool_touch(p);
+}
+
+/* ---- matching --------------------------------------------------------- */
+
+void
+pool_touch(struct pool *p)
+{
+	if (p->dirty)
+		return;
+	p->dirty = true;
+	p->dirty_next = p->home->dirty;
+	p->home->dirty = p;
+}
+
+static void
+count_waiting(struct pool *p, int64_t n)
+{
+	stats_add(p->home->stats,
+		  p->postgres ? STAT_PG_WAITING : STAT_REDIS_WAITING, n);
+}
+
+/* The latest to come is the warmest; among the first few, one that carries
+ * the lessee's settings already is better still. */
+static struct server *
+pool_pick(struct pool *p, const struct lessee *l)
+{
+	struct server *v = p->list[SERVER_IDLE], *first = NULL;
+
+	for (int i = 0; v != NULL && i < 8; i++, v = v->next) {
+		if (v->cancels > 0)
+			continue;
+		if (first == NULL)
+			first = v;
+		if (label_same(v->label, l->label))
+			return v;
+	}
+	return first;
+}
+
+/*
+ * A server idle for long may have died this very turn, its end not read yet.
+ * One look at the socket saves a client from being the one to find out.
+ */
+static struct server *
+pool_pick_alive(struct pool *p, const struct lessee *l)
+{
+	uint64_t now = p->home->streams->now_ns;
+	struct server *v;
+
+	while ((v = pool_pick(p, l)) != NULL) {
+		if (now - v->idle_ns < 100000000u ||
+		    stream_is_quiet(&v->stream))
+			return v;
+		server_close(v, WHY_UPSTREAM_LOST, NULL, NULL);
+	}
+	return NULL;
+}
+
+bool
+pool_want(struct pool *p, struct lessee *l)
+{
+	struct server *v;
+
+	assert(l->server == NULL && l->waiting == NULL);
+	if (l->mode == LEASE_SHARED) {
+		if ((v = p->list[SERVER_SHARED]) != NULL) {
+			l->server = v;
+			return true;
+		}
+	} else if (p->waiters.n == 0 && (v = pool_pick_alive(p, l)) != NULL) {
+		server_grant(v, l);
+		return true;
+	}
+	l->since_ns = p->home->streams->now_ns;
+	l->waiting = p;
+	fair_put(&p->waiters, l);
+	count_waiting(p, 1);
+	pool_touch(p);
+	return false;
+}
+
+static void
+pool_unqueue(struct pool *p, struct lessee *l)
+{
+	uint64_t now = p->home->streams->now_ns;
+
+	l->waiting = NULL;
+	count_waiting(p, -1);
+	stats_add(p->home->stats, STAT_WAIT_US,
+		  (int64_t)((now - l->since_ns) / 1000));
+}
+
+void
+pool_unwant(struct lessee *l)
+{
+	struct pool *p = l->waiting;
+
+	if (p == NULL)
+		return;
+	fair_remove(&p->waiters, l);
+	pool_unqueue(p, l);
+	pool_touch(p);
+}
+
+/* ---- between workers -------------------------------------------------- */
+
+static void
+server_arrives(struct message *m, void *owner)
+{
+	struct server *v =
+	    (struct server *)(void *)((char *)m -
+				      offsetof(struct server, move));
+	struct pools *home = owner;
+	/* This worker waited, so it has the pool; `move` was sent to it. */
+	struct pool *p = v->pool->budget->side[home->worker].pools;
+
+	assert(v->state == SERVER_MOVING && p != NULL && p->home == home);
+	assert(strcmp(p->key, v->pool->key) == 0);
+	v->pool = p;
+	home->n++;
+	stats_add(home->stats, v->ops->stat_open, 1);
+	stream_attach(&v->stream, home->streams);
+	server_rest(v);
+	if (home->closing)
+		server_close(v, WHY_SHUTDOWN, NULL, NULL);
+}
+
+static void
+server_move(struct server *v, unsigned worker)
+{
+	struct pools *home = v->pool->home;
+
+	server_enter(v, SERVER_MOVING);
+	stream_detach(&v->stream);
+	home->n--;
+	stats_add(home->stats, v->ops->stat_open, -1);
+	stats_add(home->stats, STAT_SERVER_MOVED, 1);
+	v->move.run = server_arrives;
+	mailbox_post(home->mailboxes[worker], &v->move);
+}
+
+/* One to give away: nothing on its way to the socket, nothing received. */
+static struct server *
+pool_spare(struct pool *p)
+{
+	for (struct server *v = p->list[SERVER_IDLE]; v; v = v->next)
+		if (v->cancels == 0 && !v->stream.dirty && !v->stream.blocked &&
+		    buf_len(&v->stream.in) == 0 && buf_len(&v->stream.out) == 0)
+			return v;
+	return NULL;
+}
+
+/* Does another worker deserve the next idle server more than we do? */
+static int
+pool_deserves(struct pool *p)
+{
+	uint64_t theirs, ours = fair_oldest_ns(&p->waiters);
+	int who = budget_longest(p->budget, p->home->worker, &theirs);
+
+	if (who < 0 || theirs == UINT64_MAX)
+		return -1;
+	if (ours != UINT64_MAX && ours < theirs + POOL_UNFAIR_NS)
+		return -1;
+	return who;
+}
+
+/* Hands one server to the worker that has waited longest, if it deserves it. */
+static bool
+pool_share(struct pool *p)
+{
+	struct server *v;
+	int who;
+
+	if (p->list[SERVER_IDLE] == NULL || (who = pool_deserves(p)) < 0)
+		return false;
+	if ((v = pool_spare(p)) == NULL)
+		return false;
+	/* Its wait is over as far as we can see; it raises its hand again
+	 * when this one did not suffice. */
+	budget_wait_over(p->budget, (unsigned)who);
+	server_move(v, (unsigned)who);
+	return true;
+}
+
+void
+pools_nudged(struct message *m, void *owner)
+{
+	struct budget_side *side =
+	    (struct budget_side *)(void *)((char *)m -
+					   offsetof(struct budget_side, nudge));
+	struct pools *home = owner;
+
+	atomic_store(&side->nudged, false);
+	(void)home;
+	for (struct pool *p = side->pools; p != NULL; p = p->side_next) {
+		struct server *v = p->list[SERVER_SHARED];
+		uint64_t theirs;
+
+		assert(p->home == home);
+		/* Shared servers are not handed on: a pool that needs room
+		 * gets it by the end of one that nobody is using. */
+		if (v != NULL && v->ledger.n == 0 &&
+		    budget_longest(p->budget, home->worker, &theirs) >= 0)
+			server_close(v, WHY_ROOM, NULL, NULL);
+		pool_touch(p);
+	}
+}
+
+/* ---- the turn --------------------------------------------------------- */
+
+/* A shared server of another pool of the same budget, that nobody uses. */
+static bool
+pool_make_room(struct pool *p)
+{
+	struct pool *other = p->budget->side[p->home->worker].pools;
+
+	for (; other != NULL; other = other->side_next) {
+		struct server *v = other->list[SERVER_SHARED];
+
+		if (other != p && v != NULL && v->ledger.n == 0) {
+			server_close(v, WHY_ROOM, NULL, NULL);
+			return true;
+		}
+	}
+	return false;
+}
+
+static unsigned
+pool_opening(const struct pool *p)
+{
+	return p->n[SERVER_DIAL] + p->n[SERVER_LOGIN];
+}
+
+static unsigned
+pool_wants(const struct pool *p)
+{
+	unsigned want =
+	    p->ops == &redis_server_ops ? p->waiters.n > 0 : p->waiters.n;
+	unsigned opening = pool_opening(p) + p->n[SERVER_RESET];
+
+	if (want > POOL_OPENING_MAX + p->n[SERVER_RESET])
+		want = POOL_OPENING_MAX + p->n[SERVER_RESET];
+	return want > opening ? want - opening : 0;
+}
+
+static void
+pool_dial(struct pool *p)
+{
+	unsigned want = pool_wants(p);
+
+	while (want-- > 0) {
+		if (!budget_take(p->budget) &&
+		    (p->redis == NULL || !pool_make_room(p) ||
+		     !budget_take(p->budget)))
+			return;
+		if (server_open(p) == NULL)
+			return;
+	}
+}
+
+/* Nothing there, nothing coming: whoever waits hears why. */
+static void
+pool_fail_waiters(struct pool *p)
+{
+	struct lessee *l;
+
+	while ((l = fair_take(&p->waiters)) != NULL) {
+		pool_unqueue(p, l);
+		l->ops->lost(l, WHY_UPSTREAM_DOWN,
+			     p->sqlstate[0] ? p->sqlstate : NULL,
+			     p->error[0] ? p->error : NULL);
+	}
+}
+
+static void
+pool_grant_waiters(struct pool *p)
+{
+	struct server *shared = p->list[SERVER_SHARED];
+	struct lessee *l;
+
+	while ((l = fair_first(&p->waiters)) != NULL) {
+		struct server *v = shared;
+
+		if (v == NULL &&
+		    (p->list[SERVER_IDLE] == NULL || pool_deserves(p) >= 0 ||
+		     (v = pool_pick_alive(p, l)) == NULL))
+			break;
+		fair_take(&p->waiters);
+		pool_unqueue(p, l);
+		if (shared == NULL)
+			server_grant(v, l);
+		l->ops->granted(l, v);
+		shared = p->list[SERVER_SHARED];
+	}
+}
+
+/* What the other workers see of us, and when we look again by ourselves. */
+static void
+pool_show(struct pool *p)
+{
+	struct budgets *all = p->home->budgets;
+	unsigned me = p->home->worker;
+	uint64_t again = 0, now = p->home->streams->now_ns;
+
+	if (p->list[SERVER_IDLE] != NULL)
+		budget_idle(p->budget, me);
+	else
+		budget_idle_over(p->budget, me);
+	if (p->waiters.n > pool_opening(p) + p->n[SERVER_RESET]) {
+		budget_wait(all, p->budget, me, fair_oldest_ns(&p->waiters));
+		if (p->redis != NULL)
+			budget_nudge_others(all, p->budget, me);
+		again = p->retry_ns > now ? p->retry_ns : now + POOL_AGAIN_NS;
+	} else {
+		budget_wait_over(p->budget, me);
+	}
+	wheel_set(&p->home->streams->wheel, &p->timer, again);
+	/* Look once more: a waiter elsewhere may have come between. */
+	if (pool_share(p))
+		pool_touch(p);
+}
+
+static void
+pool_poke(struct pool *p)
+{
+	uint64_t now = p->home->streams->now_ns;
+	bool cooling = p->retry_ns != 0 && now < p->retry_ns;
+
+	do
+		pool_grant_waiters(p);
+	while (pool_share(p));
+	if (p->waiters.n > 0 && !cooling && !p->home->closing &&
+	    pool_wants(p) > 0 && pool_addresses(p))
+		pool_dial(p);
+	if (p->waiters.n > 0 && p->resolve == NULL && pool_opening(p) == 0 &&
+	    !pool_has_servers(p) && p->failures > 0 && p->retry_ns > now)
+		pool_fail_waiters(p);
+	pool_show(p);
+}
+
+void
+pools_poke(struct pools *home)
+{
+	struct pool *p;
+
+	while ((p = home->dirty) != NULL) {
+		home->dirty = p->dirty_next;
+		p->dirty_next = NULL;
+		p->dirty = false;
+		pool_poke(p);
+	}
+}
+
+/* ---- reload ----------------------------------------------------------- */
+
+static void
+pool_retire(struct pool *p)
+{
+	pool_close_all(p, SERVER_IDLE, WHY_RECONFIGURED);
+	p->address_ns = 0;
+	p->failures = 0;
+	p->retry_ns = 0;
+}
+
+static bool
+same_text(const char *a, const char *b)
+{
+	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+static void
+pool_reload(struct pool *p, struct snapshot *snap)
+{
+	const struct conf_postgres *pg = NULL;
+	const struct conf_redis *redis = NULL;
+	bool moved;
+
+	if (p->postgres != NULL)
+		pg = conf_postgres_find(snap->conf, p->postgres->name);
+	else
+		redis = conf_redis_find(snap->conf, p->redis->name);
+	if (pg == NULL && redis == NULL) {
+		pool_retire(p); /* gone; those at work end with their work */
+		budget_limit(p->budget, 0);
+		return;
+	}
+	if (pg != NULL)
+		moved = !same_text(pg->host, p->postgres->host) ||
+			pg->port != p->postgres->port ||
+			pg->sslmode != p->postgres->sslmode;
+	else
+		moved = !same_text(redis->url, p->redis->url);
+	snapshot_ref(snap);
+	snapshot_unref(&p->snapshot);
+	p->snapshot = snap;
+	p->postgres = pg;
+	p->redis = redis;
+	budget_limit(p->budget, pool_limit(p));
+	if (moved)
+		pool_retire(p);
+	pool_touch(p);
+}
+
+void
+pools_reload(struct pools *home, struct snapshot *snap)
+{
+	for (unsigned i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool *p = home->bucket[i]; p; p = p->chain)
+			pool_reload(p, snap);
+}

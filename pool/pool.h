@@ -1,0 +1,143 @@
+/*
+ * pool: matches lessees with the servers of one upstream, fairly between
+ * organizations.
+ *
+ * Each worker has its own pools, keyed by upstream, database and user; the
+ * halves of one pool on different workers share a budget, which makes the
+ * limit exact, and hand idle servers to the worker that has waited longest.
+ * Nothing is matched inside pool_want() but the obvious case; the rest is
+ * done once a turn by pools_poke(), which looks only at pools where something
+ * has changed.
+ *
+ * Owner:    the worker's struct pools.
+ * Bounds:   servers by the budget, waiters by the number of sessions.
+ */
+#ifndef POOL_POOL_H
+#define POOL_POOL_H
+
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/un.h>
+
+#include "conf/log.h"
+#include "conf/stats.h"
+#include "pool/budget.h"
+#include "pool/fair.h"
+#include "pool/label.h"
+#include "pool/lease.h"
+#include "pool/server.h"
+#include "pool/stmt.h"
+#include "tls/mailbox.h"
+#include "tls/offload.h"
+#include "tls/snapshot.h"
+#include "tls/stream.h"
+
+enum {
+	POOL_BUCKETS = 256,
+	POOL_ADDRESSES = 16,
+	POOL_OPENING_MAX = 8,		/* log-ins under way at once, a pool and worker */
+	POOL_ERROR_MAX = 256
+};
+
+#define POOL_DNS_TTL_NS	    (15ull * 1000000000)	/* PgBouncer's dns_max_ttl */
+#define POOL_RETRY_FIRST_NS (250ull * 1000000)	/* doubles up to server_login_retry */
+#define POOL_AGAIN_NS	    (50ull * 1000000)	/* ask again for room */
+#define POOL_UNFAIR_NS	    (5ull * 1000000)	/* another worker may wait this much longer */
+
+struct address {
+	struct sockaddr_storage addr;
+	socklen_t		len;
+};
+
+struct resolve;
+
+struct pool_scram {		/* the last PBKDF2 we did for this upstream */
+	bool	 known;
+	uint8_t	 salt[SCRAM_SALT_MAX];
+	size_t	 salt_len;
+	uint32_t iterations;
+	uint8_t	 salted[SCRAM_KEY];
+};
+
+struct pool {
+	char			    *key;
+	struct pool		    *chain;		/* in its bucket */
+	struct pool		    *side_next;		/* of the same budget */
+	struct pool		    *dirty_next;
+	bool			     dirty;
+	struct pools		    *home;
+	const struct server_ops	    *ops;
+	struct snapshot		    *snapshot;		/* counted */
+	const struct conf_postgres  *postgres;		/* one of these two */
+	const struct conf_redis	    *redis;
+	char			    *dbname, *user, *password;	/* of the log-in; may be NULL */
+	unsigned		     db;		/* Redis */
+	int			     resp;		/* Redis: 2 or 3 */
+	struct budget		    *budget;
+
+	struct fair		     waiters;
+	struct server		    *list[SERVER_MAX];	/* by state, latest first */
+	unsigned		     n[SERVER_MAX];
+
+	struct address		     address[POOL_ADDRESSES];
+	unsigned		     address_n;
+	uint64_t		     address_ns;	/* when looked up; 0: never */
+	struct resolve		    *resolve;		/* under way */
+
+	unsigned		     failures;		/* in a row */
+	uint64_t		     retry_ns;		/* no dial before this */
+	struct wheel_entry	     timer;		/* when to look again */
+	char			     error[POOL_ERROR_MAX];	/* of the last failure */
+	char			     sqlstate[6];
+
+	struct buf		     welcome;		/* ParameterStatus messages of a log-in */
+	struct pool_scram	     scram;
+};
+
+/* A worker's share. */
+struct pools {
+	unsigned	  worker;
+	struct streams	 *streams;
+	struct stats	 *stats;
+	struct log	 *log;
+	struct mailbox	 *mailbox;
+	struct mailbox	**mailboxes;	/* of all workers */
+	struct budgets	 *budgets;
+	struct offload	 *cpu, *dns;
+	struct labels	  labels;
+	struct stmts	  stmts;
+	struct pool	 *bucket[POOL_BUCKETS];
+	struct pool	 *dirty;
+	struct server	 *dead;
+	uint64_t	  last_id;
+	unsigned	  n;		/* servers in all */
+	unsigned	  jobs;		/* look-ups and hashes under way */
+	bool		  closing;	/* no new servers */
+};
+
+void pools_init(struct pools *);	/* after its pointers are set */
+void pools_fini(struct pools *);
+void pools_poke(struct pools *);	/* once a turn */
+void pools_reap(struct pools *);	/* once a turn, last */
+void pools_close(struct pools *);	/* end: says goodbye to every server */
+/* A new configuration: limits change, servers of gone upstreams leave. */
+void pools_reload(struct pools *, struct snapshot *);
+void pools_nudged(struct message *, void *pools);	/* for budgets_init() */
+
+/*
+ * The pool, made if need be; NULL: too many.  Strings are copied.
+ */
+struct pool *pool_find_postgres(struct pools *, struct snapshot *, const struct conf_postgres *,
+    const char *dbname, const char *user, const char *password);
+struct pool *pool_find_redis(struct pools *, struct snapshot *, const struct conf_redis *,
+    const char *user, const char *password, unsigned db, int resp);
+
+/* True: granted at once (l->server is set).  False: queued, an op will follow. */
+bool pool_want(struct pool *, struct lessee *) __attribute__((warn_unused_result));
+void pool_unwant(struct lessee *);	/* if it waits anywhere */
+void pool_touch(struct pool *);		/* look at it at the end of the turn */
+/* An attempt to open a server failed; NULL where the upstream said nothing. */
+void pool_failed(struct pool *, enum why, const char *sqlstate, const char *text);
+
+#endif

@@ -1,0 +1,524 @@
+#include "pool/redis_server.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define SECOND_NS 1000000000ull
+
+static struct redis_server *
+redis_server(struct server *v)
+{
+	return (struct redis_server *)(void *)v;
+}
+
+static void redis_input(struct server *);
+
+/* ---- sending ---------------------------------------------------------- */
+
+bool
+redis_server_full(const struct server *v)
+{
+	return ledger_full(&v->ledger) ||
+	       buf_len(&v->stream.out) > REDIS_OUT_FULL;
+}
+
+static bool
+redis_has_room(const struct server *v)
+{
+	return v->ledger.n < LEDGER_MAX / 2 &&
+	       buf_len(&v->stream.out) <= REDIS_OUT_ROOM;
+}
+
+void
+redis_server_queue(struct server *v, struct lessee *l)
+{
+	struct redis_server *rv = redis_server(v);
+
+	/* What it waits for is a reply: there is one to come. */
+	assert(v->ledger.n > 0 && l->waiting == NULL);
+	if (l->prev != NULL)
+		return;
+	l->next = rv->queue;
+	l->prev = &rv->queue;
+	if (l->next != NULL)
+		l->next->prev = &l->next;
+	rv->queue = l;
+}
+
+void
+redis_server_unqueue(struct lessee *l)
+{
+	if (l->prev == NULL || l->waiting != NULL)
+		return;
+	*l->prev = l->next;
+	if (l->next != NULL)
+		l->next->prev = l->prev;
+	l->next = NULL;
+	l->prev = NULL;
+}
+
+static void
+redis_call_queue(struct redis_server *rv)
+{
+	struct lessee *l;
+
+	while ((l = rv->queue) != NULL) {
+		redis_server_unqueue(l);
+		l->ops->room(l);
+	}
+}
+
+uint64_t
+redis_server_send(struct server *v, struct lessee *l, const struct slice *arg,
+		  size_t argc)
+{
+	struct redis_server *rv = redis_server(v);
+
+	assert(v->state == SERVER_SHARED && !redis_server_full(v));
+	if (resp_put_request(stream_out(&v->stream), arg, argc) != 0)
+		abort(); /* a request is smaller than what is left */
+	ledger_push(&v->ledger,
+		    (struct ledger_entry){ .lessee = l,
+					   .action = LEDGER_FORWARD });
+	v->idle_ns = v->stream.home->now_ns;
+	return rv->paid + v->ledger.n - 1;
+}
+
+void
+redis_server_mark(struct server *v, uint64_t place)
+{
+	const struct redis_server *rv = redis_server(v);
+
+	assert(place >= rv->paid && place - rv->paid < v->ledger.n);
+	ledger_at(&v->ledger, (uint32_t)(place - rv->paid))->arg = 1;
+}
+
+/* ---- slow readers ----------------------------------------------------- */
+
+static void
+redis_wait_a_second(struct redis_server *rv)
+{
+	struct streams *home = rv->s.pool->home->streams;
+
+	wheel_set(&home->wheel, &rv->timer, home->now_ns + SECOND_NS);
+}
+
+static void
+redis_timer(struct wheel_entry *e)
+{
+	struct redis_server *rv =
+	    (struct redis_server *)(void *)((char *)e -
+					    offsetof(struct redis_server,
+						     timer));
+	struct lessee *l = rv->slow;
+
+	assert(l != NULL);
+	rv->slow_s++;
+	l->ops->settled(l, REDIS_SLOW, rv->slow_s, false);
+	if (rv->slow == l)
+		redis_wait_a_second(rv);
+}
+
+void
+redis_server_pause(struct server *v, struct lessee *l)
+{
+	struct redis_server *rv = redis_server(v);
+
+	/* Nobody else is given anything while we wait for the first. */
+	assert(rv->slow == NULL || rv->slow == l);
+	if (rv->slow != NULL || v->state != SERVER_SHARED)
+		return;
+	rv->slow = l;
+	rv->slow_s = 0;
+	stream_pause(&v->stream);
+	redis_wait_a_second(rv);
+}
+
+static void
+redis_not_slow(struct redis_server *rv)
+{
+	rv->slow = NULL;
+	wheel_set(&rv->s.pool->home->streams->wheel, &rv->timer, 0);
+}
+
+/* What was received already is looked at here: no event will announce it. */
+void
+redis_server_resume(struct server *v, struct lessee *l)
+{
+	struct redis_server *rv = redis_server(v);
+
+	if (rv->slow != l)
+		return;
+	redis_not_slow(rv);
+	stream_resume(&v->stream);
+	if (!rv->in_input && buf_len(&v->stream.in) > 0)
+		redis_input(v);
+}
+
+void
+redis_server_part(struct server *v, struct lessee *l)
+{
+	ledger_disown(&v->ledger, l);
+	redis_server_resume(v, l);
+}
+
+/* ---- what a server sends ---------------------------------------------- */
+
+static void
+redis_broken(struct server *v, const char *what)
+{
+	stats_add(v->pool->home->stats, STAT_SERVER_DOUBTED, 1);
+	server_close(v, WHY_UPSTREAM_SENSE, NULL, what);
+}
+
+/* Neighbouring bytes of one lessee, and how many replies end in them. */
+struct run {
+	const uint8_t *p;
+	size_t n;
+	struct lessee *to;
+	uint32_t replies;
+};
+
+/* Either call may close the session; the struct stays to the turn's end. */
+static void
+run_flush(struct run *r)
+{
+	const struct run done = *r;
+
+	*r = (struct run){ 0 };
+	if (done.n > 0)
+		done.to->ops->reply(done.to, done.p, done.n);
+	if (done.replies > 0)
+		done.to->ops->settled(done.to, REDIS_ANSWERED, done.replies,
+				      true);
+}
+
+static void
+run_add(struct run *r, struct lessee *to, const uint8_t *p, size_t n)
+{
+	if (r->n > 0 && (r->to != to || r->p + r->n != p))
+		run_flush(r);
+	if (to == NULL)
+		return;
+	if (r->n == 0)
+		*r = (struct run){ .p = p, .to = to };
+	r->n += n;
+}
+
+/* A part of a reply: what was complete before it is told first, so that the
+ * session always knows whether it is in the middle of one. */
+static void
+redis_pass(struct redis_server *rv, struct run *r, struct lessee *to,
+	   const uint8_t *p, size_t n)
+{
+	run_flush(r);
+	/* That may have closed its session. */
+	if (ledger_at(&rv->s.ledger, 0)->action != LEDGER_FORWARD)
+		to = NULL;
+	run_add(r, to, p, n);
+	run_flush(r);
+	rv->passed = to != NULL;
+}
+
+static void
+redis_pay(struct redis_server *rv, struct run *r, struct lessee *to)
+{
+	bool now = ledger_at(&rv->s.ledger, 0)->arg != 0;
+
+	ledger_pop(&rv->s.ledger);
+	rv->paid++;
+	rv->passed = false;
+	if (to == NULL)
+		return;
+	r->replies++;
+	if (now)
+		run_flush(r);
+}
+
+/* Is there somebody this reply could be for? */
+static bool
+redis_begins(struct redis_server *rv, uint8_t type)
+{
+	rv->is_push = type == '>' && rv->s.pool->resp == 3;
+	if (rv->is_push || rv->s.ledger.n > 0)
+		return true;
+	redis_broken(&rv->s, "a reply to nothing");
+	return false;
+}
+
+/* One step into a reply: bytes it takes, 0 more are needed, -1 closed. */
+static ssize_t
+redis_frame(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
+{
+	struct ledger_entry *e;
+	struct lessee *to;
+	ssize_t used;
+	bool done;
+
+	if (!rv->reply.started && !redis_begins(rv, p[0]))
+		return -1;
+	if ((used = resp_reply_next(&rv->reply, p, n, &done)) < 0) {
+		redis_broken(&rv->s, "not a reply");
+		return -1;
+	}
+	if (used == 0 || rv->is_push)
+		return used;
+	e = ledger_at(&rv->s.ledger, 0);
+	to = e->action == LEDGER_FORWARD ? e->lessee : NULL;
+	if (!done) {
+		redis_pass(rv, r, to, p, (size_t)used);
+		return used;
+	}
+	run_add(r, to, p, (size_t)used);
+	redis_pay(rv, r, to);
+	return used;
+}
+
+/*
+ * The run is flushed before the server is closed: what was received whole is
+ * delivered, and only what was not is lost.
+ */
+static void
+redis_replies(struct server *v)
+{
+	struct redis_server *rv = redis_server(v);
+	struct run r = { 0 };
+	const uint8_t *p;
+	size_t n, at = 0;
+	ssize_t used = 1;
+
+	p = stream_peek(&v->stream, &n);
+	while (at < n && used > 0 && rv->slow == NULL) {
+		used = redis_frame(rv, &r, p + at, n - at);
+		if (used > 0)
+			at += (size_t)used;
+	}
+	run_flush(&r);
+	if (v->state == SERVER_DEAD)
+		return;
+	stream_consume(&v->stream, at);
+	if (rv->queue != NULL && redis_has_room(v))
+		redis_call_queue(rv);
+}
+
+/* ---- log-in ----------------------------------------------------------- */
+
+enum { LOGIN_ARGS = 5 };
+
+static void
+login_ask(struct redis_server *rv, const char *const *word, size_t n)
+{
+	struct slice arg[LOGIN_ARGS];
+
+	assert(n <= LOGIN_ARGS);
+	for (size_t i = 0; i < n; i++)
+		arg[i] = slice_str(word[i]);
+	if (resp_put_request(stream_out(&rv->s.stream), arg, n) != 0)
+		abort();
+	rv->asked++;
+}
+
+/*
+ * All of it in one write.  PING comes last, because a server that is loading
+ * its data would take all the rest.
+ */
+static void
+login_send(struct redis_server *rv)
+{
+	const struct pool *p = rv->s.pool;
+	const char *user = p->user ? p->user : "default";
+	char db[16];
+
+	if (p->resp == 3 && p->password != NULL)
+		login_ask(rv,
+			  (const char *[]){ "HELLO", "3", "AUTH", user,
+					    p->password },
+			  5);
+	else if (p->resp == 3)
+		login_ask(rv, (const char *[]){ "HELLO", "3" }, 2);
+	else if (p->password != NULL && p->user != NULL)
+		login_ask(rv, (const char *[]){ "AUTH", user, p->password }, 3);
+	else if (p->password != NULL)
+		login_ask(rv, (const char *[]){ "AUTH", p->password }, 2);
+	if (p->db != 0) {
+		snprintf(db, sizeof(db), "%u", p->db);
+		login_ask(rv, (const char *[]){ "SELECT", db }, 2);
+	}
+	login_ask(rv, (const char *[]){ "PING" }, 1);
+}
+
+static void
+redis_opened(struct server *v)
+{
+	const struct conf_redis *up = v->pool->redis;
+	SSL_CTX *ctx = v->pool->snapshot->redis[up->index];
+
+	if (!up->tls || v->stream.ssl != NULL)
+		login_send(redis_server(v));
+	else if (stream_start_tls(&v->stream, ctx, false, up->host,
+				  up->sslmode == SSLMODE_VERIFY_FULL) != 0)
+		server_close(v, WHY_UPSTREAM_DOWN, NULL, v->stream.error);
+}
+
+/* A user that may not PING was let in all the same. */
+static bool
+login_refused(const struct redis_server *rv, const uint8_t *p, size_t n)
+{
+	static const char noperm[] = "-NOPERM";
+
+	if (p[0] != '-')
+		return false;
+	return rv->asked > 1 || n < sizeof(noperm) ||
+	       memcmp(p, noperm, sizeof(noperm) - 1) != 0;
+}
+
+static void
+login_fail(struct server *v, const uint8_t *p, size_t n)
+{
+	char text[POOL_ERROR_MAX];
+
+	/* Without the type and the CRLF. */
+	snprintf(text, sizeof(text), "%.*s", n > 3 ? (int)(n - 3) : 0,
+		 (const char *)p + 1);
+	server_close(v, WHY_UPSTREAM_DOWN, NULL, text);
+}
+
+/* A server that refuses us may answer before it was asked, and then close. */
+static void
+redis_login_input(struct server *v)
+{
+	struct redis_server *rv = redis_server(v);
+	const uint8_t *p;
+	size_t n, at = 0;
+
+	p = stream_peek(&v->stream, &n);
+	while (at < n && rv->asked > 0) {
+		struct resp_reply reply = { 0 };
+		bool done;
+		ssize_t used = resp_reply_next(&reply, p + at, n - at, &done);
+
+		if (used < 0 || (!done && n - at >= STREAM_IN_MAX)) {
+			server_close(v, WHY_UPSTREAM_DOWN, NULL,
+				     "not a Redis server");
+			return;
+		}
+		if (!done)
+			break;
+		if (login_refused(rv, p + at, (size_t)used)) {
+			login_fail(v, p + at, (size_t)used);
+			return;
+		}
+		at += (size_t)used;
+		rv->asked -= p[at - (size_t)used] != '>';
+	}
+	stream_consume(&v->stream, at);
+	if (rv->asked == 0) {
+		server_ready(v);
+		server_enter(v, SERVER_SHARED);
+	}
+}
+
+static void
+redis_input(struct server *v)
+{
+	struct redis_server *rv = redis_server(v);
+
+	assert(!rv->in_input);
+	rv->in_input = true;
+	if (v->state == SERVER_LOGIN)
+		redis_login_input(v);
+	if (v->state == SERVER_SHARED)
+		redis_replies(v);
+	rv->in_input = false;
+}
+
+/* ---- life ------------------------------------------------------------- */
+
+static void
+redis_init(struct server *v)
+{
+	wheel_entry_init(&redis_server(v)->timer, redis_timer);
+}
+
+/* Only shared ones exist so far: nothing is lent, so nothing is cleaned. */
+static void
+redis_bind(struct server *v, struct lessee *l)
+{
+	(void)v;
+	(void)l;
+	assert(!"a Redis connection was lent");
+}
+
+static bool
+redis_dirty(const struct server *v)
+{
+	(void)v;
+	return true;
+}
+
+static void
+redis_clean(struct server *v)
+{
+	server_close(v, WHY_DOUBT, NULL, NULL);
+}
+
+static void
+redis_goodbye(struct server *v)
+{
+	(void)v; /* a Redis client just closes */
+}
+
+/*
+ * Each owner hears of each of its entries, in order.  One who closes himself
+ * over it disowns the rest.
+ */
+static void
+redis_lost(struct server *v, enum why w, const char *sqlstate, const char *text)
+{
+	struct redis_server *rv = redis_server(v);
+	struct lessee *slow = rv->slow;
+	bool torn = rv->passed;
+
+	(void)w;
+	(void)sqlstate;
+	(void)text;
+	redis_not_slow(rv);
+	if (slow != NULL)
+		slow->ops->settled(slow, REDIS_SLOW, 0, false);
+	for (; v->ledger.n > 0; torn = false) {
+		const struct ledger_entry e = *ledger_at(&v->ledger, 0);
+
+		ledger_pop(&v->ledger);
+		if (e.action == LEDGER_FORWARD)
+			e.lessee->ops->settled(
+			    e.lessee, torn ? REDIS_TORN : REDIS_UNANSWERED, 1,
+			    false);
+	}
+	redis_call_queue(rv);
+}
+
+static void
+redis_fini(struct server *v)
+{
+	assert(redis_server(v)->slow == NULL);
+	assert(redis_server(v)->queue == NULL);
+}
+
+const struct server_ops redis_server_ops = {
+	.proto = "redis",
+	.size = sizeof(struct redis_server),
+	.stat_in = STAT_BYTES_FROM_SERVERS,
+	.stat_out = STAT_BYTES_TO_SERVERS,
+	.stat_open = STAT_REDIS_SERVERS,
+	.init = redis_init,
+	.opened = redis_opened,
+	.input = redis_input,
+	.bind = redis_bind,
+	.dirty = redis_dirty,
+	.clean = redis_clean,
+	.goodbye = redis_goodbye,
+	.lost = redis_lost,
+	.fini = redis_fini,
+};

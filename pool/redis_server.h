@@ -1,0 +1,77 @@
+/*
+ * redis_server: one shared Redis connection: its log-in, and whose reply is
+ * next.
+ *
+ * Many sessions append their commands; each has one entry in the ledger, and
+ * each reply goes to the owner of the entry at its head.  Replies are framed,
+ * not translated: bytes pass in runs as long as neighbouring replies have one
+ * owner, and a huge reply passes as it arrives.
+ *
+ * What sessions hear (lessee_ops): reply() has bytes; settled() says how many
+ * replies they completed, or that one will not come.  A session that wants to
+ * say something between two replies marks the first (redis_server_mark) and
+ * hears of it before the second is delivered.
+ *
+ * Back-pressure: a session that cannot take more (its client does not read as
+ * fast as this server sends) may stop the server: redis_server_pause().  All
+ * others behind it wait, so it is told once a second how long that has been,
+ * and leaves when its client makes no progress; the cost of one slow reader to
+ * the others is bounded by that.  In the other direction a full server lets
+ * sessions queue until there is room.
+ *
+ * Safety:   a reply nobody asked for, or one that is no RESP, closes the
+ *           connection; so does its loss, and every entry is then settled as
+ *           unanswered, once.  Nothing is sent twice.
+ */
+#ifndef POOL_REDIS_SERVER_H
+#define POOL_REDIS_SERVER_H
+
+#include "pool/pool.h"
+#include "pool/server.h"
+#include "protocol/resp.h"
+#include "protocol/slice.h"
+
+enum {
+	REDIS_OUT_FULL = 4 << 20,	/* unsent bytes: no more commands ... */
+	REDIS_OUT_ROOM = 1 << 20	/* ... until there are so few */
+};
+
+/* The `kind` of settled(), and what its `arg` says. */
+enum redis_settled {
+	REDIS_ANSWERED,		/* so many replies are complete */
+	REDIS_UNANSWERED,	/* one reply will not come: the connection is lost */
+	REDIS_TORN,		/* the same, and a part of it was delivered */
+	REDIS_SLOW		/* the server has been waiting for you for so many seconds;
+				   0: it is not any more, it is lost */
+};
+
+struct redis_server {
+	struct server	   s;
+	struct resp_reply  reply;	/* the one being received */
+	uint64_t	   paid;	/* entries taken from the ledger, ever */
+	struct lessee	  *queue;	/* they wait for room, by their own links */
+	struct lessee	  *slow;	/* whose client must read before we go on */
+	unsigned	   slow_s;	/* for so many seconds */
+	struct wheel_entry timer;	/* while there is a slow one */
+	unsigned	   asked;	/* LOGIN: replies still to come */
+	bool		   passed;	/* a part of the reply under way was delivered */
+	bool		   is_push;	/* it is a push, and nobody's */
+	bool		   in_input;	/* redis_input() runs, and goes on by itself */
+};
+
+/* No more for now; ask redis_server_queue() to hear room(). */
+bool redis_server_full(const struct server *);
+void redis_server_queue(struct server *, struct lessee *);
+void redis_server_unqueue(struct lessee *);
+
+/* Sends a command, canonically encoded.  Returns its place in the pipeline. */
+uint64_t redis_server_send(struct server *, struct lessee *, const struct slice *arg, size_t argc);
+/* Settle this one before anything behind it is delivered. */
+void redis_server_mark(struct server *, uint64_t place);
+
+void redis_server_pause(struct server *, struct lessee *);
+void redis_server_resume(struct server *, struct lessee *);	/* if it waits for this one */
+/* The session leaves: its replies will be swallowed. */
+void redis_server_part(struct server *, struct lessee *);
+
+#endif

@@ -1,0 +1,93 @@
+/*
+ * server: one upstream connection, from dial to reap, in either protocol.
+ *
+ * server_enter() is the only code that assigns `state`, server_close() the
+ * only way out, server_reap() -- at the end of the turn -- the only code that
+ * frees.  What the two protocols do differently stands in struct server_ops.
+ *
+ * Owner:    its worker's struct pools; a move to another worker carries it in
+ *           a message, idle, owing nothing, in no list.
+ * Safety:   only a server that owes nothing (empty ledger, nothing half sent
+ *           or half read, no transaction) is IDLE; on any doubt it is closed.
+ */
+#ifndef POOL_SERVER_H
+#define POOL_SERVER_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "pool/label.h"
+#include "pool/lease.h"
+#include "pool/ledger.h"
+#include "tls/mailbox.h"
+#include "tls/stream.h"
+
+/*  state   may go to */
+#define SERVER_STATES(X)                                                      \
+	X(DIAL,   TO(LOGIN))		/* connect()                    */    \
+	X(LOGIN,  TO(IDLE) | TO(SHARED))	/* TLS, then our own log-in     */    \
+	X(IDLE,   TO(LEASED) | TO(MOVING))	/* in the pool, owes nothing    */    \
+	X(MOVING, TO(IDLE))		/* in a message between workers */    \
+	X(LEASED, TO(IDLE) | TO(RESET))	/* one lessee's                 */    \
+	X(SHARED, 0)			/* many lessees', pipelined     */    \
+	X(RESET,  TO(IDLE))		/* being cleaned                */    \
+	X(DEAD,   0)
+
+enum server_state {
+#define X(name, to) SERVER_##name,
+	SERVER_STATES(X)
+#undef X
+	SERVER_MAX
+};
+
+struct server_ops {
+	const char *proto;
+	size_t	    size;		/* of the protocol's own struct */
+	enum stat_id   stat_in, stat_out, stat_open;
+	void	  (*init)(struct server *);
+	void	  (*opened)(struct server *);	/* connected, or TLS is up */
+	void	  (*input)(struct server *);	/* bytes to look at */
+	void	  (*bind)(struct server *, struct lessee *);	/* just granted */
+	bool	  (*dirty)(const struct server *);	/* must be cleaned before it is pooled */
+	void	  (*clean)(struct server *);	/* do so; then server_rest() or server_close() */
+	void	  (*goodbye)(struct server *);	/* a polite last message, if there is one */
+	void	  (*lost)(struct server *, enum why, const char *sqlstate, const char *text);
+	void	  (*fini)(struct server *);
+};
+
+struct server {
+	unsigned		 magic;
+#define SERVER_MAGIC		 0x5e17e401u
+	enum server_state	 state;
+	uint64_t		 id;		/* in every log line; never reused */
+	unsigned		 worker;	/* that opened it: part of the id */
+	struct pool		*pool;
+	const struct server_ops	*ops;
+	struct stream		 stream;
+	struct ledger		 ledger;
+	struct lessee		*lessee;	/* LEASED: whose */
+	const struct tenant	*tenant;	/* the stamp; written by bind, once confirmed */
+	struct label		*label;		/* settings at the pipeline's tail; counted */
+	struct server		*next, **prev;	/* in the pool's list for its state */
+	struct message		 move;		/* MOVING: it travels in this */
+	uint64_t		 opened_ns;	/* monotonic; when it became usable */
+	uint64_t		 idle_ns;
+	unsigned		 address;	/* DIAL: which one is tried */
+	unsigned		 cancels;	/* cancel requests under way: not to be pooled */
+};
+
+struct server *server_open(struct pool *);		/* a budget place must be taken */
+void	       server_enter(struct server *, enum server_state);
+/* `sqlstate` and `text` are what the upstream said, or NULL. */
+void	       server_close(struct server *, enum why, const char *sqlstate, const char *text);
+void	       server_grant(struct server *, struct lessee *);
+/* The lease ends; the server is cleaned if it must be, and pooled. */
+void	       server_release(struct server *);
+void	       server_ready(struct server *);	/* logged in */
+void	       server_rest(struct server *);	/* cleaned */
+const char    *server_state_name(enum server_state);
+bool	       server_may_go(enum server_state from, enum server_state to);
+
+extern const struct server_ops pg_server_ops, redis_server_ops;
+
+#endif

@@ -1,0 +1,584 @@
+/*
+ * pg_hello: from the first byte of a PostgreSQL client to ReadyForQuery.
+ */
+#include "proxy/pg_session.h"
+
+#include <assert.h>
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conf/tenant.h"
+#include "protocol/pg.h"
+#include "protocol/scram.h"
+#include "proxy/route.h"
+#include "proxy/worker.h"
+
+enum { SETTINGS_MAX = 64, AUTH_MESSAGE_MAX = 4096 };
+
+/* What is known of a client while it logs in; freed when it is in. */
+struct pg_hello {
+	uint8_t packet[PG_STARTUP_MAX + 1];   /* its startup packet's body */
+	char options[PG_STARTUP_MAX + 2];     /* `options`, taken apart */
+	char *user, *database, *organization; /* views into packet, options */
+	const char *slug;                     /* behind the dot of the user */
+	struct label_pair setting[SETTINGS_MAX];
+	size_t settings;
+	bool encrypted_asked; /* had its SSLRequest */
+	bool bad_protocol_options;
+	uint32_t version;
+	bool scram_sent; /* server-first is out */
+	bool has_user;
+	struct scram_verifier verifier;
+	struct scram_server scram;
+	struct buf reports; /* ParameterStatus of our bind */
+	bool fresh;         /* the label is being verified */
+};
+
+void
+pg_hello_free(struct pg_session *ps)
+{
+	if (ps->hello == NULL)
+		return;
+	buf_free(&ps->hello->reports);
+	OPENSSL_cleanse(ps->hello, sizeof(*ps->hello));
+	free(ps->hello);
+	ps->hello = NULL;
+}
+
+static struct pg_hello *
+hello_of(struct pg_session *ps)
+{
+	if (ps->hello == NULL) {
+		if ((ps->hello = calloc(1, sizeof(*ps->hello))) == NULL)
+			abort();
+		buf_init(&ps->hello->reports, 1 << 16);
+	}
+	return ps->hello;
+}
+
+/* ---- the packets before the first message ----------------------------- */
+
+static enum step
+hello_ssl(struct session *s)
+{
+	struct pg_hello *h = hello_of(pg_session(s));
+	SSL_CTX *ctx = s->snapshot->listen;
+	size_t n;
+
+	/* Bytes sent before our answer could be an attacker's, to be taken
+	 * for the client's after the handshake (CVE-2021-23222). */
+	stream_peek(&s->stream, &n);
+	if (n > 0 || h->encrypted_asked || s->stream.ssl != NULL) {
+		session_close(s, WHY_BAD_FRAME, NULL, NULL);
+		return STEP_WAIT;
+	}
+	h->encrypted_asked = true;
+	if (ctx == NULL || s->is_unix ||
+	    s->snapshot->conf->tls.client_mode == SSLMODE_DISABLE) {
+		if (stream_put(&s->stream, "N", 1) != 0)
+			abort();
+		return STEP_WAIT;
+	}
+	if (stream_put(&s->stream, "S", 1) != 0)
+		abort();
+	session_enter(s, SESSION_TLS);
+	if (stream_start_tls(&s->stream, ctx, true, NULL, false) != 0)
+		session_close(s, WHY_TLS, NULL, s->stream.error);
+	return STEP_WAIT;
+}
+
+static enum step
+hello_cancel(struct session *s, const struct pg_startup *packet)
+{
+	struct pg_reader r = pg_reader(packet->body.p, packet->body.n);
+	struct cancel_key key;
+
+	key.pid = pg_read_u32(&r);
+	key.secret = pg_read_u32(&r);
+	if (!r.bad && r.p == r.end)
+		cancel_request(s->worker, key);
+	session_close(s, r.bad ? WHY_BAD_FRAME : WHY_CANCEL, NULL, NULL);
+	return STEP_WAIT;
+}
+
+static int
+add_setting(struct pg_hello *h, const char *name, const char *value)
+{
+	if (strcasecmp(name, "weir.organization") == 0) {
+		h->organization = (char *)(uintptr_t)value;
+		return 0;
+	}
+	if (h->settings == SETTINGS_MAX)
+		return -1;
+	h->setting[h->settings++] = (struct label_pair){ name, value };
+	return 0;
+}
+
+static int
+read_options(struct pg_hello *h, const char *text)
+{
+	char *out = h->options;
+	const char *name, *value;
+	int r;
+
+	while ((r = pg_options_next(&text, out, &name, &value)) > 0) {
+		if (add_setting(h, name, value) != 0)
+			return -1;
+		out = (char *)(uintptr_t)value + strlen(value) + 1;
+	}
+	return r;
+}
+
+/* The startup packet's pairs.  -1: malformed or not for us; why is set. */
+static int
+read_startup(struct session *s, struct pg_hello *h, enum why *w,
+	     const char **text)
+{
+	char *p = (char *)h->packet, *end;
+
+	*w = WHY_BAD_FRAME;
+	*text = NULL;
+	end = (char *)h->packet + PG_STARTUP_MAX;
+	while (p < end && *p != '\0') {
+		char *name = p, *value = p + strlen(p) + 1;
+
+		if (value > end)
+			return -1;
+		p = value + strlen(value) + 1;
+		if (strcmp(name, "user") == 0) {
+			h->user = value;
+		} else if (strcmp(name, "database") == 0) {
+			h->database = value;
+		} else if (strcmp(name, "replication") == 0) {
+			if (strcmp(value, "false") == 0 ||
+			    strcmp(value, "off") == 0 ||
+			    strcmp(value, "0") == 0)
+				continue;
+			*w = WHY_UNSUPPORTED;
+			*text = "replication connections are not supported";
+			return -1;
+		} else if (strcmp(name, "options") == 0) {
+			if (read_options(h, value) != 0) {
+				*w = WHY_UNSUPPORTED;
+				*text = "options may hold only -c name=value";
+				return -1;
+			}
+		} else if (strncmp(name, "_pq_.", 5) == 0) {
+			h->bad_protocol_options = true;
+		} else if (add_setting(h, name, value) != 0) {
+			return -1;
+		}
+	}
+	(void)s;
+	if (h->user == NULL || h->user[0] == '\0')
+		return -1;
+	if (h->database == NULL || h->database[0] == '\0')
+		h->database = h->user;
+	return 0;
+}
+
+/* Settings that say whose rows are seen are ours to make. */
+static bool
+is_guarded(const struct conf *c, const struct conf_user *user, const char *name)
+{
+	static const char *const always[] = { "role", "session_authorization",
+					      "row_security" };
+
+	for (size_t i = 0; i < c->variables_n; i++)
+		if (strcasecmp(c->variables[i].name, name) == 0)
+			return true;
+	if (user == NULL || user->organization == NULL)
+		return false;
+	for (size_t i = 0; i < user->organization->var_n; i++)
+		if (strcasecmp(user->organization->var[i].name, name) == 0)
+			return true;
+	for (size_t i = 0; i < sizeof(always) / sizeof(always[0]); i++)
+		if (strcasecmp(always[i], name) == 0)
+			return true;
+	return false;
+}
+
+static enum step hello_in(struct session *);
+
+static int
+send_negotiation(struct session *s, struct pg_hello *h)
+{
+	if (h->version == PG_PROTOCOL(3, 0) && !h->bad_protocol_options)
+		return 0;
+	/* We speak 3.0 and know no options: the client may go on or leave. */
+	return pg_put(stream_out(&s->stream), 'v', "ii", PG_PROTOCOL(3, 0), 0);
+}
+
+static enum step
+hello_scram(struct session *s)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+	uint8_t binding[SCRAM_BINDING_MAX];
+	int r;
+
+	if (s->user != NULL && s->user->has_verifier) {
+		h->verifier = s->user->verifier;
+		h->has_user = true;
+	} else {
+		scram_verifier_mock(&h->verifier, h->user,
+				    s->snapshot->mock_key,
+				    sizeof(s->snapshot->mock_key));
+	}
+	if (stream_binding(&s->stream, binding) > 0)
+		r = pg_put(stream_out(&s->stream), 'R', "issc", PG_AUTH_SASL,
+			   "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", 0);
+	else
+		r = pg_put(stream_out(&s->stream), 'R', "isc", PG_AUTH_SASL,
+			   "SCRAM-SHA-256", 0);
+	if (r != 0)
+		abort();
+	session_enter(s, SESSION_AUTH);
+	return STEP_WAIT;
+}
+
+static enum step
+hello_startup(struct session *s, const struct pg_startup *packet)
+{
+	struct pg_hello *h = hello_of(pg_session(s));
+	const struct conf *c = s->snapshot->conf;
+	const char *text;
+	enum why w;
+
+	if (packet->code >> 16 != 3) {
+		session_close(s, WHY_UNSUPPORTED, NULL,
+			      "only protocol version 3 is supported");
+		return STEP_WAIT;
+	}
+	h->version = packet->code;
+	memcpy(h->packet, packet->body.p, packet->body.n);
+	memset(h->packet + packet->body.n, 0,
+	       sizeof(h->packet) - packet->body.n);
+	if (read_startup(s, h, &w, &text) != 0) {
+		session_close(s, w, NULL, text);
+		return STEP_WAIT;
+	}
+	if (c->tls.client_mode >= SSLMODE_REQUIRE && s->stream.ssl == NULL &&
+	    !s->is_unix) {
+		session_close(s, WHY_NO_TLS, NULL, NULL);
+		return STEP_WAIT;
+	}
+	if (send_negotiation(s, h) != 0)
+		abort();
+	s->user = route_user(c, h->user, &h->slug);
+	if (s->user != NULL && s->user->auth == AUTH_TRUST)
+		return hello_in(s);
+	return hello_scram(s);
+}
+
+enum step
+pg_hello_step(struct session *s)
+{
+	struct pg_startup packet;
+	size_t n;
+	const uint8_t *p = stream_peek(&s->stream, &n);
+	int got = pg_startup_next(&packet, p, n);
+
+	if (got < 0)
+		session_close(s, WHY_BAD_FRAME, NULL, NULL);
+	if (got <= 0)
+		return STEP_WAIT;
+	if (packet.code == PG_SSL_REQUEST || packet.code == PG_GSSENC_REQUEST) {
+		stream_consume(&s->stream, packet.size);
+		if (packet.code == PG_SSL_REQUEST)
+			return hello_ssl(s);
+		if (stream_put(&s->stream, "N", 1) != 0)
+			abort();
+		return STEP_AGAIN;
+	}
+	if (packet.code == PG_CANCEL_REQUEST)
+		return hello_cancel(s, &packet);
+	{
+		/* The views in `packet` die with the consume. */
+		enum step next = hello_startup(s, &packet);
+
+		if (!session_is_over(s))
+			stream_consume(&s->stream, packet.size);
+		return next;
+	}
+}
+
+/* ---- SCRAM ------------------------------------------------------------ */
+
+static enum step
+auth_fail(struct session *s)
+{
+	session_close(s, WHY_BAD_AUTH, NULL, NULL);
+	return STEP_WAIT;
+}
+
+static enum step
+auth_first(struct session *s, struct pg_reader *r)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+	struct slice mechanism = pg_read_str(r), data;
+	uint8_t nonce[SCRAM_NONCE_RAW], binding[SCRAM_BINDING_MAX];
+	char out[SCRAM_MESSAGE_MAX + 1];
+	bool plus = slice_is(mechanism, "SCRAM-SHA-256-PLUS");
+	bool offered = stream_binding(&s->stream, binding) > 0;
+
+	data = pg_read_bytes(r, pg_read_u32(r));
+	if (r->bad || (!plus && !slice_is(mechanism, "SCRAM-SHA-256")) ||
+	    (plus && !offered) || RAND_bytes(nonce, sizeof(nonce)) != 1 ||
+	    scram_server_first(&h->scram, &h->verifier, plus, offered, nonce,
+			       (const char *)data.p, data.n, out) != 0)
+		return auth_fail(s);
+	h->scram_sent = true;
+	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_CONTINUE,
+		   slice_str(out)) != 0)
+		abort();
+	return STEP_AGAIN;
+}
+
+static enum step
+auth_final(struct session *s, struct pg_reader *r)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+	uint8_t binding[SCRAM_BINDING_MAX];
+	size_t binding_n = stream_binding(&s->stream, binding);
+	char out[SCRAM_MESSAGE_MAX + 1];
+
+	/* The proof is checked for unknown users too: it takes as long. */
+	if (scram_server_final(&h->scram, binding, binding_n,
+			       (const char *)r->p, (size_t)(r->end - r->p),
+			       out) != 0 ||
+	    !h->has_user)
+		return auth_fail(s);
+	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_FINAL,
+		   slice_str(out)) != 0)
+		abort();
+	return hello_in(s);
+}
+
+enum step
+pg_auth_step(struct session *s)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+	struct pg_frame f;
+	struct pg_reader r;
+	size_t n;
+	const uint8_t *p = stream_peek(&s->stream, &n);
+	int got = pg_frame_next(&f, p, n);
+	uint8_t message[AUTH_MESSAGE_MAX];
+
+	if (got < 0 ||
+	    (got > 0 && (f.type != 'p' || f.size > AUTH_MESSAGE_MAX))) {
+		session_close(
+		    s, got > 0 && f.type == 'X' ? WHY_QUIT : WHY_BAD_FRAME,
+		    NULL, NULL);
+		return STEP_WAIT;
+	}
+	if (got == 0 || n < f.size)
+		return STEP_WAIT;
+	memcpy(message, p + PG_HEADER, f.size - PG_HEADER);
+	stream_consume(&s->stream, f.size);
+	r = pg_reader(message, f.size - PG_HEADER);
+	return h->scram_sent ? auth_final(s, &r) : auth_first(s, &r);
+}
+
+/* ---- authenticated: organization, pool, parameters -------------------- */
+
+/* Every variable of [variables] is set for every client: to its template's
+ * value, or to the organization's own, or to ''. */
+static struct label *
+make_label(struct session *s, struct pg_hello *h, const struct tenant *t)
+{
+	const struct conf *c = s->snapshot->conf;
+	size_t max = c->variables_n + (t ? t->var_n : 0) + h->settings, n = 0;
+	struct label_pair *pair = calloc(max + 1, sizeof(*pair));
+	char **made = calloc(max + 1, sizeof(*made));
+	struct label *l;
+
+	if (pair == NULL || made == NULL)
+		abort();
+	for (size_t i = 0; i < h->settings; i++)
+		pair[n++] = h->setting[i];
+	for (size_t i = 0; i < c->variables_n; i++)
+		pair[n++] = (struct label_pair){ c->variables[i].name,
+						 c->variables[i].value };
+	for (size_t i = 0; t != NULL && i < t->var_n; i++)
+		pair[n++] =
+		    (struct label_pair){ t->var[i].name, t->var[i].value };
+	for (size_t i = h->settings; i < n; i++) {
+		made[i] = tenant_expand(pair[i].value, t, s->user->name);
+		if (made[i] == NULL)
+			abort(); /* conf_load() has tried every template */
+		pair[i].value = made[i];
+	}
+	l = label_new(&s->worker->pools.labels, pair, n);
+	for (size_t i = 0; i < n; i++)
+		free(made[i]);
+	free(made);
+	free(pair);
+	return l;
+}
+
+static bool
+settings_are_allowed(struct session *s, struct pg_hello *h)
+{
+	for (size_t i = 0; i < h->settings; i++) {
+		char text[160];
+
+		if (!is_guarded(s->snapshot->conf, s->user, h->setting[i].name))
+			continue;
+		snprintf(text, sizeof(text),
+			 "%.100s is set by the proxy, not by clients",
+			 h->setting[i].name);
+		session_close(s, WHY_GUARDED, NULL, text);
+		return false;
+	}
+	return true;
+}
+
+static void
+put_welcome(struct session *s, struct pg_hello *h)
+{
+	struct label *label = s->lessee.label;
+	struct buf *out = stream_out(&s->stream);
+	size_t n, at = 0;
+	const uint8_t *p = buf_peek(&s->pool->welcome, &n);
+	struct pg_frame f;
+	int r = 0;
+
+	/* Whole ParameterStatus messages, as our own log-in received them;
+	 * where the client's settings change one, the later one counts. */
+	while (at < n && pg_frame_next(&f, p + at, n - at) > 0) {
+		r |= buf_put(out, p + at, f.size);
+		at += f.size;
+	}
+	if (label->params != NULL) {
+		p = buf_peek(label->params, &n);
+		r |= buf_put(out, p, n);
+	}
+	if (r != 0)
+		abort();
+	(void)h;
+}
+
+static enum step
+hello_done(struct session *s)
+{
+	struct pg_session *ps = pg_session(s);
+
+	put_welcome(s, ps->hello);
+	ps->key = cancel_give_key(s->worker, s);
+	if (pg_put(stream_out(&s->stream), 'K', "ii", ps->key.pid,
+		   ps->key.secret) != 0 ||
+	    pg_put_ready(stream_out(&s->stream), 'I') != 0)
+		abort();
+	pg_hello_free(ps);
+	session_enter(s, SESSION_IDLE);
+	session_logged_in(s);
+	return STEP_AGAIN;
+}
+
+static int
+find_pool(struct session *s, struct pg_hello *h, enum why *w)
+{
+	const char *slugs[2] = { h->slug, h->organization };
+	struct route r;
+
+	if (route_postgres(&r, s->snapshot->conf, s->user, slugs, h->database,
+			   w) != 0)
+		return -1;
+	s->lessee.tenant = r.tenant;
+	s->lessee.mode = LEASE_EXCLUSIVE;
+	s->pool =
+	    pool_find_postgres(&s->worker->pools, s->snapshot, r.postgres,
+			       r.dbname, r.upstream_user, r.upstream_password);
+	*w = WHY_CLIENTS_FULL;
+	return s->pool == NULL ? -1 : 0;
+}
+
+/* The client is who it says it is. */
+static enum step
+hello_in(struct session *s)
+{
+	struct pg_session *ps = pg_session(s);
+	struct pg_hello *h = ps->hello;
+	enum why w;
+
+	if (find_pool(s, h, &w) != 0) {
+		session_close(s, w, NULL, NULL);
+		return STEP_WAIT;
+	}
+	if (!settings_are_allowed(s, h))
+		return STEP_WAIT;
+	s->lessee.label = make_label(s, h, s->lessee.tenant);
+	if (pg_put(stream_out(&s->stream), 'R', "i", PG_AUTH_OK) != 0)
+		abort();
+	/* Settings of the client's own are tried on a server first: a wrong
+	 * one must fail the log-in, as it would without us. */
+	h->fresh = h->settings > 0 && !s->lessee.label->verified;
+	if (buf_len(&s->pool->welcome) > 0 && !h->fresh)
+		return hello_done(s);
+	if (!pool_want(s->pool, &s->lessee)) {
+		session_enter(s, SESSION_WAIT);
+		return STEP_WAIT;
+	}
+	pg_hello_granted(s);
+	return STEP_WAIT;
+}
+
+void
+pg_hello_granted(struct session *s)
+{
+	struct server *v = s->lessee.server;
+	struct pg_server *pg = pg_server(v);
+	size_t n;
+	const uint8_t *p = buf_peek(&pg->params, &n);
+
+	session_enter(s, SESSION_LEASED);
+	if (buf_len(&s->pool->welcome) == 0 &&
+	    buf_put(&s->pool->welcome, p, n) != 0)
+		abort();
+	if (pg_server_binding(v)) {
+		pg->bind_reports = true;
+		pg_server_sync(v);
+		return;
+	}
+	pg_hello_rest(s);
+}
+
+/* What a server reports while it takes our settings. */
+void
+pg_hello_reply(struct session *s, const uint8_t *p, size_t n)
+{
+	if (buf_put(&pg_session(s)->hello->reports, p, n) != 0)
+		session_close(s, WHY_UPSTREAM_SENSE, NULL, NULL);
+}
+
+static void
+remember_reports(struct label *l, struct buf *reports)
+{
+	size_t n;
+	const uint8_t *p = buf_peek(reports, &n);
+
+	l->verified = true;
+	if (n == 0 || l->params != NULL)
+		return;
+	if ((l->params = malloc(sizeof(*l->params))) == NULL)
+		abort();
+	buf_init(l->params, 1 << 16);
+	if (buf_put(l->params, p, n) != 0)
+		abort(); /* the same limit as reports */
+}
+
+void
+pg_hello_rest(struct session *s)
+{
+	struct server *v = s->lessee.server;
+
+	pg_server(v)->bind_reports = false;
+	remember_reports(s->lessee.label, &pg_session(s)->hello->reports);
+	server_release(v);
+	hello_done(s);
+	session_wake(s);
+}

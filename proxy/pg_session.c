@@ -1,0 +1,1075 @@
+/*
+ * pg_session: a PostgreSQL client after log-in.
+ *
+ * Messages are looked at where they lie.  Neighbours that go to the server as
+ * they are travel in one piece (struct feed); only names of prepared
+ * statements are changed on the way.  Every message that will be answered is
+ * noted in the server's ledger first.
+ */
+#include "proxy/pg_session.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/pg.h"
+#include "protocol/sql.h"
+#include "proxy/worker.h"
+
+enum {
+	OUT_MAX = 16 << 20,     /* far above what back-pressure lets through */
+	STREAM_FROM = 32 << 10, /* a larger message is passed on as it comes */
+	HOLD_MAX = 1 << 20      /* but SQL text is read whole up to this */
+};
+
+#define STALL_NS (60ull * 1000000000) /* half a message, then nothing */
+
+/* A view of the client's bytes: [run, at) is judged and goes out verbatim. */
+struct feed {
+	const uint8_t *p;
+	size_t n, at, run;
+};
+
+static struct pg_server *
+server_of(struct pg_session *ps)
+{
+	assert(ps->s.lessee.server != NULL);
+	return pg_server(ps->s.lessee.server);
+}
+
+/* ---- forwarding ------------------------------------------------------- */
+
+/* The pair to the assertion at the grant: nothing reaches a server that is
+ * not, or is not about to be, this organization's. */
+static void
+check_stamp(const struct pg_session *ps)
+{
+	const struct server *v = ps->s.lessee.server;
+
+	assert(v->lessee == &ps->s.lessee);
+	if (pg_server_binding(v))
+		assert(((const struct pg_server *)(const void *)v)
+			   ->binding_tenant == ps->s.lessee.tenant);
+	else
+		assert(v->tenant == ps->s.lessee.tenant);
+}
+
+static void
+feed_flush(struct pg_session *ps, struct feed *f)
+{
+	if (f->at > f->run) {
+		check_stamp(ps);
+		pg_server_put(ps->s.lessee.server, f->p + f->run,
+			      f->at - f->run);
+	}
+	f->run = f->at;
+}
+
+static void
+feed_skip(struct feed *f, size_t n)
+{
+	assert(f->run == f->at);
+	f->at += n;
+	f->run = f->at;
+}
+
+/* This message, or as much of it as is here, as it is. */
+static void
+pass(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	size_t here = f->n - f->at;
+	size_t take = here < size ? here : size;
+
+	f->at += take;
+	ps->remain = (uint32_t)(size - take);
+	ps->drop = false;
+}
+
+static void
+drop(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	size_t here = f->n - f->at;
+	size_t take = here < size ? here : size;
+
+	if (ps->s.lessee.server != NULL)
+		feed_flush(ps, f);
+	feed_skip(f, take);
+	ps->remain = (uint32_t)(size - take);
+	ps->drop = true;
+}
+
+/* Notes a message and passes it, unless the server would ignore it. */
+static void
+pass_expecting(struct pg_session *ps, struct feed *f, uint32_t size,
+	       enum pg_kind kind)
+{
+	if (pg_server_expect(ps->s.lessee.server, &ps->s.lessee, kind,
+			     LEDGER_FORWARD, 0, STMT_NONE))
+		pass(ps, f, size);
+	else
+		drop(ps, f, size);
+}
+
+/* ---- what statements leave behind ------------------------------------- */
+
+static void
+pin(struct pg_session *ps, const char *reason)
+{
+	struct session *s = &ps->s;
+
+	server_of(ps)->pinned = true;
+	if (ps->pinned)
+		return;
+	ps->pinned = true;
+	stats_add(&s->worker->stats, STAT_PINS, 1);
+	LOG(s->worker->weir->log, LOG_INFO, LOG_EV_PIN,
+	    log_id("session", s->worker->id, s->id),
+	    log_str("user", s->user->name),
+	    log_str("tenant", s->lessee.tenant ? s->lessee.tenant->slug : ""),
+	    log_str("reason", reason));
+}
+
+static void
+apply_flags(struct pg_session *ps, unsigned flags)
+{
+	if (flags == 0)
+		return;
+	if (flags & SQL_PIN)
+		pin(ps, "statement leaves session state");
+	if (flags & SQL_TAINTS)
+		server_of(ps)->tainted = true;
+	if (flags & SQL_UNSETS)
+		server_of(ps)->unset = true;
+	if (flags & SQL_FORGETS)
+		ps->forgets = true;
+}
+
+/* Text that is not all here cannot be judged: the careful answer. */
+static unsigned
+scan(struct slice text, bool whole)
+{
+	return sql_scan(text) | (whole ? 0 : SQL_PIN | SQL_TAINTS);
+}
+
+/* ---- the messages ----------------------------------------------------- */
+
+static void
+bad_frame(struct pg_session *ps)
+{
+	session_close(&ps->s, WHY_BAD_FRAME, NULL, NULL);
+}
+
+static void
+note_request(struct pg_session *ps)
+{
+	ps->ask_ns = ps->s.worker->streams.now_ns;
+}
+
+static void
+on_query(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	size_t here = f->n - f->at;
+	bool whole = here >= size;
+	struct slice text = slice_of(f->p + f->at + PG_HEADER,
+				     (whole ? size : here) - PG_HEADER);
+
+	if (whole && text.n > 0)
+		text.n--; /* its NUL */
+	apply_flags(ps, scan(text, whole));
+	ps->has_unnamed = false; /* PostgreSQL drops it here */
+	note_request(ps);
+	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
+	pass_expecting(ps, f, size, PG_QUERY);
+	ps->bound_wait = pg_server_binding(ps->s.lessee.server);
+}
+
+static uint64_t
+owner_id(const struct pg_session *ps)
+{
+	return ps->s.id << 8 | ps->s.worker->id;
+}
+
+/* Kept so that it can be parsed again where the client's next lease is. */
+static void
+keep_unnamed(struct pg_session *ps, struct slice body, unsigned flags)
+{
+	if (ps->unnamed_size < body.n || ps->unnamed_size > 4 * body.n + 256) {
+		free(ps->unnamed);
+		ps->unnamed_size = body.n;
+		if ((ps->unnamed = malloc(body.n + 1)) == NULL)
+			abort();
+	}
+	memcpy(ps->unnamed, body.p, body.n);
+	ps->unnamed_n = body.n;
+	ps->unnamed_flags = flags;
+	ps->has_unnamed = true;
+}
+
+static void
+on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
+		 struct slice body, bool whole)
+{
+	struct pg_server *pg = server_of(ps);
+	struct pg_reader r = pg_reader(body.p, body.n);
+	unsigned flags = scan(pg_read_str(&r), whole && !r.bad);
+
+	ps->unnamed_gen++;
+	ps->has_unnamed = false;
+	if (whole)
+		keep_unnamed(ps, body, flags);
+	apply_flags(ps, flags);
+	pg->unnamed_owner = owner_id(ps);
+	pg->unnamed_gen = ps->unnamed_gen;
+	pass_expecting(ps, f, size, PG_PARSE);
+}
+
+/* The error the server would have given, had it known the client's name. */
+static void
+poison_duplicate(struct pg_session *ps, struct slice name)
+{
+	free(ps->poison);
+	if (asprintf(&ps->poison,
+		     "42P05prepared statement \"%.*s\" already exists",
+		     (int)name.n, (const char *)name.p) < 0)
+		abort();
+	pg_server_poison(ps->s.lessee.server, &ps->s.lessee, 1);
+}
+
+static void
+on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	size_t here = f->n - f->at;
+	bool whole = here >= size;
+	struct pg_reader r = pg_reader(f->p + f->at + PG_HEADER,
+				       (whole ? size : here) - PG_HEADER);
+	struct slice name = pg_read_str(&r), body;
+	struct worker *w = ps->s.worker;
+	struct stmt_entry *e;
+	struct stmt *stmt;
+
+	body = slice_of(r.p, (size_t)(r.end - r.p));
+	if (r.bad) {
+		bad_frame(ps);
+		return;
+	}
+	if (name.n == 0) {
+		on_parse_unnamed(ps, f, size, body, whole);
+		return;
+	}
+	if (!whole) {
+		session_close(&ps->s, WHY_TOO_BIG, NULL,
+			      "named prepared statement is too long");
+		return;
+	}
+	feed_flush(ps, f);
+	if (stmt_names_find(&ps->names, name) != NULL) {
+		poison_duplicate(ps, name);
+		feed_skip(f, size);
+		return;
+	}
+	stmt = stmt_intern(&w->pools.stmts, body, scan(pg_read_str(&r), true));
+	if (r.bad || (e = stmt_names_add(&ps->names, name, stmt)) == NULL) {
+		stmt_unref(&w->pools.stmts, &stmt);
+		session_close(&ps->s, r.bad ? WHY_BAD_FRAME : WHY_TOO_BIG, NULL,
+			      r.bad ? NULL : "too many prepared statements");
+		return;
+	}
+	check_stamp(ps);
+	pg_server_parse(ps->s.lessee.server, &ps->s.lessee, stmt, e->id);
+	feed_skip(f, size);
+}
+
+/* The unnamed statement lives on the server that parsed it last. */
+static void
+need_unnamed(struct pg_session *ps, struct feed *f)
+{
+	struct pg_server *pg = server_of(ps);
+
+	if (!ps->has_unnamed || (pg->unnamed_owner == owner_id(ps) &&
+				 pg->unnamed_gen == ps->unnamed_gen))
+		return;
+	feed_flush(ps, f);
+	apply_flags(ps, ps->unnamed_flags);
+	if (!pg_server_expect(&pg->s, NULL, PG_PARSE, LEDGER_SWALLOW, 0,
+			      STMT_NONE))
+		return;
+	check_stamp(ps);
+	if (pg_put(stream_out(&pg->s.stream), 'P', "sb", "",
+		   slice_of(ps->unnamed, ps->unnamed_n)) != 0)
+		abort();
+	pg->unnamed_owner = owner_id(ps);
+	pg->unnamed_gen = ps->unnamed_gen;
+	stats_add(&ps->s.worker->stats, STAT_PARSES_REPLAYED, 1);
+}
+
+/*
+ * A message that names a statement, at `name` inside it: under the name the
+ * servers know.  Only the head is written anew; the rest is passed.
+ */
+static void
+pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
+	     enum pg_kind kind, struct slice name, const struct stmt *stmt)
+{
+	struct server *v = ps->s.lessee.server;
+	const uint8_t *start = f->p + f->at;
+	size_t before = (size_t)(name.p - start) - PG_HEADER;
+	size_t skip = PG_HEADER + before + name.n + 1;
+	uint32_t len = (uint32_t)(size - 1 - name.n + STMT_NAME);
+	uint8_t head[PG_HEADER] = { start[0], (uint8_t)(len >> 24),
+				    (uint8_t)(len >> 16), (uint8_t)(len >> 8),
+				    (uint8_t)len };
+
+	feed_flush(ps, f);
+	apply_flags(ps, stmt->flags);
+	pg_server_need(v, stmt);
+	if (!pg_server_expect(v, &ps->s.lessee, kind, LEDGER_FORWARD, 0,
+			      STMT_NONE)) {
+		drop(ps, f, size);
+		return;
+	}
+	check_stamp(ps);
+	pg_server_put(v, head, sizeof(head));
+	pg_server_put(v, start + PG_HEADER, before);
+	pg_server_put(v, stmt->name, STMT_NAME + 1);
+	feed_skip(f, skip);
+	pass(ps, f, (uint32_t)(size - skip));
+}
+
+static void
+on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	size_t here = f->n - f->at;
+	struct pg_reader r = pg_reader(f->p + f->at + PG_HEADER,
+				       (here < size ? here : size) - PG_HEADER);
+	struct stmt_entry *e = NULL;
+	struct slice name;
+
+	pg_read_str(&r); /* the portal */
+	name = pg_read_str(&r);
+	if (r.bad) {
+		bad_frame(ps);
+		return;
+	}
+	if (name.n == 0)
+		need_unnamed(ps, f);
+	else
+		e = stmt_names_find(&ps->names, name);
+	if (e != NULL)
+		pass_renamed(ps, f, size, PG_BIND, name, e->stmt);
+	else
+		pass_expecting(ps, f, size, PG_BIND);
+}
+
+/* Describe and Close: a kind, S or P, and a name; both are small. */
+static struct stmt_entry *
+named(struct pg_session *ps, struct feed *f, uint32_t size, uint8_t *kind,
+      struct slice *name, bool *bad)
+{
+	struct pg_reader r =
+	    pg_reader(f->p + f->at + PG_HEADER, size - PG_HEADER);
+
+	*kind = pg_read_u8(&r);
+	*name = pg_read_str(&r);
+	*bad = r.bad;
+	if (r.bad || *kind != 'S' || name->n == 0)
+		return NULL;
+	return stmt_names_find(&ps->names, *name);
+}
+
+static void
+on_describe(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	struct stmt_entry *e;
+	struct slice name;
+	uint8_t kind;
+	bool bad;
+
+	e = named(ps, f, size, &kind, &name, &bad);
+	if (bad) {
+		bad_frame(ps);
+		return;
+	}
+	if (kind == 'S' && name.n == 0)
+		need_unnamed(ps, f);
+	if (e != NULL)
+		pass_renamed(ps, f, size, PG_DESCRIBE, name, e->stmt);
+	else
+		pass_expecting(ps, f, size, PG_DESCRIBE);
+}
+
+/* A statement of the client's is closed in its own map; servers keep theirs
+ * until they need the room. */
+static void
+on_close(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	struct stmt_entry *e;
+	struct slice name;
+	uint8_t kind;
+	bool bad;
+
+	e = named(ps, f, size, &kind, &name, &bad);
+	if (bad) {
+		bad_frame(ps);
+		return;
+	}
+	if (kind == 'S' && name.n == 0)
+		ps->has_unnamed = false;
+	if (e == NULL) {
+		pass_expecting(ps, f, size, PG_CLOSE);
+		return;
+	}
+	feed_flush(ps, f);
+	feed_skip(f, size);
+	e->closed = e->stmt;
+	e->stmt = NULL;
+	pg_server_fake(ps->s.lessee.server, &ps->s.lessee, PG_CLOSE, e->id);
+}
+
+/* One message, with a server in hand. */
+static void
+on_message(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
+{
+	switch (m->type) {
+	case 'Q':
+		on_query(ps, f, m->size);
+		break;
+	case 'P':
+		on_parse(ps, f, m->size);
+		break;
+	case 'B':
+		on_bind(ps, f, m->size);
+		break;
+	case 'D':
+		on_describe(ps, f, m->size);
+		break;
+	case 'C':
+		on_close(ps, f, m->size);
+		break;
+	case 'E':
+		note_request(ps);
+		stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
+		pass_expecting(ps, f, m->size, PG_EXECUTE);
+		break;
+	case 'S':
+		pass_expecting(ps, f, m->size, PG_SYNC);
+		ps->bound_wait = pg_server_binding(ps->s.lessee.server);
+		break;
+	case 'F':
+		note_request(ps);
+		pass_expecting(ps, f, m->size, PG_FUNCTION);
+		ps->bound_wait = pg_server_binding(ps->s.lessee.server);
+		break;
+	case 'c':
+	case 'f':
+		pass_expecting(ps, f, m->size, PG_COPY_END);
+		break;
+	case 'H':
+	case 'd':
+		pass(ps, f, m->size);
+		break;
+	case 'X':
+		feed_flush(ps, f);
+		session_close(&ps->s, WHY_QUIT, NULL, NULL);
+		break;
+	default:
+		bad_frame(ps);
+		break;
+	}
+}
+
+/* One message that needs no server; false: it does. */
+static bool
+on_message_idle(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
+{
+	static const uint8_t close_complete[5] = { '3', 0, 0, 0, 4 };
+	struct stmt_entry *e;
+	struct slice name;
+	uint8_t kind;
+	bool bad;
+
+	switch (m->type) {
+	case 'S':
+		if (pg_put_ready(stream_out(&ps->s.stream), 'I') != 0)
+			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+		break;
+	case 'C':
+		e = named(ps, f, m->size, &kind, &name, &bad);
+		if (bad || (kind != 'S' && kind != 'P')) {
+			bad_frame(ps);
+			return true;
+		}
+		if (e != NULL)
+			stmt_names_drop(&ps->names, &ps->s.worker->pools.stmts,
+					e);
+		else if (kind == 'S' && name.n == 0)
+			ps->has_unnamed = false;
+		if (stream_put(&ps->s.stream, close_complete, 5) != 0)
+			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+		break;
+	case 'X':
+		session_close(&ps->s, WHY_QUIT, NULL, NULL);
+		break;
+	case 'H': /* nothing is held back here */
+	case 'd': /* late words of a COPY that has failed: */
+	case 'c': /* PostgreSQL ignores them too */
+	case 'f':
+		break;
+	default:
+		return false;
+	}
+	if (!session_is_over(&ps->s))
+		drop(ps, f, m->size);
+	return true;
+}
+
+/* ---- the step --------------------------------------------------------- */
+
+static bool
+is_client_type(uint8_t type)
+{
+	return type != 0 && strchr("QPBDECSFHXdcf", type) != NULL;
+}
+
+enum have { HAVE_ENOUGH, HAVE_LITTLE, HAVE_BAD };
+
+/* Is enough of this message here to act on it?  SQL is read whole up to a
+ * bound, other long messages are passed on as they come. */
+static enum have
+have_enough(struct pg_session *ps, const struct pg_frame *m, size_t here)
+{
+	size_t hold = HOLD_MAX;
+
+	if (here >= m->size)
+		return HAVE_ENOUGH;
+	if (m->size <= STREAM_FROM)
+		return HAVE_LITTLE;
+	if (strchr("DCEHSXcf", m->type) != NULL)
+		return HAVE_BAD; /* none of these is ever so long */
+	if ((m->type == 'Q' || m->type == 'P') && m->size <= hold) {
+		stream_hold(&ps->s.stream, m->size);
+		return HAVE_LITTLE;
+	}
+	return here >= STREAM_FROM ? HAVE_ENOUGH : HAVE_LITTLE;
+}
+
+static void
+rest_of_message(struct pg_session *ps, struct feed *f)
+{
+	size_t here = f->n - f->at;
+	size_t take = here < ps->remain ? here : ps->remain;
+
+	if (ps->drop)
+		drop(ps, f, ps->remain);
+	else
+		f->at += take;
+	if (!ps->drop)
+		ps->remain -= (uint32_t)take;
+}
+
+/* After an error of ours in the extended protocol. */
+static void
+skip_message(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
+{
+	if (m->type == 'X') {
+		session_close(&ps->s, WHY_QUIT, NULL, NULL);
+		return;
+	}
+	if (m->type == 'S') {
+		ps->skip = false;
+		if (pg_put_ready(stream_out(&ps->s.stream), 'I') != 0) {
+			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+			return;
+		}
+	}
+	drop(ps, f, m->size);
+}
+
+/* Nothing is owed and nothing is open: back it goes. */
+static bool
+may_give_back(struct pg_session *ps)
+{
+	struct pg_server *pg = server_of(ps);
+
+	return pg->s.ledger.n == 0 && pg->status == 'I' && !ps->pinned &&
+	       ps->remain == 0 && !pg->copying_in && pg->remain == 0;
+}
+
+static void
+give_back(struct pg_session *ps)
+{
+	struct session *s = &ps->s;
+
+	ps->bound_wait = false;
+	if (ps->server_paused)
+		stream_resume(&s->lessee.server->stream);
+	ps->server_paused = false;
+	server_release(s->lessee.server);
+	session_enter(s, SESSION_IDLE);
+	if (s->worker->drain_ns != 0)
+		session_wake(s); /* its step ends it if it is quiet */
+}
+
+/* Why the client must wait, if it must. */
+static bool
+must_wait(struct pg_session *ps)
+{
+	struct server *v = ps->s.lessee.server;
+
+	if (v == NULL)
+		return false;
+	if (pg_server_full(v)) {
+		ps->stalled = true;
+		stream_pause(&ps->s.stream);
+		return true;
+	}
+	return ps->bound_wait && pg_server_binding(v);
+}
+
+/* One round: false when there is nothing more to do with these bytes. */
+static bool
+feed_one(struct pg_session *ps, struct feed *f, bool *want)
+{
+	struct pg_frame m;
+	int got;
+
+	if (ps->remain > 0) {
+		rest_of_message(ps, f);
+		return true;
+	}
+	if (must_wait(ps))
+		return false;
+	got = pg_frame_next(&m, f->p + f->at, f->n - f->at);
+	if (got == 0)
+		return false;
+	if (got < 0 || !is_client_type(m.type)) {
+		bad_frame(ps);
+		return false;
+	}
+	if (ps->skip) {
+		skip_message(ps, f, &m);
+		return true;
+	}
+	switch (have_enough(ps, &m, f->n - f->at)) {
+	case HAVE_LITTLE:
+		return false;
+	case HAVE_BAD:
+		session_close(&ps->s, WHY_TOO_BIG, NULL, NULL);
+		return false;
+	case HAVE_ENOUGH:
+		break;
+	}
+	if (ps->s.lessee.server != NULL)
+		on_message(ps, f, &m);
+	else if (!on_message_idle(ps, f, &m))
+		*want = true;
+	return !*want;
+}
+
+static void
+begin_lease(struct pg_session *ps)
+{
+	uint64_t now = ps->s.worker->streams.now_ns;
+
+	ps->lease_ns = ps->ask_ns = ps->rest_ns = now;
+	session_enter(&ps->s, SESSION_LEASED);
+}
+
+/* A reader too slow for its server holds it up, not us: when it has caught
+ * up, what the server said meanwhile is looked at. */
+static void
+resume_server(struct pg_session *ps)
+{
+	struct server *v = ps->s.lessee.server;
+	size_t n;
+
+	if (!ps->server_paused || stream_is_high(&ps->s.stream))
+		return;
+	ps->server_paused = false;
+	if (v == NULL)
+		return;
+	stream_resume(&v->stream);
+	stream_peek(&v->stream, &n);
+	if (n > 0)
+		v->ops->input(v);
+}
+
+static enum step
+pg_ready_step(struct session *s)
+{
+	struct pg_session *ps = pg_session(s);
+	struct feed f = { 0 };
+	bool want = false;
+
+	resume_server(ps);
+	if (session_is_over(s))
+		return STEP_WAIT;
+	if (ps->stalled && s->lessee.server != NULL &&
+	    pg_server_full(s->lessee.server))
+		return STEP_WAIT;
+	if (ps->stalled)
+		stream_resume(&s->stream);
+	ps->stalled = false;
+	f.p = stream_peek(&s->stream, &f.n);
+	while (f.at < f.n && feed_one(ps, &f, &want))
+		if (session_is_over(s))
+			return STEP_WAIT;
+	if (session_is_over(s))
+		return STEP_WAIT;
+	if (s->lessee.server != NULL)
+		feed_flush(ps, &f);
+	stream_consume(&s->stream, f.at);
+	if (f.at > 0)
+		stream_hold(&s->stream, 0);
+	if (s->state == SESSION_LEASED) {
+		session_rearm(s);
+		if (may_give_back(ps))
+			give_back(ps);
+		return STEP_WAIT;
+	}
+	if (!want) {
+		if (f.at == f.n && s->worker->drain_ns != 0)
+			session_close(s, WHY_SHUTDOWN, NULL, NULL);
+		return STEP_WAIT;
+	}
+	if (!pool_want(s->pool, &s->lessee)) {
+		session_enter(s, SESSION_WAIT);
+		return STEP_WAIT;
+	}
+	begin_lease(ps);
+	return STEP_AGAIN;
+}
+
+/* Bytes stay where they are until a server is there. */
+static enum step
+pg_wait_step(struct session *s)
+{
+	(void)s;
+	return STEP_WAIT;
+}
+
+static enum step
+pg_leased_step(struct session *s)
+{
+	/* Until the log-in is over the server is only asked by us. */
+	if (pg_session(s)->hello != NULL)
+		return STEP_WAIT;
+	return pg_ready_step(s);
+}
+
+/* ---- what the pool tells us ------------------------------------------- */
+
+static void
+pg_granted(struct lessee *l, struct server *v)
+{
+	struct session *s = session_of_lessee(l);
+
+	assert(l->server == v);
+	if (pg_session(s)->hello != NULL) {
+		pg_hello_granted(s);
+		return;
+	}
+	begin_lease(pg_session(s));
+	session_run(s);
+}
+
+static void
+pg_reply(struct lessee *l, const uint8_t *p, size_t n)
+{
+	struct session *s = session_of_lessee(l);
+	struct pg_session *ps = pg_session(s);
+
+	if (session_is_over(s))
+		return;
+	if (ps->hello != NULL) {
+		pg_hello_reply(s, p, n);
+		return;
+	}
+	if (stream_put(&s->stream, p, n) != 0) {
+		session_close(s, WHY_SLOW_READER, NULL, NULL);
+		return;
+	}
+	if (stream_is_high(&s->stream) && !ps->server_paused) {
+		ps->server_paused = true;
+		stream_pause(&l->server->stream);
+	}
+	if (ps->stalled)
+		session_wake(s);
+}
+
+static void
+pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
+{
+	struct session *s = session_of_lessee(l);
+	struct pg_session *ps = pg_session(s);
+	struct stmts *all = &s->worker->pools.stmts;
+	struct stmt_entry *e;
+
+	if (session_is_over(s))
+		return;
+	if (kind == PG_POISON) {
+		char sqlstate[6] = "XX000";
+
+		if (!done)
+			return;
+		assert(ps->poison != NULL);
+		memcpy(sqlstate, ps->poison, 5);
+		if (pg_put_error(stream_out(&s->stream), "ERROR", sqlstate,
+				 ps->poison + 5, NULL) != 0)
+			session_close(s, WHY_SLOW_READER, NULL, NULL);
+		return;
+	}
+	if ((e = stmt_names_find_id(&ps->names, arg)) == NULL)
+		return;
+	if ((kind == PG_PARSE && !done) || (kind == PG_CLOSE && done)) {
+		stmt_names_drop(&ps->names, all, e);
+	} else if (kind == PG_CLOSE) {
+		e->stmt = e->closed;
+		e->closed = NULL;
+	}
+}
+
+static void
+pg_rest(struct lessee *l)
+{
+	struct session *s = session_of_lessee(l);
+	struct pg_session *ps = pg_session(s);
+
+	if (ps->hello != NULL) {
+		pg_hello_rest(s);
+		return;
+	}
+	if (ps->forgets) {
+		ps->forgets = false;
+		stmt_names_fini(&ps->names, &s->worker->pools.stmts);
+		pg_server_forget(l->server);
+	}
+	ps->rest_ns = s->worker->streams.now_ns;
+	if (may_give_back(ps)) {
+		give_back(ps);
+	} else {
+		if (ps->pinned && server_of(ps)->status == 'I')
+			pg_server_rebind(l->server);
+		session_rearm(s);
+	}
+	if (buf_len(&s->stream.in) > 0)
+		session_wake(s);
+}
+
+/* What a client hears of an upstream's refusal: never its own log-in's
+ * codes, because it is not the one that was refused. */
+static const char *
+code_for_client(enum why w, const char *sqlstate)
+{
+	if (sqlstate == NULL || strncmp(sqlstate, "28", 2) == 0)
+		return why_table[w].sqlstate;
+	return sqlstate;
+}
+
+static void
+say_error(struct session *s, const char *severity, enum why w,
+	  const char *sqlstate, const char *text)
+{
+	char message[512];
+
+	if (text != NULL && w == WHY_UPSTREAM_DOWN)
+		snprintf(message, sizeof(message), "%s: %s", why_table[w].text,
+			 text);
+	else
+		snprintf(message, sizeof(message), "%s",
+			 text ? text : why_table[w].text);
+	/* A full `out` means a client that reads nothing: it is cut off. */
+	(void)!pg_put_error(stream_out(&s->stream), severity,
+			    code_for_client(w, sqlstate), message, NULL);
+}
+
+/* A request that got no server is answered with an error; the session lives. */
+static void
+fail_request(struct pg_session *ps, enum why w, const char *sqlstate,
+	     const char *text)
+{
+	struct session *s = &ps->s;
+	struct pg_frame m;
+	struct feed f = { 0 };
+
+	session_enter(s, SESSION_IDLE);
+	say_error(s, "ERROR", w, sqlstate, text);
+	f.p = stream_peek(&s->stream, &f.n);
+	if (pg_frame_next(&m, f.p, f.n) <= 0)
+		return; /* it was looked at before it had to wait */
+	if (m.type == 'Q' || m.type == 'F') {
+		drop(ps, &f, m.size);
+		stream_consume(&s->stream, f.at);
+		if (pg_put_ready(stream_out(&s->stream), 'I') != 0)
+			session_close(s, WHY_SLOW_READER, NULL, NULL);
+	} else {
+		ps->skip = true;
+	}
+	stream_hold(&s->stream, 0);
+	session_wake(s);
+}
+
+static void
+pg_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
+{
+	struct session *s = session_of_lessee(l);
+	struct pg_session *ps = pg_session(s);
+
+	if (session_is_over(s))
+		return;
+	if (s->state == SESSION_WAIT && ps->hello == NULL)
+		fail_request(ps, w, sqlstate, text);
+	else
+		session_close(s, w, sqlstate, text);
+}
+
+static void
+pg_room(struct lessee *l)
+{
+	session_wake(session_of_lessee(l));
+}
+
+static const struct lessee_ops pg_lessee_ops = {
+	.granted = pg_granted,
+	.reply = pg_reply,
+	.settled = pg_settled,
+	.rest = pg_rest,
+	.lost = pg_lost,
+	.room = pg_room,
+};
+
+/* ---- what the session asks of its protocol ---------------------------- */
+
+static void
+pg_init(struct session *s)
+{
+	s->lessee.ops = &pg_lessee_ops;
+}
+
+static void
+pg_refuse(struct session *s, enum why w, const char *sqlstate, const char *text)
+{
+	if (s->state == SESSION_TLS || why_table[w].sqlstate[0] == '\0')
+		return;
+	say_error(s, "FATAL", w, sqlstate, text);
+}
+
+static uint64_t
+sooner(uint64_t when, uint64_t from_ns, uint64_t ms)
+{
+	uint64_t then = from_ns + ms * 1000000u;
+
+	return ms > 0 && (when == 0 || then < when) ? then : when;
+}
+
+static uint64_t
+pg_deadline(struct session *s)
+{
+	struct pg_session *ps = pg_session(s);
+	const struct conf *c = s->snapshot->conf;
+	uint64_t when = 0;
+
+	if (ps->hello != NULL)
+		return sooner(0, s->opened_ns, c->client_login_timeout_ms);
+	if (ps->remain > 0)
+		when = s->worker->streams.now_ns + STALL_NS;
+	if (server_of(ps)->s.ledger.n > 0)
+		when = sooner(when, ps->ask_ns, c->query_timeout_ms);
+	else if (server_of(ps)->status != 'I')
+		when =
+		    sooner(when, ps->rest_ns, c->idle_transaction_timeout_ms);
+	else
+		when = sooner(when, ps->rest_ns, c->client_idle_timeout_ms);
+	if (server_of(ps)->status != 'I')
+		when = sooner(when, ps->lease_ns, c->transaction_timeout_ms);
+	return when;
+}
+
+static enum why
+pg_overdue(struct session *s)
+{
+	struct pg_session *ps = pg_session(s);
+	const struct conf *c = s->snapshot->conf;
+	uint64_t now = s->worker->streams.now_ns;
+	bool asked = server_of(ps)->s.ledger.n > 0;
+	bool open = server_of(ps)->status != 'I';
+
+#define PASSED(from, ms) ((ms) > 0 && now >= (from) + (ms)*1000000u)
+	if (ps->hello != NULL)
+		return WHY_LOGIN_TIMEOUT;
+	if (asked && PASSED(ps->ask_ns, c->query_timeout_ms))
+		return WHY_QUERY_TIMEOUT;
+	if (open && PASSED(ps->lease_ns, c->transaction_timeout_ms))
+		return WHY_XACT_TIMEOUT;
+	if (!asked && open &&
+	    PASSED(ps->rest_ns, c->idle_transaction_timeout_ms))
+		return WHY_IDLE_TRANSACTION;
+	if (!asked && !open && PASSED(ps->rest_ns, c->client_idle_timeout_ms))
+		return WHY_IDLE;
+#undef PASSED
+	return ps->remain > 0 ? WHY_STALLED : WHY_MAX;
+}
+
+static bool
+pg_quiet(const struct session *s)
+{
+	return s->state == SESSION_TLS || s->state == SESSION_HELLO ||
+	       s->state == SESSION_AUTH ||
+	       (s->state == SESSION_IDLE && buf_len(&s->stream.in) == 0);
+}
+
+/* A message half sent leaves a server nobody can use. */
+static void
+pg_part(struct session *s)
+{
+	struct pg_session *ps = pg_session(s);
+	struct server *v = s->lessee.server;
+
+	if (ps->key.pid != 0)
+		cancel_drop_key(s->worker, ps->key);
+	ps->key.pid = 0;
+	if (v == NULL)
+		return;
+	if (ps->remain > 0 && !ps->drop)
+		server_of(ps)->doubt = true;
+	if (ps->server_paused)
+		stream_resume(&v->stream);
+	server_of(ps)->bind_reports = false;
+	server_release(v);
+}
+
+static void
+pg_fini(struct session *s)
+{
+	struct pg_session *ps = pg_session(s);
+
+	pg_hello_free(ps);
+	stmt_names_fini(&ps->names, &s->worker->pools.stmts);
+	free(ps->unnamed);
+	free(ps->poison);
+}
+
+const struct proto pg_proto = {
+	.name = "postgres",
+	.size = sizeof(struct pg_session),
+	.out_max = OUT_MAX,
+	.stat_open = STAT_PG_CLIENTS,
+	.stat_accepted = STAT_PG_ACCEPTED,
+	.stat_logins = STAT_PG_LOGINS,
+	.stat_refused = STAT_PG_REFUSED,
+	.init = pg_init,
+	.step = { [SESSION_TLS] = pg_wait_step,
+		  [SESSION_HELLO] = pg_hello_step,
+		  [SESSION_AUTH] = pg_auth_step,
+		  [SESSION_IDLE] = pg_ready_step,
+		  [SESSION_WAIT] = pg_wait_step,
+		  [SESSION_LEASED] = pg_leased_step,
+		  [SESSION_DRAIN] = pg_wait_step,
+		  [SESSION_DEAD] = pg_wait_step },
+	.refuse = pg_refuse,
+	.overdue = pg_overdue,
+	.deadline = pg_deadline,
+	.quiet = pg_quiet,
+	.part = pg_part,
+	.fini = pg_fini,
+};

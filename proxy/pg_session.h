@@ -1,0 +1,53 @@
+/*
+ * pg_session: a PostgreSQL client: log-in in pg_hello.c, everything after it
+ * in pg_session.c.
+ */
+#ifndef PROXY_PG_SESSION_H
+#define PROXY_PG_SESSION_H
+
+#include "pool/pg_server.h"
+#include "pool/stmt.h"
+#include "proxy/cancel.h"
+#include "proxy/session.h"
+
+struct pg_hello;
+
+struct pg_session {
+	struct session	  s;
+	struct pg_hello	 *hello;	/* until logged in */
+	struct stmt_names names;	/* its prepared statements */
+	uint8_t		 *unnamed;	/* body of its last unnamed Parse */
+	size_t		  unnamed_n, unnamed_size;
+	unsigned	  unnamed_flags;
+	uint64_t	  unnamed_gen;
+	struct cancel_key key;
+	uint64_t	  lease_ns;	/* when the transaction began */
+	uint64_t	  ask_ns;	/* when the last request was sent */
+	uint64_t	  rest_ns;	/* when the server last came to rest */
+	uint32_t	  remain;	/* bytes of a message being streamed, still to come */
+	char		 *poison;	/* the error for PG_POISON: sqlstate, then text */
+	bool		  has_unnamed;	/* `unnamed` is valid */
+	bool		  drop;		/* what remains goes nowhere */
+	bool		  skip;		/* we reported an error: ignore up to Sync */
+	bool		  pinned;	/* keeps its server until it leaves */
+	bool		  bound_wait;	/* sent what may be sent before a bind is confirmed */
+	bool		  stalled;	/* its input waits for the server */
+	bool		  server_paused; /* its server waits for it to read */
+	bool		  forgets;	/* DISCARD ALL or the like is on its way */
+};
+
+static inline struct pg_session *
+pg_session(struct session *s)
+{
+	return (struct pg_session *)(void *)s;
+}
+
+/* pg_hello.c */
+enum step pg_hello_step(struct session *);	/* SESSION_HELLO */
+enum step pg_auth_step(struct session *);	/* SESSION_AUTH */
+void	  pg_hello_granted(struct session *);	/* a server, to learn the parameters from */
+void	  pg_hello_reply(struct session *, const uint8_t *, size_t);
+void	  pg_hello_rest(struct session *);	/* the settings are confirmed */
+void	  pg_hello_free(struct pg_session *);
+
+#endif

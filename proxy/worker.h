@@ -1,0 +1,73 @@
+/*
+ * worker: one thread: its event loop, its share of everything, the turn.
+ *
+ * Workers share nothing but what struct weir holds: the budgets, the number
+ * of clients, the thread pools, and the snapshot they were handed.  Nothing
+ * else crosses; what one wants of another goes through its mailbox.
+ */
+#ifndef PROXY_WORKER_H
+#define PROXY_WORKER_H
+
+#include <event2/event.h>
+#include <event2/event_struct.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "conf/log.h"
+#include "conf/stats.h"
+#include "pool/pool.h"
+#include "tls/mailbox.h"
+#include "tls/offload.h"
+#include "tls/snapshot.h"
+#include "tls/stream.h"
+
+struct session;
+struct listener;
+struct weir;
+
+struct worker {
+	unsigned	 id;
+	struct weir	*weir;
+	pthread_t	 thread;
+	struct event_base *base;
+	struct streams	 streams;
+	struct pools	 pools;
+	struct mailbox	 mailbox;
+	struct stats	 stats;
+	struct snapshot	*snapshot;	/* for new sessions; counted */
+	struct listener	*listeners;
+	struct session	*sessions;	/* all of them */
+	struct session	*awake;		/* to be run this turn */
+	struct session	*dead;		/* to be freed at its end */
+	unsigned	 sessions_n;
+	uint64_t	 last_id;
+	struct cancels	*cancels;	/* keys we gave out (cancel.h) */
+	struct event	 tick, mail;
+	uint64_t	 drain_ns;	/* when patience ends; 0: not draining */
+	bool		 stop;
+};
+
+/* What the process has once. */
+struct weir {
+	struct log	*log;
+	struct snapshot	*snapshot;	/* the current one; main's */
+	struct budgets	 budgets;
+	struct offload	*cpu, *dns;
+	struct mailbox **mailboxes;
+	struct worker  **worker;
+	struct stats   **stats;
+	unsigned	 workers;
+	_Atomic unsigned clients;	/* for max_client_conn, exactly */
+	_Atomic unsigned running;	/* workers that have not finished */
+	_Atomic bool	 draining;
+};
+
+struct worker *worker_open(struct weir *, unsigned id);	/* NULL: no resources */
+int	       worker_start(struct worker *) __attribute__((warn_unused_result));
+void	       worker_reload(struct worker *, struct snapshot *);	/* from main */
+void	       worker_drain(struct worker *);				/* from main */
+void	       worker_close(struct worker **);	/* after its thread was joined */
+
+#endif
