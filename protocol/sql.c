@@ -9,7 +9,10 @@ struct lexer {
 	const char *word; /* the last WORD, not NUL-terminated */
 	size_t word_n;
 	char punct;
-	bool odd; /* met what we do not read: be careful */
+	bool quoted; /* that word stood in quotes: it is no keyword */
+	bool
+	    escapes; /* the last token was E'...': a string behind it goes on */
+	bool odd;    /* met what we do not read: be careful */
 };
 
 static bool
@@ -50,12 +53,19 @@ skip_line_comment(struct lexer *l)
 		l->p++;
 }
 
-/* At the opening quote; a doubled quote is one inside. */
+/*
+ * At the opening quote; a doubled quote is one inside.  In some encodings of
+ * clients (SJIS, BIG5, GBK) a backslash can be the second half of a character:
+ * then where the string ends cannot be told from here.
+ */
 static void
 skip_quoted(struct lexer *l, char quote, bool backslash)
 {
 	for (l->p++; l->p < l->end; l->p++) {
 		if (backslash && *l->p == '\\' && l->end - l->p > 1) {
+			if ((l->p[-1] & 0x80) &&
+			    (l->p[1] == '\\' || l->p[1] == quote))
+				l->odd = true;
 			l->p++;
 		} else if (*l->p == quote) {
 			if (l->end - l->p > 1 && l->p[1] == quote)
@@ -97,9 +107,11 @@ next_name(struct lexer *l)
 		l->p++;
 	l->word = start;
 	l->word_n = (size_t)(l->p - start);
+	l->quoted = false;
 	if (l->word_n == 1 && l->p < l->end && *l->p == '\'') {
 		/* E'..\'..', B'..', X'..', N'..' */
-		skip_quoted(l, '\'', (start[0] | 32) == 'e');
+		l->escapes = (start[0] | 32) == 'e';
+		skip_quoted(l, '\'', l->escapes);
 		return OTHER;
 	}
 	if (l->word_n == 1 && (start[0] | 32) == 'u' && l->p < l->end &&
@@ -109,10 +121,24 @@ next_name(struct lexer *l)
 }
 
 static enum token
+next_quoted_name(struct lexer *l)
+{
+	const char *start = l->p + 1;
+
+	skip_quoted(l, '"', false);
+	l->word = start;
+	l->word_n = (size_t)(l->p - start);
+	l->word_n -= l->word_n > 0 && l->p[-1] == '"';
+	l->quoted = true;
+	return WORD;
+}
+
+static enum token
 next_token(struct lexer *l)
 {
-	const char *start;
+	bool goes_on = l->escapes;
 
+	l->escapes = false;
 	while (l->p < l->end) {
 		char c = *l->p;
 
@@ -123,15 +149,12 @@ next_token(struct lexer *l)
 		} else if (c == '/' && l->end - l->p > 1 && l->p[1] == '*') {
 			skip_block_comment(l);
 		} else if (c == '\'') {
-			skip_quoted(l, '\'', false);
+			/* E'a' and 'b' on the next line are one E'ab'. */
+			l->escapes = goes_on;
+			skip_quoted(l, '\'', goes_on);
 			return OTHER;
 		} else if (c == '"') {
-			start = l->p + 1;
-			skip_quoted(l, '"', false);
-			l->word = start;
-			l->word_n = (size_t)(l->p - start);
-			l->word_n -= l->word_n > 0 && l->p[-1] == '"';
-			return WORD;
+			return next_quoted_name(l);
 		} else if (c == '$') {
 			skip_dollar(l);
 			return OTHER;
@@ -165,6 +188,19 @@ begins(const struct lexer *l, const char *prefix)
 	return l->word_n >= n && strncasecmp(l->word, prefix, n) == 0;
 }
 
+/* An unquoted one: what can be a keyword. */
+static bool
+is_key(const struct lexer *l, const char *word)
+{
+	return !l->quoted && is(l, word);
+}
+
+static bool
+next_is(struct lexer *l, const char *word)
+{
+	return next_token(l) == WORD && is_key(l, word);
+}
+
 /* set_config(name, value, true) ends with its transaction; else it stays. */
 static unsigned
 scan_set_config(const struct lexer *at)
@@ -174,69 +210,150 @@ scan_set_config(const struct lexer *at)
 	enum token t;
 
 	while ((t = next_token(&l)) != END) {
-		if (t == PUNCT && l.punct == '(')
+		if (t == PUNCT && (l.punct == '(' || l.punct == '['))
 			depth++;
-		else if (t == PUNCT && l.punct == ')' && --depth == 0)
-			break;
+		else if (t == PUNCT && (l.punct == ')' || l.punct == ']'))
+			depth--;
 		else if (t == PUNCT && l.punct == ',' && depth == 1)
 			commas++;
+		else if (depth == 1 && commas == 2 && t == WORD &&
+			 is_key(&l, "true") && next_token(&l) == PUNCT &&
+			 l.punct == ')')
+			return SQL_SETTING;
 		else if (depth == 1 && commas == 2)
-			return t == WORD && is(&l, "true")
-				   ? SQL_SETTING
-				   : SQL_SETTING | SQL_PIN;
-		else if (depth == 0)
+			break;
+		if (depth < 1)
 			break;
 	}
 	return SQL_SETTING | SQL_PIN;
 }
 
+/*
+ * SET LOCAL and SET TRANSACTION end with their transaction.  But `SET local.x`
+ * is a setting like any other: a name follows only the keyword.
+ */
 static unsigned
 scan_set(const struct lexer *at)
 {
 	struct lexer l = *at;
+	bool local, transaction;
 
 	if (next_token(&l) == WORD) {
-		if (is(&l, "local"))
-			return SQL_SETTING;
-		if (is(&l, "transaction") || is(&l, "constraints"))
-			return 0;
+		local = is_key(&l, "local");
+		transaction =
+		    is_key(&l, "transaction") || is_key(&l, "constraints");
+		if ((local || transaction) && next_token(&l) == WORD &&
+		    !is_key(&l, "to"))
+			return local ? SQL_SETTING : 0;
 	}
 	return SQL_SETTING | SQL_PIN;
 }
 
-static bool
-next_is(const struct lexer *at, const char *word)
+/* The proxy's own statements have names that can be guessed: some would set
+ * anything for whoever executes them, all are missed when they are gone. */
+static unsigned
+scan_own(const struct lexer *l)
+{
+	return begins(l, "weir_") ? SQL_PIN | SQL_SETTING : 0;
+}
+
+static unsigned
+scan_execute(const struct lexer *at)
 {
 	struct lexer l = *at;
 
-	return next_token(&l) == WORD && is(&l, word);
+	return next_token(&l) == WORD ? scan_own(&l) : 0;
+}
+
+/* All, or one by its name, which is no matter to others. */
+static unsigned
+scan_deallocate(const struct lexer *at)
+{
+	struct lexer l = *at;
+
+	if (next_token(&l) != WORD)
+		return 0;
+	if (is_key(&l, "prepare") && next_token(&l) != WORD)
+		return 0;
+	return is_key(&l, "all") ? SQL_FORGETS : scan_own(&l);
+}
+
+/* PREPARE TRANSACTION 'id' has no name behind it. */
+static unsigned
+scan_prepare(const struct lexer *at)
+{
+	struct lexer l = *at;
+
+	return next_is(&l, "transaction") && next_token(&l) == OTHER ? 0
+								     : SQL_PIN;
+}
+
+/* Defaults of roles and databases, and of functions while they run. */
+static unsigned
+scan_define(const struct lexer *at)
+{
+	static const char *const owners[] = { "role",     "user",
+					      "database", "system",
+					      "function", "procedure",
+					      "routine",  NULL };
+	struct lexer l = *at;
+	enum token t = next_token(&l);
+
+	if (t == WORD && is_key(&l, "or") && next_is(&l, "replace"))
+		t = next_token(&l);
+	for (int i = 0; t == WORD && owners[i] != NULL; i++)
+		if (is_key(&l, owners[i]))
+			return SQL_SETTING;
+	return 0;
+}
+
+/* A rule of that view makes an UPDATE of it a set_config(). */
+static unsigned
+scan_update(const struct lexer *at)
+{
+	struct lexer l = *at;
+	enum token t;
+
+	while ((t = next_token(&l)) == WORD ||
+	       (t == PUNCT && (l.punct == '.' || l.punct == '('))) {
+		if (t == WORD && is(&l, "pg_settings"))
+			return SQL_PIN | SQL_SETTING;
+		if (t == WORD && is_key(&l, "set"))
+			break;
+	}
+	return 0;
 }
 
 /* The first word of a statement. */
 static unsigned
-scan_first(const struct lexer *l)
+scan_first(const struct lexer *at)
 {
-	switch (l->word[0] | 32) {
+	struct lexer l = *at;
+
+	switch (l.word[0] | 32) {
+	case 'a':
+		return is_key(&l, "alter") ? scan_define(&l) : 0;
+	case 'c':
+		return is_key(&l, "create") ? scan_define(&l) : 0;
 	case 's':
-		return is(l, "set") ? scan_set(l) : 0;
+		return is_key(&l, "set") ? scan_set(&l) : 0;
 	case 'r':
-		return is(l, "reset") ? SQL_SETTING | SQL_UNSETS : 0;
+		return is_key(&l, "reset") ? SQL_SETTING | SQL_UNSETS : 0;
 	case 'd':
-		if (is(l, "discard"))
-			return next_is(l, "all")
+		if (is_key(&l, "discard"))
+			return next_is(&l, "all")
 				   ? SQL_SETTING | SQL_UNSETS | SQL_FORGETS
 				   : 0;
-		if (is(l, "deallocate"))
-			return SQL_FORGETS;
+		if (is_key(&l, "deallocate"))
+			return scan_deallocate(&l);
 		/* The body of a DO block is a quoted string to us. */
-		return is(l, "do") ? SQL_PIN | SQL_SETTING : 0;
+		return is_key(&l, "do") ? SQL_PIN | SQL_SETTING : 0;
 	case 'p':
-		return is(l, "prepare") && !next_is(l, "transaction") ? SQL_PIN
-								      : 0;
+		return is_key(&l, "prepare") ? scan_prepare(&l) : 0;
 	case 'l':
-		if (is(l, "listen"))
+		if (is_key(&l, "listen"))
 			return SQL_PIN;
-		return is(l, "load") ? SQL_PIN | SQL_TAINTS : 0;
+		return is_key(&l, "load") ? SQL_PIN | SQL_TAINTS : 0;
 	default:
 		return 0;
 	}
@@ -253,6 +370,8 @@ scan_word(const struct lexer *l)
 		return is(l, "setseed") ? SQL_PIN | SQL_TAINTS : 0;
 	case 't':
 		return is(l, "temp") || is(l, "temporary") ? SQL_PIN : 0;
+	case 'e':
+		return is_key(l, "execute") ? scan_execute(l) : 0;
 	case 'h':
 		return is(l, "hold") ? SQL_PIN : 0;
 	case 'd':
@@ -264,6 +383,8 @@ scan_word(const struct lexer *l)
 		    begins(l, "pg_try_advisory_lock"))
 			return SQL_PIN;
 		return 0;
+	case 'u':
+		return is_key(l, "update") ? scan_update(l) : 0;
 	default:
 		return 0;
 	}

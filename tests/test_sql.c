@@ -1,0 +1,468 @@
+#include "tests/t.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/sql.h"
+
+/* In an allocation of exactly its size: a sanitizer sees every byte too far. */
+static unsigned
+scan_n(const char *text, size_t n)
+{
+	char *exact = malloc(n ? n : 1);
+	unsigned flags;
+
+	assert_non_null(exact);
+	memcpy(exact, text, n);
+	flags = sql_scan(slice_of(exact, n));
+	free(exact);
+	return flags;
+}
+
+static unsigned
+scan(const char *text)
+{
+	return scan_n(text, strlen(text));
+}
+
+#define SETS (SQL_PIN | SQL_SETTING)
+
+struct example {
+	const char *text;
+	unsigned flags;
+};
+
+#define CHECK_ALL(examples) \
+	check_all(examples, sizeof(examples) / sizeof((examples)[0]))
+
+static void
+check_all(const struct example *e, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (scan(e[i].text) != e[i].flags)
+			fail_msg("%s: %#x, expected %#x", e[i].text,
+				 scan(e[i].text), e[i].flags);
+}
+
+static void
+sees_nothing_in_what_leaves_nothing(void **state)
+{
+	static const struct example e[] = {
+		{ "", 0 },
+		{ " \t\r\n", 0 },
+		{ ";;;", 0 },
+		{ "SELECT 1", 0 },
+		{ "select * from t where a = $1 and b = '$2'", 0 },
+		{ "INSERT INTO crdt_operations VALUES ($1, $2) RETURNING id",
+		  0 },
+		{ "UPDATE t SET x = 1", 0 },
+		{ "UPDATE ONLY public.settings SET x = 1", 0 },
+		{ "INSERT INTO t VALUES (1) ON CONFLICT DO UPDATE SET a = 1",
+		  0 },
+		{ "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING", 0 },
+		{ "BEGIN; SELECT 1; COMMIT", 0 },
+		{ "ROLLBACK TO SAVEPOINT s", 0 },
+		{ "SHOW search_path", 0 },
+		{ "NOTIFY channel, 'x'", 0 },
+		{ "UNLISTEN *", 0 },
+		{ "DISCARD PLANS", 0 },
+		{ "COPY t FROM STDIN", 0 },
+		{ "DECLARE c CURSOR FOR SELECT 1", 0 },
+		{ "CREATE TABLE t (a int)", 0 },
+		{ "CREATE INDEX CONCURRENTLY i ON t (a)", 0 },
+		{ "ALTER TABLE t ADD COLUMN a int", 0 },
+		{ "SELECT pg_advisory_xact_lock(1)", 0 },
+		{ "SELECT pg_try_advisory_xact_lock(1)", 0 },
+		{ "SELECT pg_advisory_unlock(1)", 0 },
+		{ "SELECT current_setting('app.x')", 0 },
+		{ "SELECT name FROM pg_settings", 0 },
+		{ "EXECUTE mine(1)", 0 },
+		{ "SELECT a.set, b.reset FROM a, b", 0 },
+		{ "SELECT \"listen\", \"discard\" FROM t", 0 },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+tells_settings_that_stay_from_those_that_end(void **state)
+{
+	static const struct example e[] = {
+		{ "SET x = 1", SETS },
+		{ "sEt\nx\tTO 1", SETS },
+		{ "SET SESSION x = 1", SETS },
+		{ "SET TIME ZONE 'UTC'", SETS },
+		{ "SET ROLE other", SETS },
+		{ "SET SESSION AUTHORIZATION other", SETS },
+		{ "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+		  SETS },
+		{ "SET", SETS },
+		{ "SET LOCAL x = 1", SQL_SETTING },
+		{ "SET LOCAL \"app.x\" = 1", SQL_SETTING },
+		{ "SET LOCAL ROLE other", SQL_SETTING },
+		{ "SET TRANSACTION READ ONLY", 0 },
+		{ "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", 0 },
+		{ "SET CONSTRAINTS ALL DEFERRED", 0 },
+		{ "RESET x", SQL_SETTING | SQL_UNSETS },
+		{ "RESET ALL", SQL_SETTING | SQL_UNSETS },
+		{ "reset role", SQL_SETTING | SQL_UNSETS },
+		{ "DISCARD ALL", SQL_SETTING | SQL_UNSETS | SQL_FORGETS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+is_not_fooled_by_settings_called_like_keywords(void **state)
+{
+	static const struct example e[] = {
+		{ "SET local.x = 1", SETS },
+		{ "SET local . x TO 1", SETS },
+		{ "SET transaction.x = 1", SETS },
+		{ "SET constraints.x = 1", SETS },
+		{ "SET local = 1", SETS },
+		{ "SET local TO 1", SETS },
+		{ "SET \"local\" x", SETS },
+		{ "PREPARE transaction AS SELECT 1", SQL_PIN },
+		{ "DEALLOCATE \"all\"", 0 },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+reads_the_third_argument_of_set_config(void **state)
+{
+	static const struct example e[] = {
+		{ "SELECT set_config('a', 'b', true)", SQL_SETTING },
+		{ "SELECT pg_catalog.set_config($1,$2,TRUE)", SQL_SETTING },
+		{ "SELECT \"set_config\"('a', f(1, (2)), true)", SQL_SETTING },
+		{ "SELECT set_config /* , */ ('a', 'b,', true) x",
+		  SQL_SETTING },
+		{ "SELECT set_config('a', 'b', false)", SETS },
+		{ "SELECT set_config('a', 'b', $3)", SETS },
+		{ "SELECT set_config('a', 'b', 'true')", SETS },
+		{ "SELECT set_config('a', 'b', true AND false)", SETS },
+		{ "SELECT set_config('a', 'b', true::int = 2)", SETS },
+		{ "SELECT set_config('a', 'b', \"true\")", SETS },
+		{ "SELECT set_config('a', 'b', not true)", SETS },
+		{ "SELECT set_config('a', ARRAY['x', true)]", SETS },
+		{ "SELECT set_config('a', (ARRAY['x', 'y'])[1], true)",
+		  SQL_SETTING },
+		{ "SELECT set_config(is_local => true)", SETS },
+		{ "SELECT set_config('a', 'b', true", SETS },
+		{ "SELECT set_config('a'", SETS },
+		{ "SELECT set_config", SETS },
+		{ "SELECT set_config) , , true)", SETS },
+		{ "SELECT set_config('a','b',true), set_config('a','b',false)",
+		  SETS },
+		{ "SELECT set_config('a',set_config('b','c',false),true)",
+		  SETS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+pins_what_must_stay_with_its_server(void **state)
+{
+	static const struct example e[] = {
+		{ "LISTEN channel", SQL_PIN },
+		{ "CREATE TEMP TABLE t (a int)", SQL_PIN },
+		{ "CREATE TEMPORARY VIEW v AS SELECT 1", SQL_PIN },
+		{ "CREATE GLOBAL TEMPORARY TABLE t (a int)", SQL_PIN },
+		{ "SELECT 1 INTO TEMP t", SQL_PIN },
+		{ "CREATE TABLE pg_temp.t (a int)", SQL_PIN },
+		{ "DISCARD TEMP", SQL_PIN },
+		{ "DECLARE c CURSOR WITH HOLD FOR SELECT 1", SQL_PIN },
+		{ "PREPARE x AS SELECT 1", SQL_PIN },
+		{ "PREPARE x (int) AS SELECT $1", SQL_PIN },
+		{ "PREPARE TRANSACTION 'id'", 0 },
+		{ "SELECT pg_advisory_lock(1)", SQL_PIN },
+		{ "SELECT PG_ADVISORY_LOCK(1)", SQL_PIN },
+		{ "SELECT pg_catalog.pg_advisory_lock(1)", SQL_PIN },
+		{ "SELECT \"pg_advisory_lock\"(1)", SQL_PIN },
+		{ "SELECT pg_advisory_lock_shared(1)", SQL_PIN },
+		{ "SELECT pg_try_advisory_lock(1)", SQL_PIN },
+		{ "SELECT pg_try_advisory_lock_shared(1)", SQL_PIN },
+		{ "DO $$ BEGIN PERFORM 1; END $$", SETS },
+		{ "DO LANGUAGE plpgsql 'BEGIN END'", SETS },
+		{ "LOAD 'auto_explain'", SQL_PIN | SQL_TAINTS },
+		{ "SELECT setseed(0.5)", SQL_PIN | SQL_TAINTS },
+		{ "SELECT dblink_connect('x')", SQL_PIN | SQL_TAINTS },
+		{ "SELECT dblink_connect_u('x')", SQL_PIN | SQL_TAINTS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+says_when_all_prepared_statements_are_gone(void **state)
+{
+	static const struct example e[] = {
+		{ "DEALLOCATE ALL", SQL_FORGETS },
+		{ "DEALLOCATE PREPARE ALL", SQL_FORGETS },
+		{ "DEALLOCATE x", 0 },
+		{ "DEALLOCATE PREPARE x", 0 },
+		{ "DEALLOCATE prepare", 0 },
+		{ "DEALLOCATE", 0 },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+guards_the_names_of_the_proxy_s_own_statements(void **state)
+{
+	static const struct example e[] = {
+		{ "EXECUTE weir_set_1('app.x', 'y')", SETS },
+		{ "EXPLAIN ANALYZE EXECUTE weir_reset", SETS },
+		{ "CREATE TABLE t AS EXECUTE \"weir_set_1\"('a', 'b')", SETS },
+		{ "DEALLOCATE weir_begin", SETS },
+		{ "DEALLOCATE PREPARE weir_begin", SETS },
+		{ "SELECT weir_verify()", 0 },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+sees_settings_in_unusual_places(void **state)
+{
+	static const struct example e[] = {
+		{ "UPDATE pg_settings SET setting = 1", SETS },
+		{ "UPDATE ONLY pg_catalog.pg_settings AS p SET setting = 1",
+		  SETS },
+		{ "UPDATE \"pg_settings\" SET setting = 1", SETS },
+		{ "UPDATE t SET a = (SELECT 1 FROM pg_settings)", 0 },
+		{ "ALTER ROLE me SET app.x = 1", SQL_SETTING },
+		{ "ALTER USER me IN DATABASE d RESET ALL", SQL_SETTING },
+		{ "ALTER DATABASE d SET app.x = 1", SQL_SETTING },
+		{ "ALTER SYSTEM SET app.x = 1", SQL_SETTING },
+		{ "CREATE FUNCTION f() RETURNS int SET app.x = 1 AS 'x'",
+		  SQL_SETTING },
+		{ "CREATE OR REPLACE PROCEDURE f() SET app.x = 1 AS 'x'",
+		  SQL_SETTING },
+		{ "CREATE OR REPLACE VIEW v AS SELECT 1", 0 },
+		{ "CREATE OR", 0 },
+		{ "ALTER", 0 },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+looks_at_every_statement_of_a_text(void **state)
+{
+	static const struct example e[] = {
+		{ "SELECT 1; SET x = 1", SETS },
+		{ "SELECT ';'; SET LOCAL x = 1; SELECT 2", SQL_SETTING },
+		{ "SET LOCAL x = 1;LISTEN c", SQL_SETTING | SQL_PIN },
+		{ ";SET x = 1", SETS },
+		{ "SELECT 1 SET x = 1", 0 },
+		{ "RESET a; DEALLOCATE ALL; LOAD 'x'",
+		  SQL_SETTING | SQL_UNSETS | SQL_FORGETS | SQL_PIN |
+		      SQL_TAINTS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+skips_comments(void **state)
+{
+	static const struct example e[] = {
+		{ "-- SET x = 1", 0 },
+		{ "--\nSET x = 1", SETS },
+		{ "--\rSET x = 1", SETS },
+		{ "/* SET x = 1; */ SELECT 1", 0 },
+		{ "/* a /* b */ ; SET x = 1; */ SELECT 1", 0 },
+		{ "/* a /* b */ c */ SET x = 1", SETS },
+		{ "/**/SET x = 1", SETS },
+		{ "/*/ SET x = 1; */ SELECT 1", 0 },
+		{ "/***/ SET x = 1", SETS },
+		{ "S/**/ET x = 1", 0 },
+		{ "SELECT 1 - -1; SET x = 1", SETS },
+		{ "SELECT 1 / 2; SET x = 1", SETS },
+		{ "SELECT 1 -- ;\n; SET x = 1", SETS },
+		{ "SELECT '/*'; SET x = '*/'", SETS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+skips_strings_of_every_kind(void **state)
+{
+	static const struct example e[] = {
+		{ "SELECT '; SET x = 1'", 0 },
+		{ "SELECT 'it''s; SET x = 1'", 0 },
+		{ "SELECT 'it'; SET x = 1 --'", SETS },
+		{ "SELECT '\\'; SET x = 1 --'", SETS },
+		{ "SELECT E'\\'; SET x = 1 --'", 0 },
+		{ "SELECT e'\\'; SET x = 1 --'", 0 },
+		{ "SELECT E'\\\\'; SET x = 1 --'", SETS },
+		{ "SELECT B'1', X'f', N'a'; SET x = 1", SETS },
+		{ "SELECT N'\\'; SET x = 1 --'", SETS },
+		{ "SELECT ae'\\'; SET x = 1 --'", SETS },
+		{ "SELECT E '\\'; SET x = 1 --'", SETS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+knows_that_a_string_may_go_on_in_the_next_line(void **state)
+{
+	static const struct example e[] = {
+		{ "SELECT E'a'\n'\\'' ; SELECT pg_advisory_lock(1) --'",
+		  SQL_PIN },
+		{ "SELECT E'a'\n'b'\n'\\' ; SET x = 1 --'", 0 },
+		{ "SELECT E'a' -- c\n'\\' ; SET x = 1 --'", 0 },
+		{ "SELECT 'a'\n'\\' ; SET x = 1 --'", SETS },
+		{ "SELECT E'a', '\\' ; SET x = 1 --'", SETS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+skips_dollar_quotes(void **state)
+{
+	static const struct example e[] = {
+		{ "SELECT $$; SET x = 1; $$", 0 },
+		{ "SELECT $$a$$; SET x = 1", SETS },
+		{ "SELECT $tag$ $$; SET x = 1; $t$ $tag$", 0 },
+		{ "SELECT $tag$ $TAG$ ; SET x = 1", 0 },
+		{ "SELECT $tag$ $tag$; SET x = 1", SETS },
+		{ "SELECT $1; SET x = 1", SETS },
+		{ "SELECT $1$2; SET x = 1", SETS },
+		{ "SELECT $1, $$; SET x = 1; $$", 0 },
+		{ "SELECT a$b$ ; SET x = 1", SETS },
+		{ "SELECT $t; SET x = 1", SETS },
+		{ "SELECT $\xc3\xa9$ ; SET x = 1; $\xc3\xa9$", 0 },
+		{ "SELECT $a1$ ; SET x = 1; $a1$", 0 },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+skips_quoted_names(void **state)
+{
+	static const struct example e[] = {
+		{ "SELECT \"; SET x = 1\"", 0 },
+		{ "SELECT \"a\"\"; SET x = 1\"", 0 },
+		{ "SELECT \"a\"; SET x = 1", SETS },
+		{ "SELECT \"a\\\"; SET x = 1", SETS },
+		{ "SELECT \"\"; SET x = 1", SETS },
+		{ "SELECT '\"'; SET x = '\"'", SETS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+is_careful_where_it_cannot_read(void **state)
+{
+	static const struct example e[] = {
+		/* any name at all */
+		{ "SELECT U&\"pg\\005fadvisory_lock\"(1)", SETS },
+		{ "SELECT u&\"x\"", SETS },
+		/* SJIS: the backslash is half a character, the quote ends it */
+		{ "SELECT E'\x95\\', pg_advisory_lock(1) --'", SETS },
+		{ "SELECT E'\x95\\\\', pg_advisory_lock(1) --'", SETS },
+		/* UTF-8, and nothing that could be meant otherwise */
+		{ "SELECT E'\xc3\xa9\\n'", 0 },
+		{ "SELECT '\xc3\xa9\\'", 0 },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+survives_the_end_anywhere(void **state)
+{
+	static const char *const texts[] = {
+		"SELECT set_config('a', E'\\'b', true), $tag$ x $tag$, $1",
+		"/* a /* b */ */ SET LOCAL \"a\"\"b\" = 'it''s' -- end",
+		"UPDATE pg_catalog.pg_settings SET a = U&\"d\\0061t\"",
+		"CREATE OR REPLACE FUNCTION f() AS $$a$$; DEALLOCATE PREPARE x",
+		"PREPARE TRANSACTION 'x'; DISCARD ALL; EXECUTE weir_set_1",
+		"'",
+		"\"",
+		"$",
+		"$$",
+		"$a",
+		"$a$",
+		"E'",
+		"E'\\",
+		"/",
+		"/*",
+		"/* /",
+		"-",
+		"--",
+		"U&",
+		"U&\"",
+		"1",
+		"1.",
+		"\\",
+		"\x80",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		for (size_t n = 0; n <= strlen(texts[i]); n++)
+			assert_int_equal(scan_n(texts[i], n) & ~0x1fu, 0);
+}
+
+static void
+reads_nothing_past_the_length(void **state)
+{
+	(void)state;
+	assert_int_equal(sql_scan(slice_of("SELECT 1; SET x = 1", 9)), 0);
+	assert_int_equal(sql_scan(slice_of(NULL, 0)), 0);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(sees_nothing_in_what_leaves_nothing),
+		cmocka_unit_test(tells_settings_that_stay_from_those_that_end),
+		cmocka_unit_test(
+		    is_not_fooled_by_settings_called_like_keywords),
+		cmocka_unit_test(reads_the_third_argument_of_set_config),
+		cmocka_unit_test(pins_what_must_stay_with_its_server),
+		cmocka_unit_test(says_when_all_prepared_statements_are_gone),
+		cmocka_unit_test(
+		    guards_the_names_of_the_proxy_s_own_statements),
+		cmocka_unit_test(sees_settings_in_unusual_places),
+		cmocka_unit_test(looks_at_every_statement_of_a_text),
+		cmocka_unit_test(skips_comments),
+		cmocka_unit_test(skips_strings_of_every_kind),
+		cmocka_unit_test(
+		    knows_that_a_string_may_go_on_in_the_next_line),
+		cmocka_unit_test(skips_dollar_quotes),
+		cmocka_unit_test(skips_quoted_names),
+		cmocka_unit_test(is_careful_where_it_cannot_read),
+		cmocka_unit_test(survives_the_end_anywhere),
+		cmocka_unit_test(reads_nothing_past_the_length),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
