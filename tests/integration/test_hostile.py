@@ -111,7 +111,7 @@ def in_a_failed_pipeline(weir):
 
 def in_a_copy(weir):
     wire = weir.wire()
-    wire.run(query("CREATE TEMP TABLE c (x text)"))
+    wire.run(query("CREATE TEMP TABLE IF NOT EXISTS c (x text)"))
     wire.send(query("COPY c FROM STDIN"))
     wire.until("G")
     return wire
@@ -122,8 +122,8 @@ AFTER_LOGIN = [logged_in, logged_in_over_tls, in_a_transaction, in_a_failed_pipe
                in_a_copy]
 
 
-def noise(seed):
-    """Bytes of several kinds of wrong; the same for the same seed."""
+def noise(seed, n=50):
+    """Bytes of several kinds of wrong, n of them; the same for the same seed."""
     rng = random.Random(seed)
     out = [rng.randbytes(n) for n in (1, 3, 5, 8, 9, 100, 5000, 100_000)]
     valid = (pgwire.startup(OPEN_USER, DATABASE) + query("SELECT 1")
@@ -137,13 +137,13 @@ def noise(seed):
         out.append(struct.pack("!I", size) + b"\0\3\0\0user\0")
         for kind in b"QPBDECHSXdcfpF\0\xff":
             out.append(struct.pack("!cI", bytes([kind]), size) + rng.randbytes(20))
-    return out
+    return rng.sample(out, n)
 
 
 @pytest.mark.parametrize("state", BEFORE_LOGIN + AFTER_LOGIN, ids=lambda s: s.__name__)
-def test_random_and_oversized_bytes_at_every_state_of_postgres(proxy, state):
+def test_random_and_oversized_bytes_at_every_state_of_postgres(proxy, workers, state):
     with Canary(proxy):
-        for data in noise(state.__name__):
+        for data in noise("%s %d" % (state.__name__, workers)):
             wire = state(proxy)
             drop(wire.sock, data, 0.01)
             proxy.clients.clear()
@@ -183,11 +183,14 @@ STARTUPS = {
 
 @pytest.mark.parametrize("what", STARTUPS)
 def test_a_startup_packet(proxy, what):
-    """... of that kind is refused, or asked for a password, and soon over."""
+    """... of that kind is taken, refused or asked for a password, and soon."""
     with Canary(proxy):
         wire = fresh(proxy)
         wire.send(STARTUPS[what])
-        reply = wire.until_closed()     # at the latest by client_login_timeout
+        try:
+            reply = wire.until("Z")     # PostgreSQL takes some of them
+        except pgwire.Closed as e:      # at the latest by client_login_timeout
+            reply = e.reply
         assert set(pgwire.kinds(reply)) <= set("RENvSKZ")
 
 
@@ -263,8 +266,7 @@ def test_a_malformed_request_is_told_in_redis_words_and_closed(proxy, data):
         r = proxy.resp()
         r.send(encode("PING"))
         with contextlib.suppress(OSError):
-            r.send(data)
-            r.send(encode("SET", "k", "v"))
+            r.send(data + encode("SET", "k", "v") * (b"\n" in data))
         said = r.until_closed()
         assert said.startswith(b"+PONG\r\n")
         assert said[7:] in (b"", b"-ERR Protocol error: %s\r\n"
