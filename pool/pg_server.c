@@ -40,6 +40,8 @@ expect(struct server *v, struct lessee *l, enum pg_kind kind,
 {
 	/* From here to the next ReadyForQuery nobody knows. */
 	pg_server(v)->status = 0;
+	if (kind == PG_SYNC)
+		stmt_held_sync(&pg_server(v)->held);
 	ledger_push(&v->ledger,
 		    (struct ledger_entry){ .lessee = l,
 					   .arg = arg,
@@ -59,7 +61,8 @@ pg_server_expect(struct server *v, struct lessee *l, enum pg_kind kind,
 	assert(v->state != SERVER_LEASED || v->lessee == l || l == NULL);
 	if (pg->skipping && kind != PG_SYNC) {
 		if (slot != STMT_NONE)
-			stmt_held_settle(&pg->held, slot, false);
+			stmt_held_settle(&pg->held, slot, kind == PG_PARSE,
+					 false);
 		if (l != NULL && arg != 0)
 			l->ops->settled(l, kind, arg, false);
 		return false;
@@ -79,21 +82,31 @@ pg_server_expect(struct server *v, struct lessee *l, enum pg_kind kind,
 	return true;
 }
 
+static void
+held_close(struct server *v, uint16_t slot)
+{
+	char name[STMT_NAME + 1];
+
+	stmt_name(name, pg_server(v)->held.slot[slot].digest);
+	expect(v, NULL, PG_CLOSE, LEDGER_SWALLOW, 0, slot);
+	if (pg_put(stream_out(&v->stream), 'C', "cs", 'S', name) != 0)
+		abort();
+}
+
 void
 pg_server_need(struct server *v, const struct stmt *s)
 {
 	struct pg_server *pg = pg_server(v);
-	char name[STMT_NAME + 1];
 	uint16_t slot;
 
 	if (pg->skipping || stmt_held_find(&pg->held, s->digest) != STMT_NONE)
 		return;
-	if ((slot = stmt_held_evict(&pg->held)) != STMT_NONE) {
-		stmt_name(name, pg->held.slot[slot].digest);
-		expect(v, NULL, PG_CLOSE, LEDGER_SWALLOW, 0, slot);
-		if (pg_put(stream_out(&v->stream), 'C', "cs", 'S', name) != 0)
-			abort();
-	}
+	/* Two at most: a burst that went past the bound is worked off. */
+	for (int i = 0; i < 2; i++)
+		if ((slot = stmt_held_evict(&pg->held)) != STMT_NONE)
+			held_close(v, slot);
+	if ((slot = stmt_held_unsure(&pg->held, s->digest)) != STMT_NONE)
+		held_close(v, slot);
 	slot = stmt_held_add(&pg->held, s->digest);
 	expect(v, NULL, PG_PARSE, LEDGER_SWALLOW, 0, slot);
 	if (pg_put(stream_out(&v->stream), 'P', "sb", s->name,
@@ -362,7 +375,7 @@ pg_pop(struct pg_server *pg, bool done)
 
 	ledger_pop(&pg->s.ledger);
 	if (e.slot != STMT_NONE)
-		stmt_held_settle(&pg->held, e.slot, done);
+		stmt_held_settle(&pg->held, e.slot, e.kind == PG_PARSE, done);
 	if (e.lessee == NULL && e.arg != 0 && e.kind == PG_EXECUTE && done)
 		bind_confirmed(pg);
 	else

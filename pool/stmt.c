@@ -255,78 +255,132 @@ stmt_held_fini(struct stmt_held *h)
 	stmt_held_clear(h);
 }
 
+void
+stmt_held_sync(struct stmt_held *h)
+{
+	h->epoch++;
+}
+
+static bool
+slot_is_free(const struct stmt_slot *s)
+{
+	return !s->has && s->asked == 0;
+}
+
+static bool
+slot_counts(const struct stmt_slot *s)
+{
+	return s->asked > 0 ? s->will : s->has;
+}
+
 /* Tens to hundreds of slots of 32 bytes: a scan of the digests is as fast as
  * a hash for the usual few, and needs nothing kept in step. */
-uint16_t
-stmt_held_find(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
+static struct stmt_slot *
+slot_find(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
 {
-	for (uint16_t i = 0; i < h->size; i++) {
-		struct stmt_slot *s = &h->slot[i];
+	for (uint16_t i = 0; i < h->size; i++)
+		if (!slot_is_free(&h->slot[i]) &&
+		    memcmp(h->slot[i].digest, digest, STMT_DIGEST) == 0)
+			return &h->slot[i];
+	return NULL;
+}
 
-		if ((s->state == STMT_PENDING || s->state == STMT_HELD) &&
-		    memcmp(s->digest, digest, STMT_DIGEST) == 0) {
-			s->used = ++h->clock;
-			return i;
-		}
-	}
-	return STMT_NONE;
+static uint16_t
+slot_number(const struct stmt_held *h, const struct stmt_slot *s)
+{
+	return (uint16_t)(s - h->slot);
+}
+
+/* A Parse or a Close of it goes out. */
+static uint16_t
+slot_ask(struct stmt_held *h, struct stmt_slot *s, bool parse)
+{
+	bool before = slot_counts(s);
+
+	assert(s->asked < UINT16_MAX); /* the ledger is full long before */
+	s->asked++;
+	s->will = parse;
+	s->epoch = h->epoch;
+	s->used = ++h->clock;
+	h->n = (uint16_t)(h->n + parse - before);
+	return slot_number(h, s);
 }
 
 uint16_t
-stmt_held_add(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
+stmt_held_find(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
 {
-	uint16_t i;
+	struct stmt_slot *s = slot_find(h, digest);
 
-	for (i = 0; i < h->size && h->slot[i].state != STMT_FREE; i++)
+	if (s == NULL || (s->asked > 0 && (!s->will || s->epoch != h->epoch)))
+		return STMT_NONE;
+	s->used = ++h->clock;
+	return slot_number(h, s);
+}
+
+uint16_t
+stmt_held_evict(struct stmt_held *h)
+{
+	struct stmt_slot *oldest = NULL;
+
+	if (h->n < h->max)
+		return STMT_NONE;
+	for (struct stmt_slot *s = h->slot; s < h->slot + h->size; s++)
+		if (s->has && s->asked == 0 &&
+		    (oldest == NULL || s->used < oldest->used))
+			oldest = s;
+	return oldest ? slot_ask(h, oldest, false) : STMT_NONE;
+}
+
+uint16_t
+stmt_held_unsure(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
+{
+	struct stmt_slot *s = slot_find(h, digest);
+
+	if (s == NULL || (s->epoch == h->epoch && !s->will))
+		return STMT_NONE;
+	return slot_ask(h, s, false);
+}
+
+static struct stmt_slot *
+slot_new(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
+{
+	uint16_t i, size;
+
+	for (i = 0; i < h->size && !slot_is_free(&h->slot[i]); i++)
 		;
 	if (i == h->size) {
-		uint16_t size = (uint16_t)(h->size ? h->size * 2 : 8);
-
+		size = (uint16_t)(h->size ? h->size * 2 : 8);
 		assert(size > h->size && size < STMT_NONE);
 		h->slot = need(realloc(h->slot, size * sizeof(*h->slot)));
 		memset(h->slot + h->size, 0,
 		       (size_t)(size - h->size) * sizeof(*h->slot));
 		h->size = size;
 	}
-	h->slot[i].state = STMT_PENDING;
-	h->slot[i].used = ++h->clock;
 	memcpy(h->slot[i].digest, digest, STMT_DIGEST);
-	h->n++;
-	return i;
+	return &h->slot[i];
 }
 
 uint16_t
-stmt_held_evict(struct stmt_held *h)
+stmt_held_add(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
 {
-	uint16_t oldest = STMT_NONE;
+	struct stmt_slot *s = slot_find(h, digest);
 
-	if (h->n < h->max)
-		return STMT_NONE;
-	for (uint16_t i = 0; i < h->size; i++)
-		if (h->slot[i].state == STMT_HELD &&
-		    (oldest == STMT_NONE ||
-		     h->slot[i].used < h->slot[oldest].used))
-			oldest = i;
-	if (oldest != STMT_NONE) {
-		h->slot[oldest].state = STMT_CLOSING;
-		h->n--;
-	}
-	return oldest;
+	return slot_ask(h, s ? s : slot_new(h, digest), true);
 }
 
 void
-stmt_held_settle(struct stmt_held *h, uint16_t slot, bool done)
+stmt_held_settle(struct stmt_held *h, uint16_t slot, bool parse, bool done)
 {
 	struct stmt_slot *s;
+	bool before;
 
 	if (slot >= h->size)
 		return; /* cleared meanwhile */
 	s = &h->slot[slot];
-	if (s->state == STMT_PENDING) {
-		s->state = done ? STMT_HELD : STMT_FREE;
-		h->n = (uint16_t)(h->n - !done);
-	} else if (s->state == STMT_CLOSING) {
-		s->state = done ? STMT_FREE : STMT_HELD;
-		h->n = (uint16_t)(h->n + !done);
-	}
+	assert(s->asked > 0);
+	before = slot_counts(s);
+	s->asked--;
+	if (done)
+		s->has = parse;
+	h->n = (uint16_t)(h->n + slot_counts(s) - before);
 }

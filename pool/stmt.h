@@ -76,37 +76,43 @@ struct stmt_entry *stmt_names_find_id(const struct stmt_names *, uint32_t id);
 struct stmt_entry *stmt_names_add(struct stmt_names *, struct slice name, struct stmt *);
 void		   stmt_names_drop(struct stmt_names *, struct stmts *, struct stmt_entry *);
 
-/* What a server has. */
-enum stmt_state {
-	STMT_FREE,
-	STMT_PENDING,		/* Parse sent, not answered */
-	STMT_HELD,		/* the server said yes */
-	STMT_CLOSING		/* Close sent, not answered */
-};
-
+/*
+ * What a server has.  A Parse or Close on its way may be skipped, because
+ * something before it fails; but then so is what follows it up to the next
+ * Sync.  So within one epoch, from Sync to Sync, what was sent counts as done;
+ * from the next one on only what was answered does.
+ */
 struct stmt_slot {
 	uint8_t	 digest[STMT_DIGEST];
 	uint64_t used;		/* turn counter at the last use */
-	uint8_t	 state;
+	uint32_t epoch;		/* of the last Parse or Close */
+	uint16_t asked;		/* Parses and Closes sent, not answered */
+	bool	 has;		/* after those answered */
+	bool	 will;		/* after those sent, if none is skipped */
 };
 
 struct stmt_held {
 	struct stmt_slot *slot;
 	uint16_t	  n, size, max;
+	uint32_t	  epoch;
 	uint64_t	  clock;
 };
 
 void	 stmt_held_init(struct stmt_held *, unsigned max);
 void	 stmt_held_fini(struct stmt_held *);
 void	 stmt_held_clear(struct stmt_held *);	/* the server has forgotten all */
-/* The slot that is pending or held, freshly used; STMT_NONE: not there. */
+void	 stmt_held_sync(struct stmt_held *);	/* a Sync was sent */
+/* Its slot, freshly used, if it is there for what is sent next; STMT_NONE: not
+ * surely: then, in this order, the next three. */
 uint16_t stmt_held_find(struct stmt_held *, const uint8_t digest[STMT_DIGEST]);
-/* A slot for a Parse about to be sent. */
-uint16_t stmt_held_add(struct stmt_held *, const uint8_t digest[STMT_DIGEST]);
-/* One to close before the next is added, now closing; STMT_NONE: there is room. */
+/* One to close to make room, again and again; STMT_NONE: there is room. */
 uint16_t stmt_held_evict(struct stmt_held *);
-/* The Parse or Close of that slot was answered, or skipped. */
-void	 stmt_held_settle(struct stmt_held *, uint16_t slot, bool done);
+/* The slot of it to close first, because it may be there; STMT_NONE: it is not. */
+uint16_t stmt_held_unsure(struct stmt_held *, const uint8_t digest[STMT_DIGEST]);
+/* The slot for the Parse about to be sent. */
+uint16_t stmt_held_add(struct stmt_held *, const uint8_t digest[STMT_DIGEST]);
+/* A Parse, or else a Close, of that slot was answered, or skipped. */
+void	 stmt_held_settle(struct stmt_held *, uint16_t slot, bool parse, bool done);
 void	 stmt_name(char out[STMT_NAME + 1], const uint8_t digest[STMT_DIGEST]);
 
 #endif
