@@ -475,11 +475,12 @@ server_arrives(struct message *m, void *owner)
 	struct server *v =
 	    (struct server *)(void *)((char *)m -
 				      offsetof(struct server, move));
-	struct pools *home = owner;
-	/* This worker waited, so it has the pool; `move` was sent to it. */
-	struct pool *p = v->pool->budget->side[home->worker].pools;
+	/* The worker it was sent to waited, so it has the pool. */
+	struct pool *p = v->pool->budget->side[v->destination].pools;
+	struct pools *home = p->home;
 
-	assert(v->state == SERVER_MOVING && p != NULL && p->home == home);
+	(void)owner;
+	assert(v->state == SERVER_MOVING && home->worker == v->destination);
 	assert(strcmp(p->key, v->pool->key) == 0);
 	v->pool = p;
 	home->n++;
@@ -500,6 +501,7 @@ server_move(struct server *v, unsigned worker)
 	home->n--;
 	stats_add(home->stats, v->ops->stat_open, -1);
 	stats_add(home->stats, STAT_SERVER_MOVED, 1);
+	v->destination = worker;
 	v->move.run = server_arrives;
 	mailbox_post(home->mailboxes[worker], &v->move);
 }
@@ -553,19 +555,17 @@ pools_nudged(struct message *m, void *owner)
 	struct budget_side *side =
 	    (struct budget_side *)(void *)((char *)m -
 					   offsetof(struct budget_side, nudge));
-	struct pools *home = owner;
 
+	(void)owner;
 	atomic_store(&side->nudged, false);
-	(void)home;
 	for (struct pool *p = side->pools; p != NULL; p = p->side_next) {
 		struct server *v = p->list[SERVER_SHARED];
 		uint64_t theirs;
 
-		assert(p->home == home);
 		/* Shared servers are not handed on: a pool that needs room
 		 * gets it by the end of one that nobody is using. */
 		if (v != NULL && v->ledger.n == 0 &&
-		    budget_longest(p->budget, home->worker, &theirs) >= 0)
+		    budget_longest(p->budget, p->home->worker, &theirs) >= 0)
 			server_close(v, WHY_ROOM, NULL, NULL);
 		pool_touch(p);
 	}

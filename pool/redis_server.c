@@ -27,8 +27,8 @@ redis_server_full(const struct server *v)
 static bool
 redis_has_room(const struct server *v)
 {
-	return v->ledger.n < LEDGER_MAX / 2 &&
-	       buf_len(&v->stream.out) <= REDIS_OUT_ROOM;
+	return v->ledger.n == 0 || (v->ledger.n < LEDGER_MAX / 2 &&
+				    buf_len(&v->stream.out) <= REDIS_OUT_ROOM);
 }
 
 void
@@ -121,19 +121,18 @@ redis_timer(struct wheel_entry *e)
 		redis_wait_a_second(rv);
 }
 
-void
+bool
 redis_server_pause(struct server *v, struct lessee *l)
 {
 	struct redis_server *rv = redis_server(v);
 
-	/* Nobody else is given anything while we wait for the first. */
-	assert(rv->slow == NULL || rv->slow == l);
 	if (rv->slow != NULL || v->state != SERVER_SHARED)
-		return;
+		return rv->slow == l;
 	rv->slow = l;
 	rv->slow_s = 0;
 	stream_pause(&v->stream);
 	redis_wait_a_second(rv);
+	return true;
 }
 
 static void
@@ -166,13 +165,6 @@ redis_server_part(struct server *v, struct lessee *l)
 
 /* ---- what a server sends ---------------------------------------------- */
 
-static void
-redis_broken(struct server *v, const char *what)
-{
-	stats_add(v->pool->home->stats, STAT_SERVER_DOUBTED, 1);
-	server_close(v, WHY_UPSTREAM_SENSE, NULL, what);
-}
-
 /* Neighbouring bytes of one lessee, and how many replies end in them. */
 struct run {
 	const uint8_t *p;
@@ -193,6 +185,16 @@ run_flush(struct run *r)
 	if (done.replies > 0)
 		done.to->ops->settled(done.to, REDIS_ANSWERED, done.replies,
 				      true);
+}
+
+/* What was received whole is delivered; only what was not is lost. */
+static ssize_t
+redis_broken(struct redis_server *rv, struct run *r, const char *what)
+{
+	run_flush(r);
+	stats_add(rv->s.pool->home->stats, STAT_SERVER_DOUBTED, 1);
+	server_close(&rv->s, WHY_UPSTREAM_SENSE, NULL, what);
+	return -1;
 }
 
 static void
@@ -237,17 +239,6 @@ redis_pay(struct redis_server *rv, struct run *r, struct lessee *to)
 		run_flush(r);
 }
 
-/* Is there somebody this reply could be for? */
-static bool
-redis_begins(struct redis_server *rv, uint8_t type)
-{
-	rv->is_push = type == '>' && rv->s.pool->resp == 3;
-	if (rv->is_push || rv->s.ledger.n > 0)
-		return true;
-	redis_broken(&rv->s, "a reply to nothing");
-	return false;
-}
-
 /* One step into a reply: bytes it takes, 0 more are needed, -1 closed. */
 static ssize_t
 redis_frame(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
@@ -257,12 +248,13 @@ redis_frame(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
 	ssize_t used;
 	bool done;
 
-	if (!rv->reply.started && !redis_begins(rv, p[0]))
-		return -1;
-	if ((used = resp_reply_next(&rv->reply, p, n, &done)) < 0) {
-		redis_broken(&rv->s, "not a reply");
-		return -1;
+	if (!rv->reply.started) {
+		rv->is_push = p[0] == '>' && rv->s.pool->resp == 3;
+		if (!rv->is_push && rv->s.ledger.n == 0)
+			return redis_broken(rv, r, "a reply to nothing");
 	}
+	if ((used = resp_reply_next(&rv->reply, p, n, &done)) < 0)
+		return redis_broken(rv, r, "not a reply");
 	if (used == 0 || rv->is_push)
 		return used;
 	e = ledger_at(&rv->s.ledger, 0);
@@ -276,10 +268,6 @@ redis_frame(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
 	return used;
 }
 
-/*
- * The run is flushed before the server is closed: what was received whole is
- * delivered, and only what was not is lost.
- */
 static void
 redis_replies(struct server *v)
 {

@@ -69,7 +69,8 @@ uint64_t redis_server_send(struct server *, struct lessee *, const struct slice 
 /* Settle this one before anything behind it is delivered. */
 void redis_server_mark(struct server *, uint64_t place);
 
-void redis_server_pause(struct server *, struct lessee *);
+/* False: it waits for another already; ask again at the next reply. */
+bool redis_server_pause(struct server *, struct lessee *);
 void redis_server_resume(struct server *, struct lessee *);	/* if it waits for this one */
 /* The session leaves: its replies will be swallowed. */
 void redis_server_part(struct server *, struct lessee *);

@@ -70,6 +70,7 @@ struct server {
 	struct label		*label;		/* settings at the pipeline's tail; counted */
 	struct server		*next, **prev;	/* in the pool's list for its state */
 	struct message		 move;		/* MOVING: it travels in this */
+	unsigned		 destination;	/* MOVING: to this worker */
 	uint64_t		 opened_ns;	/* monotonic; when it became usable */
 	uint64_t		 idle_ns;
 	unsigned		 address;	/* DIAL: which one is tried */

@@ -365,7 +365,7 @@ main(int argc, char **argv)
 	watch_signals(&pr);
 	if (listen_all(&pr) != 0) {
 		log_close(&pr.weir.log);
-		return 1;
+		_exit(1); /* nothing has run yet, nothing to undo */
 	}
 	start_workers(&pr);
 	LOG(pr.weir.log, LOG_INFO, LOG_EV_START,

@@ -519,6 +519,9 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
+	/* The loop may have slept since: the clock is read where time begins
+	 * to matter, and costs less than the recv. */
+	streams_tick(st->home);
 	if (st->opening) {
 		if (!st->connecting)
 			handshake(st);
@@ -659,6 +662,7 @@ on_writable(evutil_socket_t fd, short what, void *arg)
 
 	(void)fd;
 	(void)what;
+	streams_tick(st->home);
 	st->blocked = 0;
 	if (st->connecting) {
 		st->connecting = 0;

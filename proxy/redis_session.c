@@ -1,0 +1,595 @@
+#include "proxy/redis_session.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "proxy/worker.h"
+
+/* ---- speaking for ourselves ------------------------------------------- */
+
+/* In front of a held reply. */
+struct held {
+	uint64_t after; /* so many replies must have been delivered */
+	uint64_t n;     /* bytes */
+};
+
+struct buf *
+redis_say(struct redis_session *rs)
+{
+	struct held h = { .after = rs->sent };
+
+	if (redis_is_idle(rs))
+		return stream_out(&rs->s.stream);
+	redis_server_mark(rs->via, rs->last);
+	rs->held_at = buf_len(&rs->held);
+	if (buf_put(&rs->held, &h, sizeof(h)) != 0)
+		abort(); /* REDIS_HELD_MAX is far below its limit */
+	return &rs->held;
+}
+
+enum redis_did
+redis_said(struct redis_session *rs, int failed)
+{
+	struct held h = { .after = rs->sent };
+
+	stats_add(&rs->s.worker->stats, STAT_COMMANDS_LOCAL, 1);
+	if (failed) {
+		session_close(&rs->s, WHY_TOO_BIG, NULL, NULL);
+	} else if (!redis_is_idle(rs)) {
+		h.n = buf_len(&rs->held) - rs->held_at - sizeof(h);
+		buf_patch(&rs->held, rs->held_at, &h, sizeof(h));
+	}
+	return REDIS_DONE;
+}
+
+enum redis_did
+redis_say_error(struct redis_session *rs, const char *text)
+{
+	return redis_said(rs, resp_put_error(redis_say(rs), text));
+}
+
+/* The held replies whose turn has come. */
+static void
+redis_release(struct redis_session *rs)
+{
+	const uint8_t *p;
+	struct held h;
+	size_t n;
+
+	while (buf_len(&rs->held) > 0) {
+		p = buf_peek(&rs->held, &n);
+		memcpy(&h, p, sizeof(h));
+		if (h.after > rs->answered)
+			return;
+		if (stream_put(&rs->s.stream, p + sizeof(h), h.n) != 0) {
+			session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+			return;
+		}
+		buf_consume(&rs->held, sizeof(h) + h.n);
+	}
+}
+
+/* ---- what a server has for us ----------------------------------------- */
+
+static void
+redis_reply(struct lessee *l, const uint8_t *p, size_t n)
+{
+	struct session *s = session_of_lessee(l);
+	struct redis_session *rs = redis_session(s);
+
+	if (session_is_over(s))
+		return;
+	assert(rs->via != NULL && rs->via->pool == s->pool);
+	if (stream_put(&s->stream, p, n) != 0) {
+		session_close(s, WHY_SLOW_READER, NULL, NULL);
+		return;
+	}
+	if (rs->slow == NULL && buf_len(&s->stream.out) > REDIS_SLOW_MAX &&
+	    redis_server_pause(rs->via, l)) {
+		rs->slow = rs->via;
+		rs->slow_left = buf_len(&s->stream.out);
+	}
+}
+
+/* The server has waited for us for another second. */
+static void
+redis_is_slow(struct redis_session *rs, uint32_t seconds)
+{
+	size_t left = buf_len(&rs->s.stream.out);
+
+	if (seconds == 0)
+		rs->slow = NULL;
+	else if (seconds >= REDIS_SLOW_S ||
+		 left + REDIS_SLOW_RATE > rs->slow_left)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+	rs->slow_left = left;
+}
+
+/* Run again what had to stop, if it would get anywhere. */
+static void
+redis_answered(struct redis_session *rs, uint32_t n)
+{
+	assert(n <= rs->sent - rs->answered);
+	rs->answered += n;
+	redis_release(rs);
+	if (rs->stopped && (redis_is_idle(rs) ||
+			    (rs->sent - rs->answered <= REDIS_DEPTH / 2 &&
+			     buf_len(&rs->held) <= REDIS_HELD_MAX / 2)))
+		session_wake(&rs->s);
+}
+
+static void
+redis_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
+{
+	struct session *s = session_of_lessee(l);
+	struct redis_session *rs = redis_session(s);
+
+	(void)done;
+	if (session_is_over(s))
+		return;
+	switch ((enum redis_settled)kind) {
+	case REDIS_ANSWERED:
+		redis_answered(rs, arg);
+		break;
+	case REDIS_UNANSWERED:
+		if (resp_put_error(stream_out(&s->stream),
+				   "ERR weir: upstream connection lost") != 0)
+			session_close(s, WHY_SLOW_READER, NULL, NULL);
+		else
+			redis_answered(rs, arg);
+		break;
+	case REDIS_TORN:
+		session_close(s, WHY_UPSTREAM_LOST, NULL, NULL);
+		break;
+	case REDIS_SLOW:
+		redis_is_slow(rs, arg);
+		break;
+	}
+}
+
+static void
+redis_room(struct lessee *l)
+{
+	session_wake(session_of_lessee(l));
+}
+
+static void
+redis_granted(struct lessee *l, struct server *v)
+{
+	struct session *s = session_of_lessee(l);
+
+	assert(v->pool == s->pool && l->server == NULL);
+	session_enter(s, SESSION_IDLE);
+	session_wake(s);
+}
+
+/* No server came: the step that is to follow has none to hope for. */
+static void
+redis_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
+{
+	struct session *s = session_of_lessee(l);
+
+	(void)sqlstate;
+	(void)text;
+	redis_session(s)->down = (uint8_t)w;
+	session_enter(s, SESSION_IDLE);
+	session_wake(s);
+}
+
+static void
+redis_rest(struct lessee *l)
+{
+	(void)l;
+	assert(!"a Redis session holds no lease");
+}
+
+static const struct lessee_ops redis_lessee_ops = {
+	.granted = redis_granted,
+	.reply = redis_reply,
+	.settled = redis_settled,
+	.rest = redis_rest,
+	.lost = redis_lost,
+	.room = redis_room,
+};
+
+/* ---- forwarding ------------------------------------------------------- */
+
+void
+redis_rehome(struct redis_session *rs)
+{
+	assert(redis_is_idle(rs));
+	redis_server_unqueue(&rs->s.lessee);
+	rs->via = NULL;
+	rs->s.pool = NULL;
+	rs->down = 0;
+}
+
+static bool
+redis_has_pool(struct redis_session *rs)
+{
+	struct session *s = &rs->s;
+
+	if (s->pool == NULL)
+		s->pool = pool_find_redis(&s->worker->pools, s->snapshot,
+					  rs->redis, rs->user, rs->password,
+					  rs->db, rs->resp);
+	return s->pool != NULL;
+}
+
+static enum redis_did
+redis_say_down(struct redis_session *rs)
+{
+	const char *reason = rs->s.pool->error;
+	char text[POOL_ERROR_MAX + 64];
+
+	if (rs->down != WHY_UPSTREAM_DOWN)
+		snprintf(text, sizeof(text), "ERR weir: %s",
+			 why_table[rs->down].text);
+	else
+		snprintf(text, sizeof(text), "ERR weir: %s: %s",
+			 why_table[rs->down].text, reason);
+	return redis_say_error(rs, text);
+}
+
+/*
+ * The server for the next command, or NULL and what became of the command.
+ * Behind outstanding ones it can only be theirs.
+ */
+static struct server *
+redis_upstream(struct redis_session *rs, enum redis_did *did)
+{
+	struct session *s = &rs->s;
+
+	*did = REDIS_DONE;
+	if (!redis_is_idle(rs))
+		return rs->via;
+	if (!redis_has_pool(rs)) {
+		redis_say_error(rs, "ERR weir: too many pools");
+		return NULL;
+	}
+	if (rs->down != 0) {
+		redis_say_down(rs);
+		return NULL;
+	}
+	if (pool_want(s->pool, &s->lessee)) {
+		/* Shared: what we hold is an entry in its ledger, no lease. */
+		rs->via = s->lessee.server;
+		s->lessee.server = NULL;
+		return rs->via;
+	}
+	session_enter(s, SESSION_WAIT);
+	*did = REDIS_LATER;
+	return NULL;
+}
+
+enum redis_did
+redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	struct session *s = &rs->s;
+	enum redis_did did;
+	struct server *v;
+
+	redis_server_unqueue(&s->lessee);
+	if ((v = redis_upstream(rs, &did)) == NULL)
+		return did;
+	assert(v->pool == s->pool);
+	if (redis_server_full(v)) {
+		redis_server_queue(v, &s->lessee);
+		return REDIS_LATER;
+	}
+	rs->last = redis_server_send(v, &s->lessee, arg, argc);
+	rs->sent++;
+	stats_add(&s->worker->stats, STAT_COMMANDS, 1);
+	return REDIS_DONE;
+}
+
+/* ---- one command ------------------------------------------------------ */
+
+/* An HTTP request, whoever sent it, is nobody's command. */
+static bool
+is_http(struct slice name)
+{
+	return slice_is_word(name, "post") || slice_is_word(name, "host:");
+}
+
+static enum redis_did
+redis_unknown(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	char text[REDIS_CMD_TEXT_MAX];
+
+	if (is_http(arg[0])) {
+		session_close(&rs->s, WHY_BAD_FRAME, NULL, "HTTP");
+		return REDIS_DONE;
+	}
+	redis_cmd_unknown_text(arg, argc, text, sizeof(text));
+	return redis_say_error(rs, text);
+}
+
+/* Checks in the order Redis has them: existence, arity, log-in. */
+static enum redis_did
+redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	const struct redis_cmd *cmd = redis_cmd_find(arg[0]), *row = cmd;
+	char text[REDIS_CMD_TEXT_MAX];
+
+	if (cmd == NULL)
+		return redis_unknown(rs, arg, argc);
+	if (cmd->sub_count > 0 && argc > 1 &&
+	    (row = redis_cmd_sub(cmd, arg, argc)) == NULL &&
+	    (row = redis_local_newer(cmd, arg, argc)) == NULL) {
+		redis_cmd_unknown_sub_text(cmd, arg[1], text, sizeof(text));
+		return redis_say_error(rs, text);
+	}
+	if (!redis_cmd_arity_ok(row, argc)) {
+		redis_cmd_arity_text(row, text, sizeof(text));
+		return redis_say_error(rs, text);
+	}
+	if (rs->s.user == NULL && !row->no_auth)
+		return redis_say_error(rs, "NOAUTH Authentication required.");
+	if (row->class == REDIS_SHARED || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED)
+		return redis_forward(rs, arg, argc);
+	return redis_local(rs, row, arg, argc);
+}
+
+/* ---- steps ------------------------------------------------------------ */
+
+static size_t
+redis_out_max(const struct redis_session *rs)
+{
+	return rs->s.user != NULL ? STREAM_OUT_HIGH : REDIS_NOAUTH_OUT;
+}
+
+static bool
+redis_may_go(const struct redis_session *rs)
+{
+	return buf_len(&rs->s.stream.out) <= redis_out_max(rs) &&
+	       rs->sent - rs->answered < REDIS_DEPTH &&
+	       buf_len(&rs->held) <= REDIS_HELD_MAX;
+}
+
+/* Told in Redis's words once all before it is answered; then closed. */
+static enum redis_did
+redis_malformed(struct redis_session *rs, const char *what)
+{
+	char text[128];
+
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	snprintf(text, sizeof(text), "ERR Protocol error: %s", what);
+	redis_say_error(rs, text);
+	session_close(&rs->s, WHY_BAD_FRAME, NULL, what);
+	return REDIS_DONE;
+}
+
+/* A NUL hides the end of an inline request for ever, and no client of ours
+ * begins like a TLS record: they are at the wrong door. */
+static bool
+is_foreign(const uint8_t *p, size_t n)
+{
+	return p[0] == 0 || (n > 1 && p[0] == 0x16 && p[1] == 3);
+}
+
+/* The next request, if all of it is there: LATER when it is not, or must wait
+ * (*stop: for replies, not for bytes). */
+static enum redis_did
+redis_request(struct redis_session *rs, bool *stop)
+{
+	bool auth = rs->s.user != NULL;
+	struct stream *st = &rs->s.stream;
+	enum redis_did did = REDIS_DONE;
+	char text[64];
+	const uint8_t *p;
+	ssize_t used;
+	size_t n;
+
+	p = stream_peek(st, &n);
+	if (n == 0)
+		return REDIS_LATER;
+	*stop = true;
+	if (is_foreign(p, n))
+		return redis_malformed(rs, "too big inline request");
+	used = resp_request_next(&rs->request, p, n, auth,
+				 auth ? REDIS_REQUEST_MAX
+				      : REDIS_NOAUTH_REQUEST);
+	if (used < 0) {
+		resp_error_text(&rs->request, text, sizeof(text));
+		return redis_malformed(rs, text);
+	}
+	if (used == 0) {
+		*stop = false;
+		if (rs->request.need > STREAM_IN_MAX)
+			stream_hold(st, rs->request.need);
+		return REDIS_LATER;
+	}
+	if (rs->request.argc > 0)
+		did = redis_command(rs, rs->request.arg, rs->request.argc);
+	if (did == REDIS_DONE && !session_is_over(&rs->s)) {
+		stream_consume(st, (size_t)used);
+		if (st->in_max > STREAM_IN_MAX)
+			stream_hold(st, 0);
+	}
+	return did;
+}
+
+/* Nothing is kept of a request but what half of one needs. */
+static void
+redis_forget_request(struct redis_session *rs)
+{
+	if (rs->request.held.pos > 0)
+		return;
+	resp_request_free(&rs->request);
+	rs->request.resume = true;
+}
+
+/* The client has read: the server that waits for it may go on. */
+static void
+redis_catch_up(struct redis_session *rs)
+{
+	struct server *v = rs->slow;
+
+	if (v == NULL || stream_is_high(&rs->s.stream))
+		return;
+	rs->slow = NULL;
+	redis_server_resume(v, &rs->s.lessee);
+}
+
+static void
+redis_stop(struct redis_session *rs)
+{
+	struct stream *st = &rs->s.stream;
+
+	rs->stopped = true;
+	stream_pause(st);
+	/* Below the mark of STREAM_ROOM it has to be asked for. */
+	if (buf_len(&st->out) > redis_out_max(rs) && !stream_is_high(st))
+		st->tell_empty = 1;
+}
+
+/* A command counts as activity, though it changes no state. */
+static void
+redis_touch(struct session *s)
+{
+	uint64_t ms = s->snapshot->conf->client_idle_timeout_ms;
+
+	if (s->state == SESSION_IDLE && ms > 0)
+		stream_deadline(&s->stream, s->worker->streams.now_ns +
+						ms * 1000000u);
+}
+
+static enum step
+redis_step(struct session *s)
+{
+	struct redis_session *rs = redis_session(s);
+	bool stop = false;
+
+	redis_catch_up(rs);
+	if (session_is_over(s))
+		return STEP_WAIT;
+	rs->stopped = false;
+	s->stream.tell_empty = 0;
+	stream_resume(&s->stream);
+	if (s->user == NULL)
+		redis_local_trust(rs);
+	do {
+		if (!redis_may_go(rs)) {
+			stop = true;
+			break;
+		}
+		stop = false;
+	} while (redis_request(rs, &stop) == REDIS_DONE && !session_is_over(s));
+	if (session_is_over(s))
+		return STEP_WAIT;
+	rs->down = 0;
+	redis_forget_request(rs);
+	redis_touch(s);
+	if (stop)
+		redis_stop(rs);
+	return STEP_WAIT;
+}
+
+static enum step
+redis_wait(struct session *s)
+{
+	(void)s;
+	return STEP_WAIT;
+}
+
+/* ---- life ------------------------------------------------------------- */
+
+static void
+redis_init(struct session *s)
+{
+	struct redis_session *rs = redis_session(s);
+
+	s->lessee.ops = &redis_lessee_ops;
+	s->lessee.mode = LEASE_SHARED;
+	buf_init(&rs->held, REDIS_OUT_MAX);
+	rs->request.resume = true;
+	rs->resp = 2;
+	/* Who may come in without a word is let in without one. */
+	session_wake(s);
+}
+
+/*
+ * A client that waits for a reply would take our words for it; one that waits
+ * for nothing would take them for the next.  So most go without a word, as
+ * from Redis; BAD_FRAME was told before.
+ */
+static void
+redis_refuse(struct session *s, enum why w, const char *sqlstate,
+	     const char *text)
+{
+	char line[256];
+
+	(void)sqlstate;
+	if (!redis_is_idle(redis_session(s)) || w == WHY_IDLE ||
+	    w == WHY_SHUTDOWN || w == WHY_BAD_FRAME || w == WHY_SLOW_READER ||
+	    why_table[w].redis[0] == '\0')
+		return;
+	snprintf(line, sizeof(line), "%s %s", why_table[w].redis,
+		 text ? text : why_table[w].text);
+	if (resp_put_error(stream_out(&s->stream), line) != 0)
+		return; /* it does not read anyway */
+}
+
+static bool
+redis_quiet(const struct session *s)
+{
+	const struct redis_session *rs = (const void *)s;
+	size_t n;
+
+	stream_peek(&s->stream, &n);
+	return n == 0 && redis_is_idle(rs) && s->state != SESSION_WAIT;
+}
+
+static void
+redis_part(struct session *s)
+{
+	struct redis_session *rs = redis_session(s);
+	struct server *slow = rs->slow;
+	bool idle = redis_is_idle(rs);
+
+	redis_server_unqueue(&s->lessee);
+	rs->answered = rs->sent;
+	rs->slow = NULL;
+	buf_free(&rs->held);
+	if (!idle)
+		redis_server_part(rs->via, &s->lessee);
+	if (slow != NULL)
+		redis_server_resume(slow, &s->lessee);
+	rs->via = NULL;
+}
+
+static void
+redis_fini(struct session *s)
+{
+	struct redis_session *rs = redis_session(s);
+
+	assert(redis_is_idle(rs) && rs->slow == NULL);
+	resp_request_free(&rs->request);
+	buf_free(&rs->held);
+	free(rs->name);
+}
+
+const struct proto redis_proto = {
+	.name = "redis",
+	.size = sizeof(struct redis_session),
+	.out_max = REDIS_OUT_MAX,
+	.stat_open = STAT_REDIS_CLIENTS,
+	.stat_accepted = STAT_REDIS_ACCEPTED,
+	.stat_logins = STAT_REDIS_LOGINS,
+	.stat_refused = STAT_REDIS_REFUSED,
+	.init = redis_init,
+	.step = {
+		[SESSION_TLS] = redis_wait,
+		[SESSION_HELLO] = redis_step,
+		[SESSION_IDLE] = redis_step,
+		[SESSION_WAIT] = redis_wait,
+	},
+	.refuse = redis_refuse,
+	.quiet = redis_quiet,
+	.part = redis_part,
+	.fini = redis_fini,
+};

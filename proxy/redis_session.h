@@ -1,0 +1,107 @@
+/*
+ * redis_session: a Redis client: what it asked, and in which order it hears.
+ *
+ * redis_session.c moves commands and replies; redis_local.c knows the commands
+ * weir answers itself, among them all that say who the client is.
+ *
+ * Order: forwarded commands all go to one shared server and come back in
+ * order.  A local reply that stands behind outstanding ones is held until so
+ * many replies were delivered.  What changes where commands go (AUTH, HELLO,
+ * SELECT, RESET, a farewell) waits until nothing is outstanding; meanwhile the
+ * client's input lies where it is.
+ *
+ * Bounds: REDIS_DEPTH commands outstanding, REDIS_HELD_MAX bytes of held
+ * replies (and one reply more), STREAM_OUT_HIGH bytes of unread replies: past
+ * any of them the client's requests are not read.  The replies to what was
+ * read before may still come to REDIS_SLOW_MAX bytes and more; then the server
+ * is stopped until the client has read them, which it must do at
+ * REDIS_SLOW_RATE bytes a second and within REDIS_SLOW_S seconds, because
+ * everybody else on that server waits too.  So a value of any size reaches a
+ * client that reads, and one that does not costs the others a second.
+ * Before the log-in a client has REDIS_NOAUTH_OUT bytes of unread replies.
+ *
+ * Passwords are compared with the text in the configuration.  A user whose
+ * password is stored as a SCRAM verifier or an MD5 hash cannot log in here:
+ * checking it would cost a worker milliseconds a try.
+ */
+#ifndef PROXY_REDIS_SESSION_H
+#define PROXY_REDIS_SESSION_H
+
+#include "pool/redis_server.h"
+#include "protocol/redis_cmd.h"
+#include "protocol/resp.h"
+#include "proxy/session.h"
+
+enum {
+	REDIS_DEPTH = 1024,
+	REDIS_HELD_MAX = 64 << 10,
+	REDIS_SLOW_MAX = 16 << 20,
+	REDIS_SLOW_RATE = 256 << 10,
+	REDIS_SLOW_S = 10,
+	REDIS_NOAUTH_OUT = 1 << 10,
+	REDIS_NOAUTH_REQUEST = 256 << 10,
+	REDIS_REQUEST_MAX = RESP_BULK_MAX + (1 << 20),
+	REDIS_OUT_MAX = 1 << 30,	/* of a buf: more than all of the above */
+	REDIS_NAME_MAX = 1 << 10,	/* CLIENT SETNAME */
+	REDIS_DATABASES = 16		/* as Redis has them, unless configured */
+};
+
+struct redis_session {
+	struct session	    s;
+	struct resp_request request;	/* memory only while half a request is there */
+	uint64_t	    sent, answered;	/* forwarded commands; replies to them */
+	struct server	   *via;	/* where the outstanding ones are */
+	uint64_t	    last;	/* place of the last one there */
+	struct buf	    held;	/* local replies, each behind a struct held */
+	size_t		    held_at;	/* the one being written */
+	struct server	   *slow;	/* it waits for our client to read */
+	size_t		    slow_left;	/* how much was left when last looked at */
+	const struct conf_redis *redis;	/* where to, from the log-in on */
+	const char	   *user, *password;	/* of our own log-in there */
+	char		   *name;	/* CLIENT SETNAME; NULL: none */
+	unsigned	    db;
+	uint8_t		    resp;	/* 2 or 3 */
+	uint8_t		    down;	/* enum why: no server in this step; 0: not tried */
+	bool		    db_known;	/* it has logged in, or selected, before */
+	bool		    stopped;	/* its input waits for replies or room */
+};
+
+static inline struct redis_session *
+redis_session(struct session *s)
+{
+	return (struct redis_session *)(void *)s;
+}
+
+/* Nothing outstanding: a change takes effect at the right place. */
+static inline bool
+redis_is_idle(const struct redis_session *rs)
+{
+	return rs->sent == rs->answered;
+}
+
+/* What became of a command. */
+enum redis_did {
+	REDIS_DONE,	/* sent or answered */
+	REDIS_LATER	/* not yet: leave it in the input and come again */
+};
+
+typedef enum redis_did redis_run(struct redis_session *, const struct slice *arg, size_t argc);
+
+/* redis_session.c */
+redis_run   redis_forward;
+/* A local reply: redis_said(rs, resp_put_...(redis_say(rs), ...)). */
+struct buf    *redis_say(struct redis_session *);
+enum redis_did redis_said(struct redis_session *, int failed);
+enum redis_did redis_say_error(struct redis_session *, const char *text);
+void	       redis_rehome(struct redis_session *);	/* commands go elsewhere from now on */
+
+/* redis_local.c */
+/* Of a subcommand newer than Redis 7.0 that every client sends; or NULL. */
+const struct redis_cmd *redis_local_newer(const struct redis_cmd *, const struct slice *arg, size_t argc);
+/* A command that is not simply forwarded: `cmd` is its own or its subcommand's row. */
+enum redis_did redis_local(struct redis_session *, const struct redis_cmd *,
+    const struct slice *arg, size_t argc);
+/* The user `default`, if it may come in without a password. */
+void	       redis_local_trust(struct redis_session *);
+
+#endif
