@@ -79,9 +79,8 @@ redis_server_send(struct server *v, struct lessee *l, const struct slice *arg,
 	assert(v->state == SERVER_SHARED && !redis_server_full(v));
 	if (resp_put_request(stream_out(&v->stream), arg, argc) != 0)
 		abort(); /* a request is smaller than what is left */
-	ledger_push(&v->ledger,
-		    (struct ledger_entry){ .lessee = l,
-					   .action = LEDGER_FORWARD });
+	ledger_push(&v->ledger, (struct ledger_entry){
+				    .lessee = l, .action = LEDGER_FORWARD });
 	v->idle_ns = v->stream.home->now_ns;
 	return rv->paid + v->ledger.n - 1;
 }
@@ -320,10 +319,10 @@ login_send(struct redis_server *rv)
 	char db[16];
 
 	if (p->resp == 3 && p->password != NULL)
-		login_ask(rv,
-			  (const char *[]){ "HELLO", "3", "AUTH", user,
-					    p->password },
-			  5);
+		login_ask(
+		    rv,
+		    (const char *[]){ "HELLO", "3", "AUTH", user, p->password },
+		    5);
 	else if (p->resp == 3)
 		login_ask(rv, (const char *[]){ "HELLO", "3" }, 2);
 	else if (p->password != NULL && p->user != NULL)

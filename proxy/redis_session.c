@@ -114,9 +114,9 @@ redis_answered(struct redis_session *rs, uint32_t n)
 	assert(n <= rs->sent - rs->answered);
 	rs->answered += n;
 	redis_release(rs);
-	if (rs->stopped && (redis_is_idle(rs) ||
-			    (rs->sent - rs->answered <= REDIS_DEPTH / 2 &&
-			     buf_len(&rs->held) <= REDIS_HELD_MAX / 2)))
+	if (rs->stopped &&
+	    (redis_is_idle(rs) || (rs->sent - rs->answered <= REDIS_DEPTH / 2 &&
+				   buf_len(&rs->held) <= REDIS_HELD_MAX / 2)))
 		session_wake(&rs->s);
 }
 
@@ -212,9 +212,9 @@ redis_has_pool(struct redis_session *rs)
 	struct session *s = &rs->s;
 
 	if (s->pool == NULL)
-		s->pool = pool_find_redis(&s->worker->pools, s->snapshot,
-					  rs->redis, rs->user, rs->password,
-					  rs->db, rs->resp);
+		s->pool =
+		    pool_find_redis(&s->worker->pools, s->snapshot, rs->redis,
+				    rs->user, rs->password, rs->db, rs->resp);
 	return s->pool != NULL;
 }
 
@@ -328,7 +328,8 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	if (rs->s.user == NULL && !row->no_auth)
 		return redis_say_error(rs, "NOAUTH Authentication required.");
-	if (row->class == REDIS_SHARED || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED)
+	if (row->class == REDIS_SHARED &&
+	    (!row->blocks || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED))
 		return redis_forward(rs, arg, argc);
 	return redis_local(rs, row, arg, argc);
 }
@@ -390,9 +391,9 @@ redis_request(struct redis_session *rs, bool *stop)
 	*stop = true;
 	if (is_foreign(p, n))
 		return redis_malformed(rs, "too big inline request");
-	used = resp_request_next(&rs->request, p, n, auth,
-				 auth ? REDIS_REQUEST_MAX
-				      : REDIS_NOAUTH_REQUEST);
+	used =
+	    resp_request_next(&rs->request, p, n, auth,
+			      auth ? REDIS_REQUEST_MAX : REDIS_NOAUTH_REQUEST);
 	if (used < 0) {
 		resp_error_text(&rs->request, text, sizeof(text));
 		return redis_malformed(rs, text);
@@ -454,8 +455,8 @@ redis_touch(struct session *s)
 	uint64_t ms = s->snapshot->conf->client_idle_timeout_ms;
 
 	if (s->state == SESSION_IDLE && ms > 0)
-		stream_deadline(&s->stream, s->worker->streams.now_ns +
-						ms * 1000000u);
+		stream_deadline(&s->stream,
+				s->worker->streams.now_ns + ms * 1000000u);
 }
 
 static enum step

@@ -1,0 +1,618 @@
+#include <arpa/inet.h>
+#include <assert.h>
+#include <ctype.h>
+#include <netdb.h>
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conf/conf.h"
+#include "protocol/resp_number.h"
+#include "proxy/redis_session.h"
+#include "proxy/route.h"
+#include "proxy/worker.h"
+
+#define REDIS_VERSION "7.0.15" /* whose commands weir knows */
+
+enum { USER_MAX = 255, PASSWORD_MAX = 4096, WORKER_BITS = 6 };
+
+static_assert(CONF_WORKERS_MAX <= 1 << WORKER_BITS, "an id names its worker");
+
+static enum redis_did
+say_ok(struct redis_session *rs)
+{
+	return redis_said(rs, resp_put_simple(redis_say(rs), "OK"));
+}
+
+static enum redis_did
+say_bulk(struct redis_session *rs, struct slice text)
+{
+	return redis_said(rs, resp_put_bulk(redis_say(rs), text.p, text.n));
+}
+
+static enum redis_did
+say_syntax(struct redis_session *rs)
+{
+	return redis_say_error(rs, "ERR syntax error");
+}
+
+static enum redis_did
+say_arity(struct redis_session *rs, const char *name)
+{
+	char text[REDIS_CMD_TEXT_MAX];
+
+	redis_cmd_arity_text(redis_cmd_find(slice_str(name)), text,
+			     sizeof(text));
+	return redis_say_error(rs, text);
+}
+
+/* "ERR weir: CONFIG SET is not supported yet", of a row `config|set`. */
+static enum redis_did
+say_unsupported(struct redis_session *rs, const struct redis_cmd *cmd)
+{
+	char text[128], name[64];
+	size_t n = 0;
+
+	for (const char *p = cmd->name; *p != '\0' && n < sizeof(name) - 1; p++)
+		name[n++] = *p == '|' ? ' ' : (char)toupper((uint8_t)*p);
+	name[n] = '\0';
+	snprintf(text, sizeof(text), "ERR weir: %s%s is not supported yet",
+		 name, cmd->blocks ? " BLOCK" : "");
+	return redis_say_error(rs, text);
+}
+
+/* ---- who is it? ------------------------------------------------------- */
+
+/* A text that is no password but what a password was turned into. */
+static bool
+is_verifier(const char *password)
+{
+	return strncmp(password, "SCRAM-SHA-256$", 14) == 0 ||
+	       (strncmp(password, "md5", 3) == 0 && strlen(password) == 35 &&
+		strspn(password + 3, "0123456789abcdef") == 32);
+}
+
+/* Takes as long whatever the two are, but for the length of what was sent. */
+static bool
+same_password(struct slice given, const char *stored)
+{
+	uint8_t a[SHA256_DIGEST_LENGTH], b[SHA256_DIGEST_LENGTH];
+
+	if (given.n > PASSWORD_MAX)
+		return false;
+	SHA256(given.p, given.n, a);
+	SHA256((const uint8_t *)stored, strlen(stored), b);
+	return CRYPTO_memcmp(a, b, sizeof(a)) == 0;
+}
+
+/* The user these credentials prove, or NULL. */
+static const struct conf_user *
+prove(const struct conf *c, const char *name, struct slice password,
+      const char **slug)
+{
+	const struct conf_user *u = route_user(c, name, slug);
+	bool can = false, same;
+
+	if (u != NULL && u->auth == AUTH_TRUST)
+		return u;
+	if (u != NULL && u->password != NULL && !is_verifier(u->password))
+		can = u->auth == AUTH_SCRAM || u->auth == AUTH_MD5 ||
+		      u->auth == AUTH_PLAIN;
+	same = same_password(password, can ? u->password : "");
+	return can && same ? u : NULL;
+}
+
+static void
+come_in(struct redis_session *rs, const struct route *r)
+{
+	struct session *s = &rs->s;
+
+	redis_rehome(rs);
+	s->user = r->user;
+	s->lessee.tenant = r->tenant;
+	rs->redis = r->redis;
+	rs->user = r->upstream_user;
+	rs->password = r->upstream_password;
+	if (!rs->db_known)
+		rs->db = r->redis->db;
+	rs->db_known = true;
+	if (s->state == SESSION_HELLO)
+		session_enter(s, SESSION_IDLE);
+	session_logged_in(s);
+}
+
+/* False: refused, and told so. */
+static bool
+log_in(struct redis_session *rs, struct slice user, struct slice password)
+{
+	const struct conf *c = rs->s.snapshot->conf;
+	const struct conf_user *u = NULL;
+	char name[USER_MAX + 1], text[128];
+	const char *slug;
+	struct route r;
+	enum why w;
+
+	if (user.n <= USER_MAX && memchr(user.p, '\0', user.n) == NULL) {
+		memcpy(name, user.p, user.n);
+		name[user.n] = '\0';
+		u = prove(c, name, password, &slug);
+	}
+	if (u == NULL) {
+		redis_say_error(rs, "WRONGPASS invalid username-password pair "
+				    "or user is disabled.");
+		return false;
+	}
+	if (route_redis(&r, c, u, slug, &w) != 0) {
+		snprintf(text, sizeof(text), "%s weir: %s", why_table[w].redis,
+			 why_table[w].text);
+		redis_say_error(rs, text);
+		return false;
+	}
+	come_in(rs, &r);
+	return true;
+}
+
+void
+redis_local_trust(struct redis_session *rs)
+{
+	const struct conf *c = rs->s.snapshot->conf;
+	const struct conf_user *u = conf_user_find(c, "default");
+	struct route r;
+	enum why w;
+
+	if (u != NULL && u->auth == AUTH_TRUST &&
+	    route_redis(&r, c, u, NULL, &w) == 0)
+		come_in(rs, &r);
+}
+
+static enum redis_did
+run_auth(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	const struct conf_user *u =
+	    conf_user_find(rs->s.snapshot->conf, "default");
+
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	if (argc > 3)
+		return say_syntax(rs);
+	if (argc == 2 && u != NULL && u->auth == AUTH_TRUST)
+		return redis_say_error(
+		    rs, "ERR AUTH <password> called without any password "
+			"configured for the default user. Are you sure your "
+			"configuration is correct?");
+	if (!log_in(rs, argc == 2 ? slice_str("default") : arg[1],
+		    arg[argc - 1]))
+		return REDIS_DONE;
+	return say_ok(rs);
+}
+
+/* ---- HELLO ------------------------------------------------------------ */
+
+/* Redis takes the bytes from ! to ~.  False: refused, and told so. */
+static bool
+set_name(struct redis_session *rs, struct slice name)
+{
+	for (size_t i = 0; i < name.n; i++) {
+		if (name.p[i] >= '!' && name.p[i] <= '~')
+			continue;
+		redis_say_error(rs, "ERR Client names cannot contain spaces, "
+				    "newlines or special characters.");
+		return false;
+	}
+	if (name.n > REDIS_NAME_MAX) {
+		redis_say_error(rs, "ERR weir: client name is too long");
+		return false;
+	}
+	free(rs->name);
+	rs->name = NULL;
+	if (name.n > 0 &&
+	    (rs->name = strndup((const char *)name.p, name.n)) == NULL)
+		abort();
+	return true;
+}
+
+/* Never reused, and another one on every worker. */
+static int64_t
+client_id(const struct session *s)
+{
+	return (int64_t)(s->id << WORKER_BITS | s->worker->id);
+}
+
+static enum redis_did
+say_hello(struct redis_session *rs)
+{
+	static const char *const fact[][2] = {
+		{ "server", "redis" },    { "version", REDIS_VERSION },
+		{ "proto", NULL },        { "id", NULL },
+		{ "mode", "standalone" }, { "role", "master" }
+	};
+	struct buf *b = redis_say(rs);
+	int bad = resp_put_map(b, 7, rs->resp);
+
+	for (size_t i = 0; i < sizeof(fact) / sizeof(fact[0]); i++) {
+		const char *name = fact[i][0], *value = fact[i][1];
+
+		bad |= resp_put_bulk(b, name, strlen(name));
+		if (value != NULL)
+			bad |= resp_put_bulk(b, value, strlen(value));
+		else
+			bad |= resp_put_int(
+			    b, *name == 'p' ? rs->resp : client_id(&rs->s));
+	}
+	bad |= resp_put_bulk(b, "modules", 7);
+	bad |= resp_put_array(b, 0);
+	return redis_said(rs, bad);
+}
+
+static enum redis_did
+say_hello_option(struct redis_session *rs, struct slice option)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), "ERR Syntax error in HELLO option '%.*s'",
+		 option.n < 128 ? (int)option.n : 128, (const char *)option.p);
+	return redis_say_error(rs, text);
+}
+
+/* As Redis: from left to right, so what came before an error has happened. */
+static bool
+hello_options(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	for (size_t i = 2; i < argc; i++) {
+		size_t more = argc - 1 - i;
+
+		if (slice_is_word(arg[i], "auth") && more >= 2) {
+			if (!log_in(rs, arg[i + 1], arg[i + 2]))
+				return false;
+			i += 2;
+		} else if (slice_is_word(arg[i], "setname") && more >= 1) {
+			if (!set_name(rs, arg[++i]))
+				return false;
+		} else {
+			say_hello_option(rs, arg[i]);
+			return false;
+		}
+	}
+	return true;
+}
+
+static enum redis_did
+run_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	int64_t version = rs->resp;
+
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	if (argc > 1 && !resp_number(arg[1].p, arg[1].n, &version))
+		return redis_say_error(rs, "ERR Protocol version is not an "
+					   "integer or out of range");
+	if (version < 2 || version > 3)
+		return redis_say_error(rs,
+				       "NOPROTO unsupported protocol version");
+	if (!hello_options(rs, arg, argc))
+		return REDIS_DONE;
+	if (rs->s.user == NULL)
+		return redis_say_error(
+		    rs, "NOAUTH HELLO must be called with the client already "
+			"authenticated, otherwise the HELLO AUTH <user> <pass> "
+			"option can be used to authenticate the client and "
+			"select the RESP protocol version at the same time");
+	if (version != rs->resp)
+		redis_rehome(rs);
+	rs->resp = (uint8_t)version;
+	return say_hello(rs);
+}
+
+/* ---- the connection --------------------------------------------------- */
+
+static unsigned
+databases(const struct redis_session *rs)
+{
+	unsigned db = rs->redis->db;
+
+	return db < REDIS_DATABASES ? REDIS_DATABASES : db + 1;
+}
+
+static enum redis_did
+run_select(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	int64_t db;
+
+	(void)argc;
+	if (!resp_number(arg[1].p, arg[1].n, &db))
+		return redis_say_error(
+		    rs, "ERR value is not an integer or out of range");
+	if (db < INT32_MIN || db > INT32_MAX)
+		return redis_say_error(
+		    rs, "ERR value is out of range, value must between "
+			"-2147483648 and 2147483647");
+	if (db < 0 || db >= databases(rs))
+		return redis_say_error(rs, "ERR DB index is out of range");
+	if (db != rs->db) {
+		if (!redis_is_idle(rs))
+			return REDIS_LATER;
+		redis_rehome(rs);
+		rs->db = (unsigned)db;
+	}
+	return say_ok(rs);
+}
+
+static enum redis_did
+run_ping(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	if (argc > 2)
+		return say_arity(rs, "ping");
+	if (argc == 2)
+		return say_bulk(rs, arg[1]);
+	return redis_said(rs, resp_put_simple(redis_say(rs), "PONG"));
+}
+
+static enum redis_did
+run_echo(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)argc;
+	return say_bulk(rs, arg[1]);
+}
+
+static enum redis_did
+run_quit(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	say_ok(rs);
+	session_close(&rs->s, WHY_QUIT, NULL, NULL);
+	return REDIS_DONE;
+}
+
+static enum redis_did
+run_reset(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	redis_rehome(rs);
+	free(rs->name);
+	rs->name = NULL;
+	rs->resp = 2;
+	rs->db_known = false;
+	rs->s.user = NULL;
+	rs->s.lessee.tenant = NULL;
+	redis_local_trust(rs);
+	return redis_said(rs, resp_put_simple(redis_say(rs), "RESET"));
+}
+
+static enum redis_did
+run_ok(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	return say_ok(rs);
+}
+
+static enum redis_did
+run_exec(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	return redis_say_error(rs, "ERR EXEC without MULTI");
+}
+
+static enum redis_did
+run_discard(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	return redis_say_error(rs, "ERR DISCARD without MULTI");
+}
+
+/* ---- CLIENT ----------------------------------------------------------- */
+
+static enum redis_did
+run_id(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	return redis_said(rs, resp_put_int(redis_say(rs), client_id(&rs->s)));
+}
+
+static enum redis_did
+run_getname(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	if (rs->name == NULL)
+		return redis_said(rs, resp_put_null(redis_say(rs), rs->resp));
+	return say_bulk(rs, slice_str(rs->name));
+}
+
+static enum redis_did
+run_setname(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)argc;
+	return set_name(rs, arg[2]) ? say_ok(rs) : REDIS_DONE;
+}
+
+static enum redis_did
+run_switch(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)argc;
+	if (slice_is_word(arg[2], "on") || slice_is_word(arg[2], "off"))
+		return say_ok(rs);
+	return say_syntax(rs);
+}
+
+/* ADDRESS:PORT, as Redis writes it. */
+static void
+address_text(int fd, int (*name)(int, struct sockaddr *, socklen_t *),
+	     char *out, size_t size)
+{
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof(ss);
+	char host[NI_MAXHOST], port[NI_MAXSERV];
+
+	snprintf(out, size, "?:0");
+	if (name(fd, (struct sockaddr *)&ss, &len) != 0 ||
+	    getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port,
+			sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+		return;
+	if (ss.ss_family == AF_UNIX)
+		snprintf(out, size, "%.100s:0", port);
+	else
+		snprintf(out, size,
+			 strchr(host, ':') ? "[%.64s]:%s" : "%.64s:%s", host,
+			 port);
+}
+
+/* A text: verbatim in RESP3. */
+static enum redis_did
+say_text(struct redis_session *rs, const char *text)
+{
+	struct buf *b = redis_say(rs);
+	char head[32];
+	int bad;
+
+	if (rs->resp == 2)
+		return redis_said(rs, resp_put_bulk(b, text, strlen(text)));
+	snprintf(head, sizeof(head), "=%zu\r\ntxt:", strlen(text) + 4);
+	bad = buf_put(b, head, strlen(head));
+	bad |= buf_put(b, text, strlen(text));
+	bad |= buf_put(b, "\r\n", 2);
+	return redis_said(rs, bad);
+}
+
+/* One's own line: of the others nobody hears here. */
+static enum redis_did
+run_info(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	const struct session *s = &rs->s;
+	char line[REDIS_NAME_MAX + 1024], addr[128], laddr[128];
+	bool is_list = slice_is_word(arg[1], "list");
+	uint64_t age = (s->worker->streams.now_ns - s->opened_ns) / 1000000000u;
+
+	if (argc > 2)
+		return redis_say_error(rs, "ERR weir: CLIENT LIST with options "
+					   "is not supported yet");
+	address_text(s->stream.fd, getpeername, addr, sizeof(addr));
+	address_text(s->stream.fd, getsockname, laddr, sizeof(laddr));
+	snprintf(line, sizeof(line),
+		 "id=%lld addr=%s laddr=%s fd=%d name=%s age=%llu idle=0 "
+		 "flags=N db=%u sub=0 psub=0 ssub=0 multi=-1 qbuf=0 "
+		 "qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 "
+		 "omem=0 tot-mem=0 events=r cmd=client|%s user=%s redir=-1 "
+		 "resp=%d\n",
+		 (long long)client_id(s), addr, laddr, s->stream.fd,
+		 rs->name ? rs->name : "", (unsigned long long)age, rs->db,
+		 is_list ? "list" : "info", s->user->name, rs->resp);
+	return say_text(rs, line);
+}
+
+static enum redis_did
+run_reply(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)argc;
+	if (slice_is_word(arg[2], "on"))
+		return say_ok(rs);
+	if (slice_is_word(arg[2], "off") || slice_is_word(arg[2], "skip"))
+		return redis_say_error(rs, "ERR weir: CLIENT REPLY is not "
+					   "supported yet");
+	return say_syntax(rs);
+}
+
+/* ---- CONFIG ----------------------------------------------------------- */
+
+/* What redis-benchmark and queue libraries look at before they start. */
+static enum redis_did
+run_config_get(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	static const char memory[] = "maxmemory";
+
+	for (size_t i = 2; i < argc; i++) {
+		if (slice_is_word(arg[i], "save") ||
+		    slice_is_word(arg[i], "appendonly"))
+			continue;
+		if (arg[i].n >= sizeof(memory) - 1 &&
+		    strncasecmp((const char *)arg[i].p, memory,
+				sizeof(memory) - 1) == 0)
+			continue;
+		return redis_say_error(
+		    rs, "ERR weir: CONFIG GET is not supported yet");
+	}
+	return redis_forward(rs, arg, argc);
+}
+
+/* ---- the table -------------------------------------------------------- */
+
+static const struct {
+	const char *name; /* of a row, as in redis_cmd */
+	redis_run *run;
+} commands[] = {
+	{ "ping", run_ping },
+	{ "select", run_select },
+	{ "hello", run_hello },
+	{ "auth", run_auth },
+	{ "client|setname", run_setname },
+	{ "client|setinfo", run_ok },
+	{ "echo", run_echo },
+	{ "quit", run_quit },
+	{ "reset", run_reset },
+	{ "client|id", run_id },
+	{ "client|getname", run_getname },
+	{ "client|info", run_info },
+	{ "client|list", run_info },
+	{ "client|reply", run_reply },
+	{ "client|no-evict", run_switch },
+	{ "client|no-touch", run_switch },
+	{ "client|getredir", redis_forward },
+	{ "client|trackinginfo", redis_forward },
+	{ "client|help", redis_forward },
+	{ "info", redis_forward },
+	{ "role", redis_forward },
+	{ "command", redis_forward },
+	{ "command|count", redis_forward },
+	{ "command|docs", redis_forward },
+	{ "command|getkeys", redis_forward },
+	{ "command|getkeysandflags", redis_forward },
+	{ "command|help", redis_forward },
+	{ "command|info", redis_forward },
+	{ "command|list", redis_forward },
+	{ "config|get", run_config_get },
+	{ "asking", run_ok },
+	{ "readonly", run_ok },
+	{ "readwrite", run_ok },
+	{ "unwatch", run_ok },
+	{ "exec", run_exec },
+	{ "discard", run_discard },
+};
+
+enum redis_did
+redis_local(struct redis_session *rs, const struct redis_cmd *cmd,
+	    const struct slice *arg, size_t argc)
+{
+	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
+		if (strcmp(commands[i].name, cmd->name) == 0)
+			return commands[i].run(rs, arg, argc);
+	return say_unsupported(rs, cmd);
+}
+
+const struct redis_cmd *
+redis_local_newer(const struct redis_cmd *cmd, const struct slice *arg,
+		  size_t argc)
+{
+	static const struct redis_cmd newer[] = {
+		{ .name = "client|setinfo", .arity = 4, .class = REDIS_LOCAL },
+		{ .name = "client|no-touch", .arity = 3, .class = REDIS_LOCAL },
+	};
+
+	assert(argc > 1);
+	if (strcmp(cmd->name, "client") != 0)
+		return NULL;
+	for (size_t i = 0; i < sizeof(newer) / sizeof(newer[0]); i++)
+		if (slice_is_word(arg[1], newer[i].name + cmd->name_size + 1))
+			return &newer[i];
+	return NULL;
+}
