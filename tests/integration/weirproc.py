@@ -52,7 +52,7 @@ def default_config(pg, rd, certificate, ca):
         "database *": {"postgres": "main"},
         **users,
         "user " + OPEN_USER: {"auth": "trust"},
-        "user default": {"auth": "plain", "password": servers.REDIS_PASSWORD},
+        "user default": {"auth": "scram-sha-256", "password": servers.REDIS_PASSWORD},
         **{"organization " + slug: {"id": i}
            for slug, i in servers.ORGANIZATIONS.items()},
         "variables": {"app.current_organization_id": "%{organization.id}"},
@@ -100,6 +100,7 @@ class Weir:
 
     def write(self, config):
         with open(self.file, "w") as f:
+            os.chmod(self.file, 0o600)
             f.write(ini(config))
 
     def start(self, wait=True):
