@@ -42,6 +42,8 @@ expect(struct server *v, struct lessee *l, enum pg_kind kind,
 	pg_server(v)->status = 0;
 	if (kind == PG_SYNC)
 		stmt_held_sync(&pg_server(v)->held);
+	if (kind == PG_QUERY)
+		pg_server(v)->unnamed_owner = 0; /* it drops it */
 	ledger_push(&v->ledger,
 		    (struct ledger_entry){ .lessee = l,
 					   .arg = arg,
@@ -60,9 +62,7 @@ pg_server_expect(struct server *v, struct lessee *l, enum pg_kind kind,
 
 	assert(v->state != SERVER_LEASED || v->lessee == l || l == NULL);
 	if (pg->skipping && kind != PG_SYNC) {
-		if (slot != STMT_NONE)
-			stmt_held_settle(&pg->held, slot, kind == PG_PARSE,
-					 false);
+		assert(slot == STMT_NONE || slot == STMT_UNNAMED);
 		if (l != NULL && arg != 0)
 			l->ops->settled(l, kind, arg, false);
 		return false;
@@ -138,6 +138,43 @@ pg_server_parse(struct server *v, struct lessee *l, const struct stmt *s,
 	e->lessee = l;
 	e->arg = arg;
 	e->action = LEDGER_FORWARD;
+}
+
+bool
+pg_server_parse_unnamed(struct server *v, struct lessee *l, uint64_t owner,
+			uint64_t gen)
+{
+	struct pg_server *pg = pg_server(v);
+
+	assert(owner != 0);
+	if (!pg_server_expect(v, l, PG_PARSE,
+			      l ? LEDGER_FORWARD : LEDGER_SWALLOW,
+			      l ? (uint32_t)gen | PG_UNNAMED : 0, STMT_UNNAMED))
+		return false;
+	pg->unnamed_owner = owner;
+	pg->unnamed_gen = gen;
+	pg->unnamed_epoch = pg->held.epoch;
+	pg->unnamed_asked++;
+	return true;
+}
+
+bool
+pg_server_has_unnamed(const struct server *v, uint64_t owner, uint64_t gen)
+{
+	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
+
+	return pg->unnamed_owner == owner && pg->unnamed_gen == gen &&
+	       (pg->unnamed_asked == 0 || pg->unnamed_epoch == pg->held.epoch);
+}
+
+void
+pg_server_close_unnamed(struct server *v)
+{
+	pg_server(v)->unnamed_owner = 0;
+	if (!pg_server_expect(v, NULL, PG_CLOSE, LEDGER_SWALLOW, 0, STMT_NONE))
+		return;
+	if (pg_put(stream_out(&v->stream), 'C', "cs", 'S', "") != 0)
+		abort();
 }
 
 void
@@ -360,11 +397,29 @@ bind_confirmed(struct pg_server *pg)
 
 /* ---- what a server sends ---------------------------------------------- */
 
+/* Of an unnamed Parse only that it was not carried out. */
+static bool
+is_told(const struct ledger_entry *e, bool done)
+{
+	return e->lessee != NULL && e->arg != 0 &&
+	       !(done && e->slot == STMT_UNNAMED);
+}
+
 static void
 tell(struct ledger_entry *e, bool done)
 {
-	if (e->lessee != NULL && e->arg != 0)
+	if (is_told(e, done))
 		e->lessee->ops->settled(e->lessee, e->kind, e->arg, done);
+}
+
+/* A Parse that was skipped has left there what was there before. */
+static void
+unnamed_settle(struct pg_server *pg, bool done)
+{
+	assert(pg->unnamed_asked > 0);
+	pg->unnamed_asked--;
+	if (!done && pg->unnamed_asked == 0)
+		pg->unnamed_owner = 0;
 }
 
 /* The head is answered; entries that need no answer behind it are too. */
@@ -374,7 +429,9 @@ pg_pop(struct pg_server *pg, bool done)
 	struct ledger_entry e = *ledger_at(&pg->s.ledger, 0);
 
 	ledger_pop(&pg->s.ledger);
-	if (e.slot != STMT_NONE)
+	if (e.slot == STMT_UNNAMED)
+		unnamed_settle(pg, done);
+	else if (e.slot != STMT_NONE)
 		stmt_held_settle(&pg->held, e.slot, e.kind == PG_PARSE, done);
 	if (e.lessee == NULL && e.arg != 0 && e.kind == PG_EXECUTE && done)
 		bind_confirmed(pg);
@@ -382,17 +439,23 @@ pg_pop(struct pg_server *pg, bool done)
 		tell(&e, done);
 }
 
+static bool
+needs_no_answer(const struct ledger_entry *e)
+{
+	return e->kind == PG_COPY_END || e->action == LEDGER_FAKE;
+}
+
 static void
 pg_settle(struct pg_server *pg)
 {
 	struct ledger *ledger = &pg->s.ledger;
 
-	while (ledger->n > 0) {
+	/* Whoever is called back may end the server. */
+	while (ledger->n > 0 && needs_no_answer(ledger_at(ledger, 0)) &&
+	       pg->s.state != SERVER_DEAD) {
 		struct ledger_entry *e = ledger_at(ledger, 0);
 		uint8_t complete[5] = { '1', 0, 0, 0, 4 };
 
-		if (e->kind != PG_COPY_END && e->action != LEDGER_FAKE)
-			break;
 		if (e->action == LEDGER_FAKE && e->lessee != NULL) {
 			complete[0] = e->kind == PG_CLOSE ? '3' : '1';
 			e->lessee->ops->reply(e->lessee, complete,
@@ -408,7 +471,8 @@ pg_skip(struct pg_server *pg)
 {
 	struct ledger *ledger = &pg->s.ledger;
 
-	while (ledger->n > 0 && ledger_at(ledger, 0)->kind != PG_SYNC)
+	while (ledger->n > 0 && ledger_at(ledger, 0)->kind != PG_SYNC &&
+	       pg->s.state != SERVER_DEAD)
 		pg_pop(pg, false);
 	pg->skipping = ledger->n == 0;
 }
@@ -644,8 +708,10 @@ pg_calls_back(const struct pg_server *pg, uint8_t type)
 
 	if (type == 'Z' || type == 'E' || type == 'G' || ledger->n == 0)
 		return true;
-	return ledger_at(ledger, 0)->arg != 0 ||
-	       (ledger->n > 1 && ledger_at(ledger, 1)->action == LEDGER_FAKE);
+	if (ledger_at(ledger, 0)->lessee == NULL ||
+	    is_told(ledger_at(ledger, 0), true))
+		return true;
+	return ledger->n > 1 && needs_no_answer(ledger_at(ledger, 1));
 }
 
 static ssize_t

@@ -35,6 +35,10 @@ enum pg_kind {
 	PG_POISON		/* an error we asked for, to be told in our own words */
 };
 
+/* In the arg of an unnamed Parse, beside the low bits of which one it is; ids
+ * of names do not come so far. */
+#define PG_UNNAMED (1u << 31)
+
 struct pg_login;
 
 struct pg_server {
@@ -60,7 +64,9 @@ struct pg_server {
 	bool		  tainted;	/* state that cannot be cleaned: close */
 	bool		  unset;	/* settings were taken back: label unknown */
 	uint64_t	  unnamed_owner;	/* whose unnamed statement it has ... */
-	uint64_t	  unnamed_gen;	/* ... and which one */
+	uint64_t	  unnamed_gen;	/* ... and which one, ... */
+	uint32_t	  unnamed_epoch;	/* ... sent in which epoch of `held` */
+	unsigned	  unnamed_asked;	/* Parses of it not answered yet */
 };
 
 static inline struct pg_server *
@@ -92,6 +98,16 @@ bool pg_server_full(const struct server *);
 void pg_server_need(struct server *, const struct stmt *);
 /* A client's own Parse of it: forwarded under our name, or answered by us. */
 void pg_server_parse(struct server *, struct lessee *, const struct stmt *, uint32_t arg);
+/*
+ * The unnamed statement is whoever's Parse came last.  Note that one goes out,
+ * for this lessee or in its place (l NULL); and ask whether that very one is
+ * there for what is sent next.
+ */
+bool pg_server_parse_unnamed(struct server *, struct lessee *l, uint64_t owner, uint64_t gen)
+    __attribute__((warn_unused_result));
+bool pg_server_has_unnamed(const struct server *, uint64_t owner, uint64_t gen);
+/* Closes it, whosever it was, with nothing said to the lessee. */
+void pg_server_close_unnamed(struct server *);
 /* Answers this kind at its turn without asking the backend. */
 void pg_server_fake(struct server *, struct lessee *, enum pg_kind, uint32_t arg);
 /* Makes the backend fail here; the lessee hears `settled(PG_POISON, arg, true)`

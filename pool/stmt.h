@@ -28,7 +28,8 @@ enum {
 	STMT_NAME = 5 + 2 * STMT_DIGEST,	/* weir_ and hex digits */
 	STMT_NAMES_MAX = 10000,
 	STMT_BYTES_MAX = 64 << 20,
-	STMT_NONE = 0xffff
+	STMT_NONE = 0xffff,
+	STMT_UNNAMED = 0xfffe
 };
 
 struct stmt {

@@ -166,6 +166,14 @@ note_request(struct pg_session *ps)
 	ps->ask_ns = ps->s.worker->streams.now_ns;
 }
 
+/* The client has no unnamed statement, whatever its server has. */
+static void
+drop_unnamed(struct pg_session *ps)
+{
+	ps->has_unnamed = false;
+	ps->unnamed_gen++;
+}
+
 static void
 on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 {
@@ -177,7 +185,7 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	if (whole && text.n > 0)
 		text.n--; /* its NUL */
 	apply_flags(ps, scan(text, whole));
-	ps->has_unnamed = false; /* PostgreSQL drops it here */
+	drop_unnamed(ps); /* as PostgreSQL does */
 	note_request(ps);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
 	pass_expecting(ps, f, size, PG_QUERY);
@@ -210,18 +218,18 @@ static void
 on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		 struct slice body, bool whole)
 {
-	struct pg_server *pg = server_of(ps);
 	struct pg_reader r = pg_reader(body.p, body.n);
 	unsigned flags = scan(pg_read_str(&r), whole && !r.bad);
 
-	ps->unnamed_gen++;
-	ps->has_unnamed = false;
+	drop_unnamed(ps);
 	if (whole)
 		keep_unnamed(ps, body, flags);
 	apply_flags(ps, flags);
-	pg->unnamed_owner = owner_id(ps);
-	pg->unnamed_gen = ps->unnamed_gen;
-	pass_expecting(ps, f, size, PG_PARSE);
+	if (pg_server_parse_unnamed(ps->s.lessee.server, &ps->s.lessee,
+				    owner_id(ps), ps->unnamed_gen))
+		pass(ps, f, size);
+	else
+		drop(ps, f, size);
 }
 
 /* The error the server would have given, had it known the client's name. */
@@ -280,26 +288,29 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 	feed_skip(f, size);
 }
 
-/* The unnamed statement lives on the server that parsed it last. */
+/*
+ * The unnamed statement lives on the server that parsed it last.  What is
+ * there may be another client's: without one of its own a client finds none.
+ */
 static void
 need_unnamed(struct pg_session *ps, struct feed *f)
 {
-	struct pg_server *pg = server_of(ps);
+	struct server *v = ps->s.lessee.server;
 
-	if (!ps->has_unnamed || (pg->unnamed_owner == owner_id(ps) &&
-				 pg->unnamed_gen == ps->unnamed_gen))
+	if (pg_server_has_unnamed(v, owner_id(ps), ps->unnamed_gen))
 		return;
 	feed_flush(ps, f);
+	if (!ps->has_unnamed) {
+		pg_server_close_unnamed(v);
+		return;
+	}
 	apply_flags(ps, ps->unnamed_flags);
-	if (!pg_server_expect(&pg->s, NULL, PG_PARSE, LEDGER_SWALLOW, 0,
-			      STMT_NONE))
+	if (!pg_server_parse_unnamed(v, NULL, owner_id(ps), ps->unnamed_gen))
 		return;
 	check_stamp(ps);
-	if (pg_put(stream_out(&pg->s.stream), 'P', "sb", "",
+	if (pg_put(stream_out(&v->stream), 'P', "sb", "",
 		   slice_of(ps->unnamed, ps->unnamed_n)) != 0)
 		abort();
-	pg->unnamed_owner = owner_id(ps);
-	pg->unnamed_gen = ps->unnamed_gen;
 	stats_add(&ps->s.worker->stats, STAT_PARSES_REPLAYED, 1);
 }
 
@@ -413,8 +424,10 @@ on_close(struct pg_session *ps, struct feed *f, uint32_t size)
 		bad_frame(ps);
 		return;
 	}
-	if (kind == 'S' && name.n == 0)
-		ps->has_unnamed = false;
+	if (kind == 'S' && name.n == 0) {
+		drop_unnamed(ps);
+		server_of(ps)->unnamed_owner = 0;
+	}
 	if (e == NULL) {
 		pass_expecting(ps, f, size, PG_CLOSE);
 		return;
@@ -503,7 +516,7 @@ on_message_idle(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 			stmt_names_drop(&ps->names, &ps->s.worker->pools.stmts,
 					e);
 		else if (kind == 'S' && name.n == 0)
-			ps->has_unnamed = false;
+			drop_unnamed(ps);
 		if (stream_put(&ps->s.stream, close_complete, 5) != 0)
 			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
 		break;
@@ -817,6 +830,11 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 		if (pg_put_error(stream_out(&s->stream), "ERROR", sqlstate,
 				 ps->poison + 5, NULL) != 0)
 			session_close(s, WHY_SLOW_READER, NULL, NULL);
+		return;
+	}
+	if (kind == PG_PARSE && (arg & PG_UNNAMED)) {
+		if (!done && arg == ((uint32_t)ps->unnamed_gen | PG_UNNAMED))
+			ps->has_unnamed = false;
 		return;
 	}
 	if ((e = stmt_names_find_id(&ps->names, arg)) == NULL)
