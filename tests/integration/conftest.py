@@ -84,7 +84,9 @@ def pytest_runtest_makereport(item, call):
             for w in getattr(item.funcargs.get(name), "running",
                              [item.funcargs.get(name)]):
                 if hasattr(w, "log_file"):
-                    report.sections.append(("weir's log, " + w.folder, w.tail(40)))
+                    w.process.poll()
+                    report.sections.append(("weir's log, %s, exit status %s" % (
+                        w.folder, w.process.returncode), w.tail(40)))
 
 
 # Servers, once for all.

@@ -183,6 +183,10 @@ class Weir:
         return [fields(line) for line in self.log()
                 if re.search(r"\bevent=%s\b(?!-)" % re.escape(name), line)]
 
+    def event(self, name):
+        """The same, but wait for the first: lines are written by a thread."""
+        return wait_for(lambda: self.events(name), 3, "no event=" + name)
+
     def http(self, path, method="GET"):
         """(status, text) of the admin port."""
         http_client = http.client.HTTPConnection(
