@@ -321,6 +321,7 @@ pg_bind(struct server *v, struct lessee *l)
 	struct pg_server *pg = pg_server(v);
 
 	assert(!pg->is_binding && v->ledger.n == 0);
+	pg->forgot = false;
 	if (!pg->unset && label_same(v->label, l->label)) {
 		v->tenant = l->tenant;
 		return;
@@ -343,17 +344,6 @@ pg_bind(struct server *v, struct lessee *l)
 	pg->binding_tenant = l->tenant;
 	v->tenant = NULL;
 	stats_add(v->pool->home->stats, STAT_BINDS, 1);
-}
-
-void
-pg_server_forget(struct server *v)
-{
-	struct pg_server *pg = pg_server(v);
-
-	assert(v->ledger.n == 0);
-	stmt_held_clear(&pg->held);
-	pg->bind_known = 0;
-	pg->unnamed_owner = 0;
 }
 
 void
@@ -510,6 +500,8 @@ static enum server_verdict {
 		return FITS;
 	if (ledger->n == 0)
 		return type == 'E' ? FITS : WRONG;
+	if (type == 0)
+		return WRONG; /* or strchr() would find it in any */
 	kind = ledger_at(ledger, 0)->kind;
 	if (type == 'E')
 		return FITS;
@@ -616,6 +608,21 @@ pg_at_rest(struct pg_server *pg)
 			  status == 'I');
 		v->lessee->ops->rest(v->lessee);
 	}
+}
+
+/* The command tag is the proof that all prepared statements are gone; a text
+ * that says so may have failed. */
+static void
+pg_tag(struct pg_server *pg, const uint8_t *body, size_t n)
+{
+	struct pg_reader r = pg_reader(body, n);
+	struct slice tag = pg_read_str(&r);
+
+	if (!slice_is(tag, "DEALLOCATE ALL") && !slice_is(tag, "DISCARD ALL"))
+		return;
+	stmt_held_forget(&pg->held);
+	pg->bind_known = 0;
+	pg->forgot = true;
 }
 
 /*
@@ -757,6 +764,8 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 			return -1;
 		}
 	}
+	if (f.type == 'C')
+		pg_tag(pg, p + PG_HEADER, f.size - PG_HEADER);
 	take = n < f.size ? n : f.size;
 	pg->route_to = pg_route(pg, f.type);
 	pg->streaming = f.type;

@@ -63,6 +63,7 @@ struct pg_server {
 	bool		  pinned;	/* holds state of its lessee: clean before reuse */
 	bool		  tainted;	/* state that cannot be cleaned: close */
 	bool		  unset;	/* settings were taken back: label unknown */
+	bool		  forgot;	/* its lessee dropped all prepared statements */
 	uint64_t	  unnamed_owner;	/* whose unnamed statement it has ... */
 	uint64_t	  unnamed_gen;	/* ... and which one, ... */
 	uint32_t	  unnamed_epoch;	/* ... sent in which epoch of `held` */
@@ -114,8 +115,6 @@ void pg_server_fake(struct server *, struct lessee *, enum pg_kind, uint32_t arg
  * at that point and puts its own words. */
 void pg_server_poison(struct server *, struct lessee *, uint32_t arg);
 
-/* The backend's prepared statements are gone (DISCARD ALL, DEALLOCATE ALL). */
-void pg_server_forget(struct server *);
 /* Puts the lessee's settings back after it took them away; at rest only. */
 void pg_server_rebind(struct server *);
 /* A Sync of our own behind a bind, when nothing of the lessee's follows it. */

@@ -306,6 +306,17 @@ slot_ask(struct stmt_held *h, struct stmt_slot *s, bool parse)
 	return slot_number(h, s);
 }
 
+/* What is on its way comes after it. */
+void
+stmt_held_forget(struct stmt_held *h)
+{
+	h->n = 0;
+	for (uint16_t i = 0; i < h->size; i++) {
+		h->slot[i].has = false;
+		h->n = (uint16_t)(h->n + slot_counts(&h->slot[i]));
+	}
+}
+
 uint16_t
 stmt_held_find(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
 {

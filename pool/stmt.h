@@ -101,7 +101,8 @@ struct stmt_held {
 
 void	 stmt_held_init(struct stmt_held *, unsigned max);
 void	 stmt_held_fini(struct stmt_held *);
-void	 stmt_held_clear(struct stmt_held *);	/* the server has forgotten all */
+void	 stmt_held_clear(struct stmt_held *);	/* nothing is there, nothing on its way */
+void	 stmt_held_forget(struct stmt_held *);	/* the server dropped all, just now */
 void	 stmt_held_sync(struct stmt_held *);	/* a Sync was sent */
 /* Its slot, freshly used, if it is there for what is sent next; STMT_NONE: not
  * surely: then, in this order, the next three. */

@@ -265,7 +265,7 @@ scan_execute(const struct lexer *at)
 	return next_token(&l) == WORD ? scan_own(&l) : 0;
 }
 
-/* All, or one by its name, which is no matter to others. */
+/* Dropped are the client's own; all of them, and a command tag will say so. */
 static unsigned
 scan_deallocate(const struct lexer *at)
 {
@@ -275,7 +275,7 @@ scan_deallocate(const struct lexer *at)
 		return 0;
 	if (is_key(&l, "prepare") && next_token(&l) != WORD)
 		return 0;
-	return is_key(&l, "all") ? SQL_FORGETS : scan_own(&l);
+	return scan_own(&l);
 }
 
 /* PREPARE TRANSACTION 'id' has no name behind it. */
@@ -341,9 +341,8 @@ scan_first(const struct lexer *at)
 		return is_key(&l, "reset") ? SQL_SETTING | SQL_UNSETS : 0;
 	case 'd':
 		if (is_key(&l, "discard"))
-			return next_is(&l, "all")
-				   ? SQL_SETTING | SQL_UNSETS | SQL_FORGETS
-				   : 0;
+			return next_is(&l, "all") ? SQL_SETTING | SQL_UNSETS
+						  : 0;
 		if (is_key(&l, "deallocate"))
 			return scan_deallocate(&l);
 		/* The body of a DO block is a quoted string to us. */

@@ -15,9 +15,8 @@ enum sql_flag {
 	SQL_PIN = 1 << 0,	/* leaves state that must stay with the server: SET, LISTEN,
 				   PREPARE, TEMP, WITH HOLD, advisory locks, ... */
 	SQL_UNSETS = 1 << 1,	/* takes settings back: RESET, DISCARD ALL */
-	SQL_FORGETS = 1 << 2,	/* drops all prepared statements: DEALLOCATE ALL, DISCARD ALL */
-	SQL_SETTING = 1 << 3,	/* names settings: SET, SET LOCAL, RESET, set_config() */
-	SQL_TAINTS = 1 << 4	/* leaves what DISCARD ALL does not undo: LOAD, setseed */
+	SQL_SETTING = 1 << 2,	/* names settings: SET, SET LOCAL, RESET, set_config() */
+	SQL_TAINTS = 1 << 3	/* leaves what DISCARD ALL does not undo: LOAD, setseed */
 };
 
 unsigned sql_scan(struct slice text);

@@ -141,8 +141,6 @@ apply_flags(struct pg_session *ps, unsigned flags)
 		server_of(ps)->tainted = true;
 	if (flags & SQL_UNSETS)
 		server_of(ps)->unset = true;
-	if (flags & SQL_FORGETS)
-		ps->forgets = true;
 }
 
 /* Text that is not all here cannot be judged: the careful answer. */
@@ -857,10 +855,9 @@ pg_rest(struct lessee *l)
 		pg_hello_rest(s);
 		return;
 	}
-	if (ps->forgets) {
-		ps->forgets = false;
+	if (server_of(ps)->forgot) {
+		server_of(ps)->forgot = false;
 		stmt_names_fini(&ps->names, &s->worker->pools.stmts);
-		pg_server_forget(l->server);
 	}
 	ps->rest_ns = s->worker->streams.now_ns;
 	if (may_give_back(ps)) {

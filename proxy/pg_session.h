@@ -33,7 +33,6 @@ struct pg_session {
 	bool		  bound_wait;	/* sent what may be sent before a bind is confirmed */
 	bool		  stalled;	/* its input waits for the server */
 	bool		  server_paused; /* its server waits for it to read */
-	bool		  forgets;	/* DISCARD ALL or the like is on its way */
 };
 
 static inline struct pg_session *

@@ -339,26 +339,28 @@ has_room_for_one_at_least(void **state)
  */
 enum { DIGESTS = 12, QUEUE = 4096 };
 
-enum op_kind { OP_PARSE, OP_CLOSE, OP_USE, OP_FAIL, OP_SYNC };
+enum op_kind { OP_PARSE, OP_CLOSE, OP_USE, OP_FAIL, OP_SYNC, OP_FORGET };
 
 struct op {
 	enum op_kind kind;
 	int digest;
 	uint16_t slot;
+	unsigned forgot; /* times, as its sender knew */
 };
 
 struct backend {
 	struct op queue[QUEUE];
 	unsigned head, tail;
 	bool has[DIGESTS], skipping;
-	unsigned used, parsed;
+	unsigned used, parsed, forgot;
 };
 
 static void
 backend_send(struct backend *b, enum op_kind kind, int digest, uint16_t slot)
 {
 	assert_true(b->tail - b->head < QUEUE);
-	b->queue[b->tail++ % QUEUE] = (struct op){ kind, digest, slot };
+	b->queue[b->tail++ % QUEUE] =
+	    (struct op){ kind, digest, slot, b->forgot };
 }
 
 static void
@@ -374,8 +376,16 @@ backend_answer(struct backend *b, struct stmt_held *h)
 	case OP_FAIL:
 		b->skipping = true;
 		break;
+	case OP_FORGET:
+		if (b->skipping)
+			break;
+		memset(b->has, 0, sizeof(b->has));
+		b->forgot++;
+		stmt_held_forget(h);
+		break;
 	case OP_USE: /* whoever uses a statement must find it */
-		assert_true(b->skipping || b->has[op.digest]);
+		assert_true(b->skipping || b->has[op.digest] ||
+			    op.forgot != b->forgot);
 		b->used += done;
 		break;
 	case OP_PARSE: /* and nobody may parse a name twice */
@@ -419,15 +429,17 @@ never_misjudges_a_backend_that_skips(void **state)
 	srand(1);
 	stmt_held_init(&h, 5);
 	for (int i = 0; i < 200000; i++) {
-		int what = rand() % 16;
+		int what = rand() % 64;
 
-		if (what < 7 && b.tail - b.head < QUEUE / 2)
+		if (what < 28 && b.tail - b.head < QUEUE / 2)
 			backend_use(&b, &h, rand() % DIGESTS);
-		else if (what == 7)
+		else if (what < 32)
 			backend_send(&b, OP_FAIL, 0, STMT_NONE);
-		else if (what < 10) {
+		else if (what < 40) {
 			backend_send(&b, OP_SYNC, 0, STMT_NONE);
 			stmt_held_sync(&h);
+		} else if (what == 40) {
+			backend_send(&b, OP_FORGET, 0, STMT_NONE);
 		}
 		for (int k = rand() % 4; k > 0 && b.head != b.tail; k--)
 			backend_answer(&b, &h);
@@ -442,6 +454,7 @@ never_misjudges_a_backend_that_skips(void **state)
 		n += b.has[d];
 	}
 	assert_int_equal(h.n, n);
+	assert_true(b.forgot > 100);
 	assert_true(b.used > 10000 && b.parsed > 1000 && b.used > b.parsed);
 	stmt_held_fini(&h);
 }
