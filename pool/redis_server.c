@@ -17,18 +17,51 @@ static void redis_input(struct server *);
 
 /* ---- sending ---------------------------------------------------------- */
 
-bool
-redis_server_full(const struct server *v)
+/* How many may be outstanding, by what replies have been like. */
+static unsigned
+redis_window(size_t usual)
 {
-	return ledger_full(&v->ledger) ||
-	       buf_len(&v->stream.out) > REDIS_OUT_FULL;
+	size_t n = REDIS_OWED_MAX / (usual + 1);
+
+	if (n < REDIS_OWED_MIN)
+		return REDIS_OWED_MIN;
+	return n < LEDGER_MAX ? (unsigned)n : LEDGER_MAX;
+}
+
+unsigned
+redis_server_share(const struct server *v)
+{
+	const struct redis_server *rv = (const void *)v;
+	unsigned n = rv->window / 4;
+
+	if (n < REDIS_SHARE_MIN)
+		return REDIS_SHARE_MIN;
+	return n < REDIS_SHARE_MAX ? n : REDIS_SHARE_MAX;
 }
 
 static bool
-redis_has_room(const struct server *v)
+redis_is_full(const struct redis_server *rv)
 {
-	return v->ledger.n == 0 || (v->ledger.n < LEDGER_MAX / 2 &&
-				    buf_len(&v->stream.out) <= REDIS_OUT_ROOM);
+	const struct server *v = &rv->s;
+
+	return v->leaving || ledger_full(&v->ledger) ||
+	       v->ledger.n >= rv->window ||
+	       buf_len(&v->stream.out) > REDIS_OUT_FULL;
+}
+
+bool
+redis_server_full(const struct server *v, const struct lessee *l)
+{
+	const struct redis_server *rv = (const void *)v;
+
+	return redis_is_full(rv) || (rv->queue != NULL && rv->called != l);
+}
+
+/* A quarter of the window at a time: not a wake-up for every reply. */
+static bool
+redis_has_room(const struct redis_server *rv)
+{
+	return !redis_is_full(rv) && rv->s.ledger.n <= rv->window / 4 * 3;
 }
 
 void
@@ -36,38 +69,43 @@ redis_server_queue(struct server *v, struct lessee *l)
 {
 	struct redis_server *rv = redis_server(v);
 
-	/* What it waits for is a reply: there is one to come. */
+	/* Replies are what makes room: there is one to come. */
 	assert(v->ledger.n > 0 && l->waiting == NULL);
 	if (l->prev != NULL)
 		return;
-	l->next = rv->queue;
-	l->prev = &rv->queue;
-	if (l->next != NULL)
-		l->next->prev = &l->next;
-	rv->queue = l;
+	l->next = NULL;
+	l->prev = rv->tail;
+	*rv->tail = l;
+	rv->tail = &l->next;
 }
 
 void
-redis_server_unqueue(struct lessee *l)
+redis_server_unqueue(struct server *v, struct lessee *l)
 {
+	struct redis_server *rv = redis_server(v);
+
 	if (l->prev == NULL || l->waiting != NULL)
 		return;
 	*l->prev = l->next;
 	if (l->next != NULL)
 		l->next->prev = l->prev;
+	else
+		rv->tail = l->prev;
 	l->next = NULL;
 	l->prev = NULL;
 }
 
+/* The first in the queue sends its share; if it wants more, it queues again
+ * behind the others. */
 static void
-redis_call_queue(struct redis_server *rv)
+redis_call(struct redis_server *rv)
 {
-	struct lessee *l;
+	struct lessee *l = rv->queue;
 
-	while ((l = rv->queue) != NULL) {
-		redis_server_unqueue(l);
-		l->ops->room(l);
-	}
+	redis_server_unqueue(&rv->s, l);
+	rv->called = l;
+	l->ops->room(l);
+	rv->called = NULL;
 }
 
 uint64_t
@@ -76,7 +114,7 @@ redis_server_send(struct server *v, struct lessee *l, const struct slice *arg,
 {
 	struct redis_server *rv = redis_server(v);
 
-	assert(v->state == SERVER_SHARED && !redis_server_full(v));
+	assert(v->state == SERVER_SHARED && !redis_server_full(v, l));
 	if (resp_put_request(stream_out(&v->stream), arg, argc) != 0)
 		abort(); /* a request is smaller than what is left */
 	ledger_push(&v->ledger, (struct ledger_entry){
@@ -231,6 +269,11 @@ redis_pay(struct redis_server *rv, struct run *r, struct lessee *to)
 	ledger_pop(&rv->s.ledger);
 	rv->paid++;
 	rv->passed = false;
+	if (rv->size > rv->usual)
+		rv->usual += (rv->size - rv->usual) / 2;
+	else
+		rv->usual -= (rv->usual - rv->size) / 16;
+	rv->size = 0;
 	if (to == NULL)
 		return;
 	r->replies++;
@@ -256,6 +299,7 @@ redis_frame(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
 		return redis_broken(rv, r, "not a reply");
 	if (used == 0 || rv->is_push)
 		return used;
+	rv->size += (size_t)used;
 	e = ledger_at(&rv->s.ledger, 0);
 	to = e->action == LEDGER_FORWARD ? e->lessee : NULL;
 	if (!done) {
@@ -286,8 +330,11 @@ redis_replies(struct server *v)
 	if (v->state == SERVER_DEAD)
 		return;
 	stream_consume(&v->stream, at);
-	if (rv->queue != NULL && redis_has_room(v))
-		redis_call_queue(rv);
+	rv->window = redis_window(rv->usual);
+	if (v->leaving && v->ledger.n == 0)
+		server_close(v, WHY_ROOM, NULL, NULL);
+	while (rv->queue != NULL && redis_has_room(rv))
+		redis_call(rv);
 }
 
 /* ---- log-in ----------------------------------------------------------- */
@@ -426,7 +473,11 @@ redis_input(struct server *v)
 static void
 redis_init(struct server *v)
 {
-	wheel_entry_init(&redis_server(v)->timer, redis_timer);
+	struct redis_server *rv = redis_server(v);
+
+	rv->tail = &rv->queue;
+	rv->window = redis_window(0);
+	wheel_entry_init(&rv->timer, redis_timer);
 }
 
 /* Only shared ones exist so far: nothing is lent, so nothing is cleaned. */
@@ -483,7 +534,8 @@ redis_lost(struct server *v, enum why w, const char *sqlstate, const char *text)
 			    e.lessee, torn ? REDIS_TORN : REDIS_UNANSWERED, 1,
 			    false);
 	}
-	redis_call_queue(rv);
+	while (rv->queue != NULL)
+		redis_call(rv);
 }
 
 static void

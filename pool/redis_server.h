@@ -16,8 +16,14 @@
  * fast as this server sends) may stop the server: redis_server_pause().  All
  * others behind it wait, so it is told once a second how long that has been,
  * and leaves when its client makes no progress; the cost of one slow reader to
- * the others is bounded by that.  In the other direction a full server lets
- * sessions queue until there is room.
+ * the others is bounded by that.
+ *
+ * Redis writes 64 KiB a round and meanwhile executes all it can read, so many
+ * large replies asked for at once would fill its memory, not ours; and replies
+ * nobody waits for any more delay those of all others.  So a server takes
+ * commands for about REDIS_OWED_MAX bytes of replies, judged by the size of
+ * recent ones, and a session no more than its share of them.  Who finds it
+ * full queues, and is served in order.
  *
  * Safety:   a reply nobody asked for, or one that is no RESP, closes the
  *           connection; so does its loss, and every entry is then settled as
@@ -32,8 +38,11 @@
 #include "protocol/slice.h"
 
 enum {
-	REDIS_OUT_FULL = 4 << 20,	/* unsent bytes: no more commands ... */
-	REDIS_OUT_ROOM = 1 << 20	/* ... until there are so few */
+	REDIS_OUT_FULL = 4 << 20,	/* unsent bytes: no more commands */
+	REDIS_OWED_MAX = 8 << 20,	/* bytes of replies outstanding, roughly ... */
+	REDIS_OWED_MIN = 16,		/* ... but so many of them always */
+	REDIS_SHARE_MIN = 4,
+	REDIS_SHARE_MAX = 1024
 };
 
 /* The `kind` of settled(), and what its `arg` says. */
@@ -49,7 +58,11 @@ struct redis_server {
 	struct server	   s;
 	struct resp_reply  reply;	/* the one being received */
 	uint64_t	   paid;	/* entries taken from the ledger, ever */
-	struct lessee	  *queue;	/* they wait for room, by their own links */
+	size_t		   size;	/* bytes of the reply being received, so far */
+	size_t		   usual;	/* of recent replies: fast to rise, slow to fall */
+	unsigned	   window;	/* commands outstanding at most, by that */
+	struct lessee	  *queue, **tail;	/* they wait for room, by their own links */
+	struct lessee	  *called;	/* whose turn it is */
 	struct lessee	  *slow;	/* whose client must read before we go on */
 	unsigned	   slow_s;	/* for so many seconds */
 	struct wheel_entry timer;	/* while there is a slow one */
@@ -59,10 +72,12 @@ struct redis_server {
 	bool		   in_input;	/* redis_input() runs, and goes on by itself */
 };
 
-/* No more for now; ask redis_server_queue() to hear room(). */
-bool redis_server_full(const struct server *);
+/* Commands one session may have outstanding. */
+unsigned redis_server_share(const struct server *);
+/* No more of this one for now; redis_server_queue() lets it hear room(). */
+bool redis_server_full(const struct server *, const struct lessee *);
 void redis_server_queue(struct server *, struct lessee *);
-void redis_server_unqueue(struct lessee *);
+void redis_server_unqueue(struct server *, struct lessee *);
 
 /* Sends a command, canonically encoded.  Returns its place in the pipeline. */
 uint64_t redis_server_send(struct server *, struct lessee *, const struct slice *arg, size_t argc);

@@ -107,6 +107,18 @@ redis_is_slow(struct redis_session *rs, uint32_t seconds)
 	rs->slow_left = left;
 }
 
+/* So many more may be outstanding; a new client's replies are of unknown size. */
+static uint64_t
+redis_depth(const struct redis_session *rs)
+{
+	uint64_t share, first = REDIS_FIRST + rs->answered;
+
+	if (redis_is_idle(rs))
+		return REDIS_FIRST;
+	share = redis_server_share(rs->via);
+	return share < first ? share : first;
+}
+
 /* Run again what had to stop, if it would get anywhere. */
 static void
 redis_answered(struct redis_session *rs, uint32_t n)
@@ -114,9 +126,9 @@ redis_answered(struct redis_session *rs, uint32_t n)
 	assert(n <= rs->sent - rs->answered);
 	rs->answered += n;
 	redis_release(rs);
-	if (rs->stopped &&
-	    (redis_is_idle(rs) || (rs->sent - rs->answered <= REDIS_DEPTH / 2 &&
-				   buf_len(&rs->held) <= REDIS_HELD_MAX / 2)))
+	if (rs->stopped && (redis_is_idle(rs) ||
+			    (rs->sent - rs->answered <= redis_depth(rs) / 2 &&
+			     buf_len(&rs->held) <= REDIS_HELD_MAX / 2)))
 		session_wake(&rs->s);
 }
 
@@ -149,10 +161,11 @@ redis_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	}
 }
 
+/* Run now, not later: whose turn it is goes by the queue. */
 static void
 redis_room(struct lessee *l)
 {
-	session_wake(session_of_lessee(l));
+	session_run(session_of_lessee(l));
 }
 
 static void
@@ -170,10 +183,14 @@ static void
 redis_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
 {
 	struct session *s = session_of_lessee(l);
+	struct redis_session *rs = redis_session(s);
 
 	(void)sqlstate;
-	(void)text;
-	redis_session(s)->down = (uint8_t)w;
+	rs->down = (uint8_t)w;
+	free(rs->reason);
+	rs->reason = NULL;
+	if (text != NULL && (rs->reason = strdup(text)) == NULL)
+		abort();
 	session_enter(s, SESSION_IDLE);
 	session_wake(s);
 }
@@ -196,14 +213,31 @@ static const struct lessee_ops redis_lessee_ops = {
 
 /* ---- forwarding ------------------------------------------------------- */
 
+/* Not to be called any more: it has sent, or has nothing to send there. */
+static void
+redis_leave_queue(struct redis_session *rs)
+{
+	if (rs->s.lessee.prev != NULL && rs->s.lessee.waiting == NULL)
+		redis_server_unqueue(rs->via, &rs->s.lessee);
+}
+
+/* The next command may ask for a server again. */
+static void
+redis_hope(struct redis_session *rs)
+{
+	rs->down = 0;
+	free(rs->reason);
+	rs->reason = NULL;
+}
+
 void
 redis_rehome(struct redis_session *rs)
 {
 	assert(redis_is_idle(rs));
-	redis_server_unqueue(&rs->s.lessee);
+	redis_leave_queue(rs);
 	rs->via = NULL;
 	rs->s.pool = NULL;
-	rs->down = 0;
+	redis_hope(rs);
 }
 
 static bool
@@ -221,7 +255,7 @@ redis_has_pool(struct redis_session *rs)
 static enum redis_did
 redis_say_down(struct redis_session *rs)
 {
-	const char *reason = rs->s.pool->error;
+	const char *reason = rs->reason ? rs->reason : "no connection";
 	char text[POOL_ERROR_MAX + 64];
 
 	if (rs->down != WHY_UPSTREAM_DOWN)
@@ -235,7 +269,7 @@ redis_say_down(struct redis_session *rs)
 
 /*
  * The server for the next command, or NULL and what became of the command.
- * Behind outstanding ones it can only be theirs.
+ * Behind outstanding ones, or in a queue, it can only be that one.
  */
 static struct server *
 redis_upstream(struct redis_session *rs, enum redis_did *did)
@@ -243,7 +277,7 @@ redis_upstream(struct redis_session *rs, enum redis_did *did)
 	struct session *s = &rs->s;
 
 	*did = REDIS_DONE;
-	if (!redis_is_idle(rs))
+	if (!redis_is_idle(rs) || s->lessee.prev != NULL)
 		return rs->via;
 	if (!redis_has_pool(rs)) {
 		redis_say_error(rs, "ERR weir: too many pools");
@@ -271,14 +305,14 @@ redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 	enum redis_did did;
 	struct server *v;
 
-	redis_server_unqueue(&s->lessee);
 	if ((v = redis_upstream(rs, &did)) == NULL)
 		return did;
 	assert(v->pool == s->pool);
-	if (redis_server_full(v)) {
+	if (redis_server_full(v, &s->lessee)) {
 		redis_server_queue(v, &s->lessee);
 		return REDIS_LATER;
 	}
+	redis_leave_queue(rs);
 	rs->last = redis_server_send(v, &s->lessee, arg, argc);
 	rs->sent++;
 	stats_add(&s->worker->stats, STAT_COMMANDS, 1);
@@ -346,7 +380,7 @@ static bool
 redis_may_go(const struct redis_session *rs)
 {
 	return buf_len(&rs->s.stream.out) <= redis_out_max(rs) &&
-	       rs->sent - rs->answered < REDIS_DEPTH &&
+	       rs->sent - rs->answered < redis_depth(rs) &&
 	       buf_len(&rs->held) <= REDIS_HELD_MAX;
 }
 
@@ -482,7 +516,7 @@ redis_step(struct session *s)
 	} while (redis_request(rs, &stop) == REDIS_DONE && !session_is_over(s));
 	if (session_is_over(s))
 		return STEP_WAIT;
-	rs->down = 0;
+	redis_hope(rs);
 	redis_forget_request(rs);
 	redis_touch(s);
 	if (stop)
@@ -552,7 +586,7 @@ redis_part(struct session *s)
 	struct server *slow = rs->slow;
 	bool idle = redis_is_idle(rs);
 
-	redis_server_unqueue(&s->lessee);
+	redis_leave_queue(rs);
 	rs->answered = rs->sent;
 	rs->slow = NULL;
 	buf_free(&rs->held);
@@ -572,6 +606,7 @@ redis_fini(struct session *s)
 	resp_request_free(&rs->request);
 	buf_free(&rs->held);
 	free(rs->name);
+	free(rs->reason);
 }
 
 const struct proto redis_proto = {

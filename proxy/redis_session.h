@@ -10,7 +10,8 @@
  * SELECT, RESET, a farewell) waits until nothing is outstanding; meanwhile the
  * client's input lies where it is.
  *
- * Bounds: REDIS_DEPTH commands outstanding, REDIS_HELD_MAX bytes of held
+ * Bounds: a share of the server's commands outstanding (at first
+ * REDIS_FIRST, and one more for each reply), REDIS_HELD_MAX bytes of held
  * replies (and one reply more), STREAM_OUT_HIGH bytes of unread replies: past
  * any of them the client's requests are not read.  The replies to what was
  * read before may still come to REDIS_SLOW_MAX bytes and more; then the server
@@ -33,7 +34,7 @@
 #include "proxy/session.h"
 
 enum {
-	REDIS_DEPTH = 1024,
+	REDIS_FIRST = 64,
 	REDIS_HELD_MAX = 64 << 10,
 	REDIS_SLOW_MAX = 16 << 20,
 	REDIS_SLOW_RATE = 256 << 10,
@@ -50,7 +51,7 @@ struct redis_session {
 	struct session	    s;
 	struct resp_request request;	/* memory only while half a request is there */
 	uint64_t	    sent, answered;	/* forwarded commands; replies to them */
-	struct server	   *via;	/* where the outstanding ones are */
+	struct server	   *via;	/* where the outstanding ones are, or are to go */
 	uint64_t	    last;	/* place of the last one there */
 	struct buf	    held;	/* local replies, each behind a struct held */
 	size_t		    held_at;	/* the one being written */
@@ -58,6 +59,7 @@ struct redis_session {
 	size_t		    slow_left;	/* how much was left when last looked at */
 	const struct conf_redis *redis;	/* where to, from the log-in on */
 	const char	   *user, *password;	/* of our own log-in there */
+	char		   *reason;	/* with `down`: the upstream's own, or NULL */
 	char		   *name;	/* CLIENT SETNAME; NULL: none */
 	unsigned	    db;
 	uint8_t		    resp;	/* 2 or 3 */
