@@ -1,6 +1,7 @@
 #include "pool/budget.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -84,6 +85,12 @@ budget_limit(struct budget *b, int limit)
 }
 
 bool
+budget_is_over(struct budget *b)
+{
+	return atomic_load(&b->count) > atomic_load(&b->limit);
+}
+
+bool
 budget_take(struct budget *b)
 {
 	int count = atomic_load(&b->count);
@@ -138,15 +145,55 @@ budget_wait_over(struct budget *b, unsigned me)
 	atomic_store(&b->side[me].oldest_ns, UINT64_MAX);
 }
 
-void
-budget_failing(struct budget *b, unsigned me, bool failing)
+unsigned
+budget_failed(struct budgets *all, struct budget *b, uint64_t now_ns,
+	      uint64_t first_ns, uint64_t most_ns, const char *sqlstate,
+	      const char *text)
 {
-	uint64_t bit = 1ull << me;
+	unsigned before = atomic_fetch_add(&b->failures, 1);
+	uint64_t wait = first_ns << (before < 16 ? before : 16);
 
-	if (failing)
-		atomic_fetch_or(&b->failing, bit);
-	else if (atomic_load(&b->failing) != 0)
-		atomic_store(&b->failing, 0);
+	if (wait > most_ns)
+		wait = most_ns;
+	atomic_store(&b->retry_ns, now_ns + wait);
+	pthread_mutex_lock(&all->lock);
+	snprintf(b->error, sizeof(b->error), "%s", text);
+	snprintf(b->sqlstate, sizeof(b->sqlstate), "%s",
+		 sqlstate ? sqlstate : "");
+	pthread_mutex_unlock(&all->lock);
+	return before;
+}
+
+bool
+budget_recovered(struct budget *b)
+{
+	if (atomic_load(&b->failures) == 0)
+		return false;
+	atomic_store(&b->retry_ns, 0);
+	return atomic_exchange(&b->failures, 0) > 0;
+}
+
+/* Who tries moves the time on, so that nobody else does meanwhile. */
+bool
+budget_may_try(struct budget *b, uint64_t now_ns, uint64_t first_ns)
+{
+	uint64_t retry_ns = atomic_load(&b->retry_ns);
+
+	if (atomic_load(&b->failures) == 0)
+		return true;
+	return now_ns >= retry_ns &&
+	       atomic_compare_exchange_strong(&b->retry_ns, &retry_ns,
+					      now_ns + first_ns);
+}
+
+void
+budget_error(struct budgets *all, struct budget *b, char sqlstate[6],
+	     char text[BUDGET_ERROR_MAX])
+{
+	pthread_mutex_lock(&all->lock);
+	memcpy(sqlstate, b->sqlstate, sizeof(b->sqlstate));
+	memcpy(text, b->error, sizeof(b->error));
+	pthread_mutex_unlock(&all->lock);
 }
 
 const char *
@@ -157,7 +204,7 @@ budgets_down(struct budgets *all)
 	pthread_mutex_lock(&all->lock);
 	for (unsigned i = 0; i < BUCKETS && key == NULL; i++)
 		for (struct budget *b = all->bucket[i]; b; b = b->next)
-			if (atomic_load(&b->failing) != 0 &&
+			if (atomic_load(&b->failures) != 0 &&
 			    atomic_load(&b->count) == 0)
 				key = b->key;
 	pthread_mutex_unlock(&all->lock);

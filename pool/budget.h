@@ -23,7 +23,7 @@
 
 #include "tls/mailbox.h"
 
-enum { BUDGETS_MAX = 20000 };
+enum { BUDGETS_MAX = 20000, BUDGET_ERROR_MAX = 256 };
 
 struct budget;
 struct pool;
@@ -44,7 +44,10 @@ struct budget {
 	_Atomic int	   limit;
 	_Atomic uint64_t   waiting;	/* a bit a worker: has waiters it cannot serve */
 	_Atomic uint64_t   idle;	/* a bit a worker: may have idle servers */
-	_Atomic uint64_t   failing;	/* a bit a worker: its last attempt to open one failed */
+	_Atomic unsigned   failures;	/* attempts to open a server, failed in a row */
+	_Atomic uint64_t   retry_ns;	/* no new attempt before this */
+	char		   error[BUDGET_ERROR_MAX];	/* of the last; under the registry's lock */
+	char		   sqlstate[6];
 	struct budget_side side[];	/* one a worker */
 };
 
@@ -65,14 +68,25 @@ void budgets_fini(struct budgets *);
 struct budget *budget_find(struct budgets *, const char *key, int limit);
 void	       budget_limit(struct budget *, int limit);
 bool	       budget_take(struct budget *);
+bool	       budget_is_over(struct budget *);	/* the limit was lowered below the count */
 void	       budget_give(struct budgets *, struct budget *);	/* and nudges who waits */
 
 void budget_wait(struct budgets *, struct budget *, unsigned me, uint64_t oldest_ns);
 void budget_wait_over(struct budget *, unsigned me);
 void budget_idle(struct budget *, unsigned me);		/* "I have one to spare, maybe" */
 void budget_idle_over(struct budget *, unsigned me);
-/* The last attempt to open a server failed, or succeeded. */
-void budget_failing(struct budget *, unsigned me, bool);
+/*
+ * An attempt to open a server failed: when the next may be made, and how many
+ * have failed before it.  The wait doubles from first_ns to most_ns.
+ */
+unsigned budget_failed(struct budgets *, struct budget *, uint64_t now_ns, uint64_t first_ns,
+    uint64_t most_ns, const char *sqlstate, const char *text);
+/* One succeeded; true: after failures. */
+bool budget_recovered(struct budget *);
+/* May one be made now?  While attempts fail, one worker at a time may try. */
+bool budget_may_try(struct budget *, uint64_t now_ns, uint64_t first_ns);
+/* The last failure, for people: both NUL-terminated. */
+void budget_error(struct budgets *, struct budget *, char sqlstate[6], char text[BUDGET_ERROR_MAX]);
 /* The key of one that has no server and cannot get one, or NULL. */
 const char *budgets_down(struct budgets *);
 /* The worker, other than me, that has waited longest, or -1. */

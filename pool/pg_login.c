@@ -80,6 +80,7 @@ pg_login_opened(struct server *v)
 	struct pg_login *login = pg_server(v)->login;
 
 	if (v->stream.ssl != NULL || up->sslmode == SSLMODE_DISABLE ||
+	    (up->sslmode == SSLMODE_ALLOW && !v->pool->want_tls) ||
 	    up->host[0] == '/') {
 		login_startup(v);
 		return;
@@ -225,8 +226,8 @@ login_sasl(struct server *v, struct pg_reader *r)
 	if (login_password(v) == NULL || (!plain && !plus) ||
 	    RAND_bytes(nonce, sizeof(nonce)) != 1 ||
 	    scram_client_first(&login->scram, nonce,
-			       plus || may_bind ? binding : NULL,
-			       binding_len, message) != 0) {
+			       plus || may_bind ? binding : NULL, binding_len,
+			       message) != 0) {
 		login_fail(v, login_password(v) == NULL
 				  ? "no password is configured for this user"
 				  : "no SASL mechanism in common");
@@ -334,6 +335,13 @@ login_error(struct server *v, const uint8_t *body, size_t n)
 		memcpy(sqlstate, code.p, 5);
 	snprintf(message, sizeof(message), "%.*s", (int)text.n,
 		 (const char *)text.p);
+	/* sslmode allow: in clear first, as libpq does it; refused, this pool
+	 * goes on with TLS. */
+	if (v->pool->postgres->sslmode == SSLMODE_ALLOW && !v->pool->want_tls) {
+		v->pool->want_tls = true;
+		server_close(v, WHY_RECONFIGURED, NULL, message);
+		return;
+	}
 	server_close(v, WHY_UPSTREAM_DOWN, sqlstate[0] ? sqlstate : NULL,
 		     message);
 }

@@ -133,9 +133,15 @@ pool_make(struct pools *home, const struct pool *like, const char *key,
 {
 	struct budget *b =
 	    budget_find(home->budgets, budget_key, pool_limit(like));
+	struct budget *health;
 	struct pool *p, **at = pool_bucket(home, key);
 
-	if (b == NULL)
+	/* Redis pools share a budget, but one with a wrong password must not
+	 * hold up the others. */
+	health = strcmp(key, budget_key) == 0
+		     ? b
+		     : budget_find(home->budgets, key, 0);
+	if (b == NULL || health == NULL)
 		return NULL;
 	if ((p = malloc(sizeof(*p))) == NULL)
 		abort();
@@ -143,6 +149,7 @@ pool_make(struct pools *home, const struct pool *like, const char *key,
 	p->key = copy(key);
 	p->home = home;
 	p->budget = b;
+	p->health = health;
 	snapshot_ref(p->snapshot);
 	p->dbname = copy(like->dbname);
 	p->user = copy(like->user);
@@ -346,22 +353,16 @@ void
 pool_failed(struct pool *p, enum why w, const char *sqlstate, const char *text)
 {
 	uint64_t most = p->snapshot->conf->server_login_retry_ms * 1000000u;
-	uint64_t wait = POOL_RETRY_FIRST_NS
-			<< (p->failures < 16 ? p->failures : 16);
+	struct pools *home = p->home;
 
 	if (w == WHY_SHUTDOWN || w == WHY_RECONFIGURED)
 		return;
-	snprintf(p->error, sizeof(p->error), "%s",
-		 text ? text : why_table[w].text);
-	snprintf(p->sqlstate, sizeof(p->sqlstate), "%s",
-		 sqlstate ? sqlstate : "");
-	budget_failing(p->budget, p->home->worker, true);
-	if (p->failures++ == 0)
-		LOG(p->home->log, LOG_ERROR, LOG_EV_UPSTREAM_DOWN,
-		    log_str("pool", p->key), log_str("error", p->error));
-	if (wait > most)
-		wait = most;
-	p->retry_ns = p->home->streams->now_ns + wait;
+	if (text == NULL)
+		text = why_table[w].text;
+	if (budget_failed(home->budgets, p->health, home->streams->now_ns,
+			  POOL_RETRY_FIRST_NS, most, sqlstate, text) == 0)
+		LOG(home->log, LOG_ERROR, LOG_EV_UPSTREAM_DOWN,
+		    log_str("pool", p->key), log_str("error", text));
 	pool_touch(p);
 }
 
@@ -549,6 +550,25 @@ pool_share(struct pool *p)
 	return true;
 }
 
+/*
+ * Shared servers are not handed on: a pool that needs room gets it by the end
+ * of another's.  One that nobody uses ends at once, unless it was opened this
+ * turn and is about to be used; one at work has its slice of time first.
+ */
+static bool
+pool_evict(struct server *v)
+{
+	uint64_t age = v->pool->home->streams->now_ns - v->opened_ns;
+
+	if (v->ledger.n == 0 && age > 0) {
+		server_close(v, WHY_ROOM, NULL, NULL);
+		return true;
+	}
+	if (age >= POOL_SLICE_NS)
+		v->leaving = true;
+	return false;
+}
+
 void
 pools_nudged(struct message *m, void *owner)
 {
@@ -562,38 +582,67 @@ pools_nudged(struct message *m, void *owner)
 		struct server *v = p->list[SERVER_SHARED];
 		uint64_t theirs;
 
-		/* Shared servers are not handed on: a pool that needs room
-		 * gets it by the end of one that nobody is using. */
-		if (v != NULL && v->ledger.n == 0 &&
+		if (v != NULL &&
 		    budget_longest(p->budget, p->home->worker, &theirs) >= 0)
-			server_close(v, WHY_ROOM, NULL, NULL);
+			pool_evict(v);
 		pool_touch(p);
 	}
 }
 
 /* ---- the turn --------------------------------------------------------- */
 
-/* A shared server of another pool of the same budget, that nobody uses. */
-static bool
-pool_make_room(struct pool *p)
-{
-	struct pool *other = p->budget->side[p->home->worker].pools;
-
-	for (; other != NULL; other = other->side_next) {
-		struct server *v = other->list[SERVER_SHARED];
-
-		if (other != p && v != NULL && v->ledger.n == 0) {
-			server_close(v, WHY_ROOM, NULL, NULL);
-			return true;
-		}
-	}
-	return false;
-}
-
 static unsigned
 pool_opening(const struct pool *p)
 {
 	return p->n[SERVER_DIAL] + p->n[SERVER_LOGIN];
+}
+
+/* A shared server of another pool of the same budget: of those nobody uses
+ * the one idle for longest, else the oldest. */
+static bool
+pool_make_room(struct pool *p)
+{
+	struct pool *other = p->budget->side[p->home->worker].pools;
+	struct server *idle = NULL, *busy = NULL;
+
+	for (; other != NULL; other = other->side_next) {
+		struct server *v = other->list[SERVER_SHARED];
+
+		if (other == p || v == NULL)
+			continue;
+		if (v->ledger.n == 0 &&
+		    (idle == NULL || v->idle_ns < idle->idle_ns))
+			idle = v;
+		if (busy == NULL || v->opened_ns < busy->opened_ns)
+			busy = v;
+	}
+	if (idle != NULL)
+		return pool_evict(idle);
+	return busy != NULL && pool_evict(busy);
+}
+
+/* The last place of a budget that several pools live from belongs to whoever
+ * has waited longest. */
+static bool
+pool_must_yield(struct pool *p)
+{
+	uint64_t theirs, ours = fair_oldest_ns(&p->waiters);
+	struct pool *other = p->budget->side[p->home->worker].pools;
+
+	if (p->redis == NULL || atomic_load(&p->budget->count) + 1 <
+				    atomic_load(&p->budget->limit))
+		return false;
+	if (budget_longest(p->budget, p->home->worker, &theirs) >= 0 &&
+	    theirs < ours)
+		return true;
+	for (; other != NULL; other = other->side_next) {
+		if (fair_oldest_ns(&other->waiters) < ours &&
+		    pool_opening(other) == 0) {
+			pool_touch(other);
+			return true;
+		}
+	}
+	return false;
 }
 
 static unsigned
@@ -603,6 +652,9 @@ pool_wants(const struct pool *p)
 	    p->ops == &redis_server_ops ? p->waiters.n > 0 : p->waiters.n;
 	unsigned opening = pool_opening(p) + p->n[SERVER_RESET];
 
+	/* While attempts fail, one at a time is enough to find out. */
+	if (want > 1 && atomic_load(&p->health->failures) > 0)
+		want = 1;
 	if (want > POOL_OPENING_MAX + p->n[SERVER_RESET])
 		want = POOL_OPENING_MAX + p->n[SERVER_RESET];
 	return want > opening ? want - opening : 0;
@@ -613,6 +665,8 @@ pool_dial(struct pool *p)
 {
 	unsigned want = pool_wants(p);
 
+	if (pool_must_yield(p))
+		return;
 	while (want-- > 0) {
 		if (!budget_take(p->budget) &&
 		    (p->redis == NULL || !pool_make_room(p) ||
@@ -627,13 +681,14 @@ pool_dial(struct pool *p)
 static void
 pool_fail_waiters(struct pool *p)
 {
+	char sqlstate[6], text[POOL_ERROR_MAX];
 	struct lessee *l;
 
+	budget_error(p->home->budgets, p->health, sqlstate, text);
 	while ((l = fair_take(&p->waiters)) != NULL) {
 		pool_unqueue(p, l);
 		l->ops->lost(l, WHY_UPSTREAM_DOWN,
-			     p->sqlstate[0] ? p->sqlstate : NULL,
-			     p->error[0] ? p->error : NULL);
+			     sqlstate[0] ? sqlstate : NULL, text);
 	}
 }
 
@@ -675,7 +730,7 @@ pool_show(struct pool *p)
 		budget_wait(all, p->budget, me, fair_oldest_ns(&p->waiters));
 		if (p->redis != NULL)
 			budget_nudge_others(all, p->budget, me);
-		again = p->retry_ns > now ? p->retry_ns : now + POOL_AGAIN_NS;
+		again = now + POOL_AGAIN_NS;
 	} else {
 		budget_wait_over(p->budget, me);
 	}
@@ -685,20 +740,27 @@ pool_show(struct pool *p)
 		pool_touch(p);
 }
 
+/* Does anybody here wait in vain while every attempt fails? */
+static bool
+pool_is_hopeless(const struct pool *p)
+{
+	return p->waiters.n > 0 && p->resolve == NULL && pool_opening(p) == 0 &&
+	       !pool_has_servers(p) && atomic_load(&p->health->failures) > 0;
+}
+
 static void
 pool_poke(struct pool *p)
 {
 	uint64_t now = p->home->streams->now_ns;
-	bool cooling = p->retry_ns != 0 && now < p->retry_ns;
 
 	do
 		pool_grant_waiters(p);
 	while (pool_share(p));
-	if (p->waiters.n > 0 && !cooling && !p->home->closing &&
-	    pool_wants(p) > 0 && pool_addresses(p))
+	if (p->waiters.n > 0 && !p->home->closing && pool_wants(p) > 0 &&
+	    pool_addresses(p) &&
+	    budget_may_try(p->health, now, POOL_RETRY_FIRST_NS))
 		pool_dial(p);
-	if (p->waiters.n > 0 && p->resolve == NULL && pool_opening(p) == 0 &&
-	    !pool_has_servers(p) && p->failures > 0 && p->retry_ns > now)
+	if (pool_is_hopeless(p))
 		pool_fail_waiters(p);
 	pool_show(p);
 }
@@ -723,8 +785,16 @@ pool_retire(struct pool *p)
 {
 	pool_close_all(p, SERVER_IDLE, WHY_RECONFIGURED);
 	p->address_ns = 0;
-	p->failures = 0;
-	p->retry_ns = 0;
+	budget_recovered(p->health);
+}
+
+/* More than a lowered limit allows: idle ones go, the others when released. */
+static void
+pool_shrink(struct pool *p)
+{
+	while (p->list[SERVER_IDLE] != NULL && budget_is_over(p->budget))
+		server_close(p->list[SERVER_IDLE], WHY_RECONFIGURED, NULL,
+			     NULL);
 }
 
 static bool
@@ -763,6 +833,7 @@ pool_reload(struct pool *p, struct snapshot *snap)
 	budget_limit(p->budget, pool_limit(p));
 	if (moved)
 		pool_retire(p);
+	pool_shrink(p);
 	pool_touch(p);
 }
 

@@ -37,12 +37,13 @@ enum {
 	POOL_BUCKETS = 256,
 	POOL_ADDRESSES = 16,
 	POOL_OPENING_MAX = 8,		/* log-ins under way at once, a pool and worker */
-	POOL_ERROR_MAX = 256
+	POOL_ERROR_MAX = BUDGET_ERROR_MAX
 };
 
 #define POOL_DNS_TTL_NS	    (15ull * 1000000000)	/* PgBouncer's dns_max_ttl */
 #define POOL_RETRY_FIRST_NS (250ull * 1000000)	/* doubles up to server_login_retry */
 #define POOL_AGAIN_NS	    (50ull * 1000000)	/* ask again for room */
+#define POOL_SLICE_NS	    (50ull * 1000000)	/* a shared server at work keeps its place so long */
 #define POOL_UNFAIR_NS	    (5ull * 1000000)	/* another worker may wait this much longer */
 
 struct address {
@@ -75,6 +76,7 @@ struct pool {
 	unsigned		     db;		/* Redis */
 	int			     resp;		/* Redis: 2 or 3 */
 	struct budget		    *budget;
+	struct budget		    *health;	/* whose failures count: the pool's, on all workers */
 
 	struct fair		     waiters;
 	struct server		    *list[SERVER_MAX];	/* by state, latest first */
@@ -85,11 +87,8 @@ struct pool {
 	uint64_t		     address_ns;	/* when looked up; 0: never */
 	struct resolve		    *resolve;		/* under way */
 
-	unsigned		     failures;		/* in a row */
-	uint64_t		     retry_ns;		/* no dial before this */
 	struct wheel_entry	     timer;		/* when to look again */
-	char			     error[POOL_ERROR_MAX];	/* of the last failure */
-	char			     sqlstate[6];
+	bool			     want_tls;		/* sslmode allow: plain was refused */
 
 	struct buf		     welcome;		/* ParameterStatus messages of a log-in */
 	struct pool_scram	     scram;

@@ -180,11 +180,8 @@ void
 server_ready(struct server *v)
 {
 	struct pool *p = v->pool;
-	bool was_down = p->failures > 0;
+	bool was_down = budget_recovered(p->health);
 
-	p->failures = 0;
-	p->retry_ns = 0;
-	budget_failing(p->budget, p->home->worker, false);
 	v->opened_ns = p->home->streams->now_ns;
 	stats_add(p->home->stats, STAT_SERVER_OPENED, 1);
 	if (was_down)
@@ -249,6 +246,8 @@ server_release(struct server *v)
 	server_part(v);
 	if (server_is_old(v)) {
 		server_close(v, WHY_SERVER_LIFETIME, NULL, NULL);
+	} else if (budget_is_over(p->budget)) {
+		server_close(v, WHY_RECONFIGURED, NULL, NULL);
 	} else if (v->ops->dirty(v)) {
 		server_enter(v, SERVER_RESET);
 		v->ops->clean(v);

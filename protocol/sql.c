@@ -201,10 +201,25 @@ next_is(struct lexer *l, const char *word)
 	return next_token(l) == WORD && is_key(l, word);
 }
 
+/* Is the setting named by a plain literal, all of it? */
+static bool
+names_plainly(const struct lexer *at)
+{
+	struct lexer l = *at;
+
+	if (next_token(&l) != PUNCT || l.punct != '(')
+		return false;
+	while (l.p < l.end && isspace((unsigned char)*l.p))
+		l.p++;
+	return l.p < l.end && *l.p == '\'' && next_token(&l) == OTHER &&
+	       next_token(&l) == PUNCT && l.punct == ',';
+}
+
 /* set_config(name, value, true) ends with its transaction; else it stays. */
 static unsigned
 scan_set_config(const struct lexer *at)
 {
+	unsigned flags = SQL_SETTING | (names_plainly(at) ? 0 : SQL_HIDES);
 	struct lexer l = *at;
 	int depth = 0, commas = 0;
 	enum token t;
@@ -219,13 +234,30 @@ scan_set_config(const struct lexer *at)
 		else if (depth == 1 && commas == 2 && t == WORD &&
 			 is_key(&l, "true") && next_token(&l) == PUNCT &&
 			 l.punct == ')')
-			return SQL_SETTING;
+			return flags;
 		else if (depth == 1 && commas == 2)
 			break;
 		if (depth < 1)
 			break;
 	}
-	return SQL_SETTING | SQL_PIN;
+	return flags | SQL_PIN;
+}
+
+/* SET [SESSION | LOCAL] ROLE and its like: who the session is. */
+static unsigned
+scan_identity(const struct lexer *at)
+{
+	struct lexer l = *at;
+
+	if (next_token(&l) != WORD)
+		return SQL_HIDES;
+	if ((is_key(&l, "session") || is_key(&l, "local")) &&
+	    next_token(&l) != WORD)
+		return 0; /* SET session.x */
+	return is(&l, "role") || is(&l, "authorization") ||
+		       is(&l, "session_authorization") || is(&l, "row_security")
+		   ? SQL_HIDES
+		   : 0;
 }
 
 /*
@@ -336,7 +368,7 @@ scan_first(const struct lexer *at)
 	case 'c':
 		return is_key(&l, "create") ? scan_define(&l) : 0;
 	case 's':
-		return is_key(&l, "set") ? scan_set(&l) : 0;
+		return is_key(&l, "set") ? scan_set(&l) | scan_identity(&l) : 0;
 	case 'r':
 		return is_key(&l, "reset") ? SQL_SETTING | SQL_UNSETS : 0;
 	case 'd':
@@ -413,6 +445,19 @@ sql_scan(struct slice text)
 		first = false;
 	}
 	if (l.odd)
-		flags |= SQL_PIN | SQL_SETTING;
+		flags |= SQL_PIN | SQL_SETTING | SQL_HIDES;
 	return flags;
+}
+
+bool
+sql_mentions(struct slice text, const char *setting)
+{
+	const char *dot = strrchr(setting, '.');
+	const char *part = dot ? dot + 1 : setting;
+	size_t n = strlen(part);
+
+	for (size_t i = 0; n > 0 && i + n <= text.n; i++)
+		if (strncasecmp((const char *)text.p + i, part, n) == 0)
+			return true;
+	return false;
 }

@@ -16,9 +16,15 @@ enum sql_flag {
 				   PREPARE, TEMP, WITH HOLD, advisory locks, ... */
 	SQL_UNSETS = 1 << 1,	/* takes settings back: RESET, DISCARD ALL */
 	SQL_SETTING = 1 << 2,	/* names settings: SET, SET LOCAL, RESET, set_config() */
-	SQL_TAINTS = 1 << 3	/* leaves what DISCARD ALL does not undo: LOAD, setseed */
+	SQL_TAINTS = 1 << 3,	/* leaves what DISCARD ALL does not undo: LOAD, setseed */
+	SQL_HIDES = 1 << 4	/* sets who the session is (ROLE, SESSION AUTHORIZATION,
+				   row_security), or a setting whose name cannot be read */
 };
 
 unsigned sql_scan(struct slice text);
+
+/* Does the text hold the last part of this setting's name, in either case,
+ * anywhere?  However the rest of it is quoted or spaced. */
+bool sql_mentions(struct slice text, const char *setting);
 
 #endif

@@ -81,25 +81,35 @@ read_options(int argc, char **argv, struct options *o)
 	}
 }
 
+/* Errors, and with -t warnings, as they are; a running weir logs warnings. */
 static struct snapshot *
-load_or_exit(const struct options *o)
+load_or_exit(const struct options *o, struct conf_errors *errors)
 {
-	struct conf_errors errors;
-	struct snapshot *snapshot = snapshot_load(o->file, &errors);
+	struct snapshot *snapshot = snapshot_load(o->file, errors);
 
-	for (size_t i = 0; i < errors.warning_n; i++)
-		fprintf(stderr, "warning: %s\n", errors.warning[i]);
-	for (size_t i = 0; i < errors.n; i++)
-		fprintf(stderr, "%s\n", errors.line[i]);
-	conf_errors_free(&errors);
-	if (snapshot == NULL)
+	for (size_t i = 0; o->check && i < errors->warning_n; i++)
+		fprintf(stderr, "warning: %s\n", errors->warning[i]);
+	for (size_t i = 0; i < errors->n; i++)
+		fprintf(stderr, "%s\n", errors->line[i]);
+	if (snapshot == NULL) {
+		conf_errors_free(errors);
 		exit(EXIT_CONFIG);
+	}
 	if (o->check) {
+		conf_errors_free(errors);
 		printf("%s: ok\n", o->file);
 		snapshot_unref(&snapshot);
 		exit(0);
 	}
 	return snapshot;
+}
+
+static void
+log_warnings(struct log *log, const struct conf_errors *errors)
+{
+	for (size_t i = 0; i < errors->warning_n; i++)
+		LOG(log, LOG_WARN, LOG_EV_CONFIG,
+		    log_str("warning", errors->warning[i]));
 }
 
 /* Every client and every server is a descriptor. */
@@ -248,9 +258,7 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 
 	(void)sig;
 	(void)what;
-	for (size_t i = 0; i < errors.warning_n; i++)
-		LOG(weir->log, LOG_WARN, LOG_EV_CONFIG,
-		    log_str("error", errors.warning[i]));
+	log_warnings(weir->log, &errors);
 	for (size_t i = 0; i < errors.n; i++)
 		LOG(weir->log, LOG_ERROR, LOG_EV_CONFIG,
 		    log_str("error", errors.line[i]));
@@ -349,16 +357,19 @@ main(int argc, char **argv)
 {
 	struct process pr = { 0 };
 	struct options options;
+	struct conf_errors errors;
 
 	read_options(argc, argv, &options);
 	pr.file = options.file;
-	pr.weir.snapshot = load_or_exit(&options);
+	pr.weir.snapshot = load_or_exit(&options, &errors);
 	pr.weir.log = log_open(pr.weir.snapshot->conf->log_level,
 			       pr.weir.snapshot->conf->log_format);
 	if (pr.weir.log == NULL || (pr.base = event_base_new()) == NULL) {
 		fprintf(stderr, "cannot start: %s\n", strerror(errno));
 		return 1;
 	}
+	log_warnings(pr.weir.log, &errors);
+	conf_errors_free(&errors);
 	raise_descriptors(pr.weir.log, pr.weir.snapshot->conf);
 	make_workers(&pr.weir);
 	pr.admin = admin_open(&pr.weir, pr.base);

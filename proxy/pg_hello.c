@@ -203,13 +203,32 @@ is_guarded(const struct conf *c, const struct conf_user *user, const char *name)
 
 static enum step hello_in(struct session *);
 
+/* We speak 3.0 and know no options: told so, the client may go on or leave. */
 static int
 send_negotiation(struct session *s, struct pg_hello *h)
 {
+	struct buf names;
+	uint32_t count = 0;
+	size_t n;
+	int r = 0;
+
 	if (h->version == PG_PROTOCOL(3, 0) && !h->bad_protocol_options)
 		return 0;
-	/* We speak 3.0 and know no options: the client may go on or leave. */
-	return pg_put(stream_out(&s->stream), 'v', "ii", PG_PROTOCOL(3, 0), 0);
+	buf_init(&names, PG_STARTUP_MAX);
+	for (char *p = (char *)h->packet; *p != '\0';) {
+		char *value = p + strlen(p) + 1;
+
+		if (strncmp(p, "_pq_.", 5) == 0) {
+			r |= buf_put(&names, p, strlen(p) + 1);
+			count++;
+		}
+		p = value + strlen(value) + 1;
+	}
+	buf_peek(&names, &n);
+	r |= pg_put(stream_out(&s->stream), 'v', "iib", PG_PROTOCOL(3, 0),
+		    count, slice_of(buf_peek(&names, &n), n));
+	buf_free(&names);
+	return r;
 }
 
 static enum step

@@ -150,6 +150,94 @@ scan(struct slice text, bool whole)
 	return sql_scan(text) | (whole ? 0 : SQL_PIN | SQL_TAINTS);
 }
 
+/*
+ * A user who belongs to one organization may not name the settings that say
+ * so.  The text is searched, not parsed: a statement that sets something and
+ * holds such a name anywhere is refused.
+ */
+static bool
+is_guarded(const struct pg_session *ps, struct slice text, unsigned flags)
+{
+	const struct conf *c = ps->s.snapshot->conf;
+	const struct tenant *t = ps->s.user->organization;
+
+	if (!(flags & SQL_SETTING) || t == NULL)
+		return false;
+	if (flags & SQL_HIDES)
+		return true;
+	for (size_t i = 0; i < c->variables_n; i++)
+		if (sql_mentions(text, c->variables[i].name))
+			return true;
+	for (size_t i = 0; i < t->var_n; i++)
+		if (sql_mentions(text, t->var[i].name))
+			return true;
+	return false;
+}
+
+/* ---- errors of our own, in their place -------------------------------- */
+
+/*
+ * The server is made to fail here, so that its transaction and the rest of
+ * the pipeline go the way they would have gone; the client reads our words.
+ */
+static void
+poison(struct pg_session *ps, const char *sqlstate, const char *text)
+{
+	struct pg_poison **at = &ps->poison, *po;
+
+	if ((po = malloc(sizeof(*po) + strlen(text) + 1)) == NULL)
+		abort();
+	*po = (struct pg_poison){ .id = ++ps->last_poison };
+	if (po->id == 0)
+		po->id = ++ps->last_poison;
+	memcpy(po->sqlstate, sqlstate, 6);
+	strcpy(po->text, text);
+	while (*at != NULL)
+		at = &(*at)->next;
+	*at = po;
+	pg_server_poison(ps->s.lessee.server, &ps->s.lessee, po->id);
+}
+
+static void
+poison_settled(struct pg_session *ps, uint32_t id, bool done)
+{
+	struct pg_poison **at = &ps->poison, *po;
+
+	while ((po = *at) != NULL && po->id != id)
+		at = &po->next;
+	assert(po != NULL);
+	*at = po->next;
+	if (done && pg_put_error(stream_out(&ps->s.stream), "ERROR",
+				 po->sqlstate, po->text, NULL) != 0)
+		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+	free(po);
+}
+
+/* The error the server would have given, had it known the client's name. */
+static void
+poison_duplicate(struct pg_session *ps, struct slice name)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text),
+		 "prepared statement \"%.*s\" already exists",
+		 (int)(name.n < 128 ? name.n : 128), (const char *)name.p);
+	poison(ps, "42P05", text);
+}
+
+static void
+poison_guarded(struct pg_session *ps)
+{
+	poison(ps, why_table[WHY_GUARDED].sqlstate,
+	       "settings that name the organization belong to the proxy");
+	LOG(ps->s.worker->weir->log, LOG_WARN, LOG_EV_REFUSE,
+	    log_id("session", ps->s.worker->id, ps->s.id),
+	    log_str("user", ps->s.user->name),
+	    log_str("tenant",
+		    ps->s.lessee.tenant ? ps->s.lessee.tenant->slug : ""),
+	    log_str("why", why_table[WHY_GUARDED].name));
+}
+
 /* ---- the messages ----------------------------------------------------- */
 
 static void
@@ -172,6 +260,23 @@ drop_unnamed(struct pg_session *ps)
 	ps->unnamed_gen++;
 }
 
+/* A Query brings its own Sync; the one that takes its place needs one. */
+static void
+guard_query(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	struct server *v = ps->s.lessee.server;
+
+	drop(ps, f, size);
+	if (server_of(ps)->skipping)
+		return;
+	poison_guarded(ps);
+	if (!pg_server_expect(v, &ps->s.lessee, PG_SYNC, LEDGER_FORWARD, 0,
+			      STMT_NONE) ||
+	    pg_put(stream_out(&v->stream), 'S', "") != 0)
+		abort();
+	ps->bound_wait = pg_server_binding(v);
+}
+
 static void
 on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 {
@@ -179,10 +284,16 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	bool whole = here >= size;
 	struct slice text = slice_of(f->p + f->at + PG_HEADER,
 				     (whole ? size : here) - PG_HEADER);
+	unsigned flags;
 
 	if (whole && text.n > 0)
 		text.n--; /* its NUL */
-	apply_flags(ps, scan(text, whole));
+	flags = scan(text, whole);
+	if (is_guarded(ps, text, flags)) {
+		guard_query(ps, f, size);
+		return;
+	}
+	apply_flags(ps, flags);
 	drop_unnamed(ps); /* as PostgreSQL does */
 	note_request(ps);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
@@ -217,8 +328,17 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		 struct slice body, bool whole)
 {
 	struct pg_reader r = pg_reader(body.p, body.n);
-	unsigned flags = scan(pg_read_str(&r), whole && !r.bad);
+	struct slice text = pg_read_str(&r);
+	unsigned flags;
 
+	if (r.bad) /* not all here: what there is */
+		text = body;
+	flags = scan(text, whole && !r.bad);
+	if (is_guarded(ps, text, flags)) {
+		drop(ps, f, size);
+		poison_guarded(ps);
+		return;
+	}
 	drop_unnamed(ps);
 	if (whole)
 		keep_unnamed(ps, body, flags);
@@ -230,18 +350,6 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		drop(ps, f, size);
 }
 
-/* The error the server would have given, had it known the client's name. */
-static void
-poison_duplicate(struct pg_session *ps, struct slice name)
-{
-	free(ps->poison);
-	if (asprintf(&ps->poison,
-		     "42P05prepared statement \"%.*s\" already exists",
-		     (int)name.n, (const char *)name.p) < 0)
-		abort();
-	pg_server_poison(ps->s.lessee.server, &ps->s.lessee, 1);
-}
-
 static void
 on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 {
@@ -249,8 +357,9 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 	bool whole = here >= size;
 	struct pg_reader r = pg_reader(f->p + f->at + PG_HEADER,
 				       (whole ? size : here) - PG_HEADER);
-	struct slice name = pg_read_str(&r), body;
+	struct slice name = pg_read_str(&r), body, text;
 	struct worker *w = ps->s.worker;
+	unsigned flags;
 	struct stmt_entry *e;
 	struct stmt *stmt;
 
@@ -274,7 +383,14 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 		feed_skip(f, size);
 		return;
 	}
-	stmt = stmt_intern(&w->pools.stmts, body, scan(pg_read_str(&r), true));
+	text = pg_read_str(&r);
+	flags = scan(text, true);
+	if (!r.bad && is_guarded(ps, text, flags)) {
+		feed_skip(f, size);
+		poison_guarded(ps);
+		return;
+	}
+	stmt = stmt_intern(&w->pools.stmts, body, flags);
 	if (r.bad || (e = stmt_names_add(&ps->names, name, stmt)) == NULL) {
 		stmt_unref(&w->pools.stmts, &stmt);
 		session_close(&ps->s, r.bad ? WHY_BAD_FRAME : WHY_TOO_BIG, NULL,
@@ -480,8 +596,9 @@ on_message(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 		pass(ps, f, m->size);
 		break;
 	case 'X':
-		feed_flush(ps, f);
-		session_close(&ps->s, WHY_QUIT, NULL, NULL);
+		/* What it sent before is done first, as by PostgreSQL. */
+		ps->leaving = true;
+		drop(ps, f, m->size);
 		break;
 	default:
 		bad_frame(ps);
@@ -547,9 +664,12 @@ enum have { HAVE_ENOUGH, HAVE_LITTLE, HAVE_BAD };
 /* Is enough of this message here to act on it?  SQL is read whole up to a
  * bound, other long messages are passed on as they come. */
 static enum have
-have_enough(struct pg_session *ps, const struct pg_frame *m, size_t here)
+have_enough(struct pg_session *ps, const struct pg_frame *m, const uint8_t *p,
+	    size_t here)
 {
-	size_t hold = HOLD_MAX;
+	size_t hold = ps->s.snapshot->conf->max_message_size;
+	bool is_named =
+	    m->type == 'P' && here > PG_HEADER && p[PG_HEADER] != '\0';
 
 	if (here >= m->size)
 		return HAVE_ENOUGH;
@@ -557,6 +677,8 @@ have_enough(struct pg_session *ps, const struct pg_frame *m, size_t here)
 		return HAVE_LITTLE;
 	if (strchr("DCEHSXcf", m->type) != NULL)
 		return HAVE_BAD; /* none of these is ever so long */
+	if (!is_named && hold > HOLD_MAX)
+		hold = HOLD_MAX;
 	if ((m->type == 'Q' || m->type == 'P') && m->size <= hold) {
 		stream_hold(&ps->s.stream, m->size);
 		return HAVE_LITTLE;
@@ -606,6 +728,15 @@ may_give_back(struct pg_session *ps)
 	       ps->remain == 0 && !pg->copying_in && pg->remain == 0;
 }
 
+/* All is answered, or will not be, because no Sync asks for it. */
+static bool
+may_leave(const struct pg_session *ps)
+{
+	const struct server *v = ps->s.lessee.server;
+
+	return v == NULL || v->ledger.n == 0;
+}
+
 static void
 give_back(struct pg_session *ps)
 {
@@ -644,6 +775,10 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 	struct pg_frame m;
 	int got;
 
+	if (ps->leaving && ps->remain == 0) {
+		drop(ps, f, (uint32_t)(f->n - f->at));
+		return false;
+	}
 	if (ps->remain > 0) {
 		rest_of_message(ps, f);
 		return true;
@@ -661,7 +796,7 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		skip_message(ps, f, &m);
 		return true;
 	}
-	switch (have_enough(ps, &m, f->n - f->at)) {
+	switch (have_enough(ps, &m, f->p + f->at, f->n - f->at)) {
 	case HAVE_LITTLE:
 		return false;
 	case HAVE_BAD:
@@ -732,6 +867,10 @@ pg_ready_step(struct session *s)
 	stream_consume(&s->stream, f.at);
 	if (f.at > 0)
 		stream_hold(&s->stream, 0);
+	if (ps->leaving && may_leave(ps)) {
+		session_close(s, WHY_QUIT, NULL, NULL);
+		return STEP_WAIT;
+	}
 	if (s->state == SESSION_LEASED) {
 		session_rearm(s);
 		if (may_give_back(ps))
@@ -819,15 +958,7 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	if (session_is_over(s))
 		return;
 	if (kind == PG_POISON) {
-		char sqlstate[6] = "XX000";
-
-		if (!done)
-			return;
-		assert(ps->poison != NULL);
-		memcpy(sqlstate, ps->poison, 5);
-		if (pg_put_error(stream_out(&s->stream), "ERROR", sqlstate,
-				 ps->poison + 5, NULL) != 0)
-			session_close(s, WHY_SLOW_READER, NULL, NULL);
+		poison_settled(ps, arg, done);
 		return;
 	}
 	if (kind == PG_PARSE && (arg & PG_UNNAMED)) {
@@ -860,6 +991,11 @@ pg_rest(struct lessee *l)
 		stmt_names_fini(&ps->names, &s->worker->pools.stmts);
 	}
 	ps->rest_ns = s->worker->streams.now_ns;
+	if (ps->leaving) {
+		session_close(s, s->stream.eof ? WHY_EOF : WHY_QUIT, NULL,
+			      NULL);
+		return;
+	}
 	if (may_give_back(ps)) {
 		give_back(ps);
 	} else {
@@ -1033,6 +1169,20 @@ pg_quiet(const struct session *s)
 	       (s->state == SESSION_IDLE && buf_len(&s->stream.in) == 0);
 }
 
+/* A client may close its side and still wait for its answers.  Half a message
+ * or an open COPY will never be completed, though. */
+static bool
+pg_leave(struct session *s)
+{
+	struct pg_session *ps = pg_session(s);
+
+	if (s->state != SESSION_LEASED || ps->hello != NULL || ps->remain > 0 ||
+	    server_of(ps)->copying_in || may_leave(ps))
+		return false;
+	ps->leaving = true;
+	return true;
+}
+
 /* A message half sent leaves a server nobody can use. */
 static void
 pg_part(struct session *s)
@@ -1057,11 +1207,15 @@ static void
 pg_fini(struct session *s)
 {
 	struct pg_session *ps = pg_session(s);
+	struct pg_poison *po;
 
 	pg_hello_free(ps);
 	stmt_names_fini(&ps->names, &s->worker->pools.stmts);
 	free(ps->unnamed);
-	free(ps->poison);
+	while ((po = ps->poison) != NULL) {
+		ps->poison = po->next;
+		free(po);
+	}
 }
 
 const struct proto pg_proto = {
@@ -1085,6 +1239,7 @@ const struct proto pg_proto = {
 	.overdue = pg_overdue,
 	.deadline = pg_deadline,
 	.quiet = pg_quiet,
+	.leave = pg_leave,
 	.part = pg_part,
 	.fini = pg_fini,
 };

@@ -12,6 +12,14 @@
 
 struct pg_hello;
 
+/* An error in our words, told where the server was made to fail. */
+struct pg_poison {
+	struct pg_poison *next;
+	uint32_t	  id;
+	char		  sqlstate[6];
+	char		  text[];
+};
+
 struct pg_session {
 	struct session	  s;
 	struct pg_hello	 *hello;	/* until logged in */
@@ -25,10 +33,12 @@ struct pg_session {
 	uint64_t	  ask_ns;	/* when the last request was sent */
 	uint64_t	  rest_ns;	/* when the server last came to rest */
 	uint32_t	  remain;	/* bytes of a message being streamed, still to come */
-	char		 *poison;	/* the error for PG_POISON: sqlstate, then text */
+	struct pg_poison *poison;	/* errors of ours on their way, oldest first */
+	uint32_t	  last_poison;
 	bool		  has_unnamed;	/* `unnamed` is valid */
 	bool		  drop;		/* what remains goes nowhere */
 	bool		  skip;		/* we reported an error: ignore up to Sync */
+	bool		  leaving;	/* has said good-bye; what it asked for is still to be done */
 	bool		  pinned;	/* keeps its server until it leaves */
 	bool		  bound_wait;	/* sent what may be sent before a bind is confirmed */
 	bool		  stalled;	/* its input waits for the server */

@@ -183,6 +183,10 @@ session_drain_event(struct session *s, enum stream_event e)
 		session_drained(s);
 		break;
 	case STREAM_EOF:
+		/* It may still read what it has not got yet. */
+		if (buf_len(&s->stream.out) == 0)
+			session_enter(s, SESSION_DEAD);
+		break;
 	case STREAM_ERROR:
 	case STREAM_TIMEOUT:
 		session_enter(s, SESSION_DEAD);
@@ -243,9 +247,10 @@ session_event(struct stream *st, enum stream_event e)
 		session_run(s);
 		break;
 	case STREAM_EOF:
-		session_close(s,
-			      s->state == SESSION_HELLO ? WHY_PROBE : WHY_EOF,
-			      NULL, NULL);
+		if (s->proto->leave == NULL || !s->proto->leave(s))
+			session_close(
+			    s, s->state == SESSION_HELLO ? WHY_PROBE : WHY_EOF,
+			    NULL, NULL);
 		break;
 	case STREAM_ERROR:
 		session_close(s, s->state == SESSION_TLS ? WHY_TLS : WHY_IO,
@@ -353,7 +358,7 @@ session_log_close(const struct session *s, enum why w, const char *text)
 static bool
 session_can_hear(const struct session *s)
 {
-	return s->stream.fd >= 0 && !s->stream.eof && !s->stream.opening &&
+	return s->stream.fd >= 0 && !s->stream.opening &&
 	       s->stream.error == NULL;
 }
 

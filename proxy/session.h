@@ -64,6 +64,10 @@ struct proto {
 	enum why  (*overdue)(struct session *);
 	uint64_t  (*deadline)(struct session *);	/* LEASED: when, 0: never */
 	bool	  (*quiet)(const struct session *);	/* may a drain end it now? */
+	/* The client has closed its side.  True: what it asked for before is
+	 * still to be done and answered; the session ends itself after.  May
+	 * be NULL. */
+	bool	  (*leave)(struct session *);
 	void	  (*part)(struct session *);	/* lets go of servers; before DRAIN and DEAD */
 	void	  (*fini)(struct session *);
 };
