@@ -14,7 +14,7 @@ export LC_ALL=C.UTF-8
 WEIR=$(realpath "${1:?usage: demo.sh WEIR}") || exit 1
 HERE=$(cd "$(dirname "$0")" && pwd)
 PG=/usr/lib/postgresql/15/bin
-CLIENTS=200 POOL=10 SECONDS_OF_LOAD=5
+CLIENTS=200 POOL=10 SECONDS_OF_LOGIN=3 SECONDS_OF_LOAD=5
 REDIS_CLIENTS=50 REDIS_POOL=4 REDIS_REQUESTS=40000
 ACME=a0000000-0000-4000-8000-00000000acce
 BETA=b0000000-0000-4000-8000-00000000be7a
@@ -310,14 +310,23 @@ show_isolation() {
 		(organization_id, title) VALUES ('$BETA', 'forged')" 2>&1)
 	check "acme_app writing a row of beta is refused" \
 	    grep -q 'row-level security' <<<"$got"
+	got=$(sql acme_app "$acme_password" require \
+	    "SET app.current_organization_id = '$BETA'" 2>&1)
+	check "acme_app calling itself beta is refused" \
+	    grep -q 'belong to the proxy' <<<"$got"
 	got=$(sql acme_app wrong-password require "$LIST" 2>&1)
 	check "a wrong password is refused" grep -qi 'authentication failed' <<<"$got"
 }
 
 # One keystroke and a look round, as one transaction; a single row of another
-# organization divides by zero, which ends pgbench with an error.
+# organization divides by zero, which ends pgbench with an error.  Clients log
+# in one after the other, so each waits at first until surely all are there.
 load_script() {
 	cat >"$dir/$1.pgbench" <<SQL
+\\if :first
+\\sleep $SECONDS_OF_LOGIN s
+\\set first 0
+\\endif
 \\set at random(1, 1000)
 BEGIN;
 INSERT INTO crdt_operations (document_id, operation_type, operation_data)
@@ -331,7 +340,7 @@ SQL
 # pgbench_as NAME PASSWORD MODE: in the background, hence exec.
 pgbench_as() {
 	exec env PGPASSWORD="$2" PGSSLMODE=disable timeout 60 $PG/pgbench -n -M "$3" -c $((CLIENTS / 2)) \
-	    -T $SECONDS_OF_LOAD -f "$dir/$1.pgbench" -h 127.0.0.1 -p "$pg_listen" \
+	    -D first=1 -T $((SECONDS_OF_LOGIN + SECONDS_OF_LOAD)) -f "$dir/$1.pgbench" -h 127.0.0.1 -p "$pg_listen" \
 	    -U "$1" collab >"$dir/$1.out" 2>&1
 }
 
