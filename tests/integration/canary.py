@@ -76,10 +76,9 @@ class Canary:
 
     def _redis(self):
         with self.weir.resp() as r:
-            n = 0
+            n, key = 0, "canary:%d" % id(self)
             while True:
                 n += 1
-                assert r.ask("SET", "canary", n) == "OK"
-                assert r.ask("GET", "canary") == b"%d" % n
-                assert r.ask("PING", "canary %d" % n) == b"canary %d" % n
+                got = (r.ask("SET", key, n), r.ask("GET", key), r.ask("PING", n))
+                assert got == ("OK", b"%d" % n, b"%d" % n), got
                 yield

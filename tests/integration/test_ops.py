@@ -150,9 +150,11 @@ def test_a_certificate_that_is_missing_or_garbage_is_named(run, good, tmp_path, 
     if what == "garbage":
         with open(path, "w") as f:
             f.write("this is no certificate\n")
-    said = run(config=weirproc.merged(good, {"tls": {key: path}}))
+    mode = "verify-ca" if key == "ca_file" else "allow"
+    said = run(config=weirproc.merged(good, {"tls": {key: path, "client_mode": mode}}))
     assert said.returncode > 0
-    assert len([x for x in said.stderr.splitlines() if path in x]) == 1, said.stderr
+    lines = [x for x in said.stderr.splitlines() if "warning" not in x and path in x]
+    assert len(lines) == 1, said.stderr
 
 
 def test_a_key_of_another_certificate_is_told(run, good, authority):
@@ -166,8 +168,6 @@ def test_it_listens_on_several_addresses_and_unix_sockets(weir, folder):
     ports = [free_port(), free_port()]
     w = weir({"weir": {"postgres_listen": "127.0.0.1:%d, 127.0.0.2:%d, unix:%s" % (
         *ports, path)}})
-    w.pg_port = ports[0]
-    wait_for(lambda: accepts(ports[0]), 5)
     assert w.wire().value("SELECT 1") == "1"
     with pgwire.Wire(ports[1], host="127.0.0.2") as wire:
         wire.login("acme_app", DATABASE, USERS["acme_app"][1])
@@ -290,21 +290,25 @@ def test_it_stops_under_load_and_every_commit_it_told_is_there(weir, workers, pg
 # Reloading.
 
 
+def logs_in(w, user, password):
+    with w.wire(login=False) as wire:
+        try:
+            return wire.login(user, DATABASE, password)
+        except pgwire.Failed as e:
+            assert e.code == "28P01"
+
+
 def test_reload_brings_users_and_takes_them_away(weir, workers):
     w = weir({}, workers)
     old = w.wire("acme_app")
     with Canary(w):
         w.reload({"user new_app": {"auth": "scram-sha-256", "password": "new-secret"},
                   "user beta_app": None, "user plain_app": {"password": "changed"}})
-        fresh = w.wire(login=False)
-        fresh.login("new_app", DATABASE, "new-secret")
-        assert fresh.value("SELECT 1") == "1"
+        wait_for(lambda: logs_in(w, "new_app", "new-secret"), 2, "the new user")
         for user, password in [("beta_app", USERS["beta_app"][1]),
                                ("plain_app", USERS["plain_app"][1])]:
-            with pytest.raises(pgwire.Failed) as e:
-                w.wire(login=False).login(user, DATABASE, password)
-            assert e.value.code == "28P01"
-        w.wire(login=False).login("plain_app", DATABASE, "changed")
+            wait_for(lambda: not logs_in(w, user, password), 2, user + " still gets in")
+        assert logs_in(w, "plain_app", "changed")
     assert old.value("SELECT 'still here'") == "still here"
 
 
@@ -322,7 +326,9 @@ def test_reload_changes_the_size_of_a_pool(weir, workers):
     w.reload({"postgres main": {"pool_size": 4}})
     assert concurrently(w, 8) in (3, 4)
     w.reload({"postgres main": {"pool_size": 2}})
-    wait_for(lambda: concurrently(w, 6) <= 2, 8, "the pool did not shrink")
+    with contextlib.suppress(AssertionError):
+        wait_for(lambda: concurrently(w, 6) <= 2, 5)
+    assert concurrently(w, 6) <= 2, "the pool did not shrink"
 
 
 def serial(w):
@@ -409,6 +415,7 @@ def test_not_ready_while_it_drains(weir):
 
 def test_metrics_are_what_prometheus_reads_and_count_what_happened(weir, workers):
     w = weir({}, workers)
+    time.sleep(0.3)         # the connections that found it listening
     before = w.metrics()
     text = w.http("/metrics")[1]
     named = set(re.findall(r"^# TYPE (\S+) (?:counter|gauge)$", text, re.M))
@@ -432,7 +439,8 @@ def test_metrics_are_what_prometheus_reads_and_count_what_happened(weir, workers
     assert grew("weir_client_logins_total" + pg) == 1
     assert grew("weir_client_logins_total" + redis) == 1
     assert grew("weir_clients_refused_total" + pg) == 1
-    assert after["weir_servers" + pg] == 1 and after["weir_servers_idle" + pg] == 1
+    assert after["weir_servers" + pg] == 1
+    assert after["weir_servers_idle" + pg] == 1
     assert grew("weir_queries_total") == 10 and grew("weir_transactions_total") == 10
     assert grew("weir_redis_commands_total") == 10
     assert grew("weir_redis_commands_local_total") >= 10
@@ -465,8 +473,8 @@ def test_each_event_is_one_line_of_the_one_form(weir, workers):
     for event in ("start", "listen", "login", "refuse", "close", "server-open",
                   "reload", "drain", "stop"):
         assert w.events(event), event
-    refused = w.events("refuse")[0]
-    assert refused["why"] and refused["proto"] == "postgres" and refused["session"]
+    refused = [x for x in w.events("refuse") if x["proto"] == "postgres"]
+    assert refused[0]["why"] == "BAD_AUTH" and refused[0]["session"]
 
 
 def test_json_lines_are_json(weir):

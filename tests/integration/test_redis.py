@@ -326,7 +326,7 @@ BZPOPMIN z 0|BZPOPMAX z 0|BZMPOP 0 1 z min|XREAD BLOCK 0 STREAMS x $
 XREADGROUP GROUP g c BLOCK 0 STREAMS x >|MONITOR|WAIT 0 0|FLUSHALL|FLUSHDB|KEYS *|SCAN 0|DBSIZE
 RANDOMKEY|CONFIG SET maxmemory 1|DEBUG SLEEP 0|SHUTDOWN NOSAVE|SAVE|BGSAVE|SLAVEOF no one|REPLICAOF no one
 SYNC|PSYNC ? -1|REPLCONF x y|ACL WHOAMI|SCRIPT FLUSH|FUNCTION FLUSH|SWAPDB 0 1|MOVE k 1
-MIGRATE h 1 k 0 1|SLOWLOG GET|LATENCY LATEST|MEMORY USAGE k|MODULE LIST|CLUSTER INFO|PUBSUB CHANNELS
+MIGRATE h 1 k 0 1|SLOWLOG GET|LATENCY LATEST|MEMORY STATS|MODULE LIST|CLUSTER INFO|PUBSUB CHANNELS
 CLIENT TRACKING ON|CLIENT REPLY OFF|CLIENT PAUSE 1000|CLIENT KILL TYPE normal
 """.replace("\n", "|").strip("|").split("|")
 
@@ -341,9 +341,8 @@ def test_what_is_not_supported_says_so_and_stays_in_step(proxy, proto):
         r.send(encode("ECHO", line), encode(*line.split()), encode("GET", "k"))
         assert r.reply() == line.encode()
         answer = r.reply()
-        assert isinstance(answer, Error), "%s: %r" % (line, answer)
         assert r.reply() == b"v"
-        if not (answer.upper().startswith("ERR WEIR: " + line.split()[0])
+        if not (isinstance(answer, Error) and answer.upper().startswith("ERR WEIR: " + line.split()[0])
                 and answer.endswith("is not supported yet")):
             other[line] = answer
     assert not other

@@ -88,9 +88,9 @@ class Weir:
         self.ports = {}
         if listen:
             for kind in ("postgres", "redis", "redis_tls", "admin"):
-                self.ports[kind] = free_port()
-                config["weir"].setdefault(
-                    kind + "_listen", "127.0.0.1:%d" % self.ports[kind])
+                where = config["weir"].setdefault(
+                    kind + "_listen", "127.0.0.1:%d" % free_port())
+                self.ports[kind] = int(re.search(r":(\d+)", where)[1])
         self.pg_port, self.redis_port = self.ports.get("postgres"), self.ports.get("redis")
         self.config = config
         self.write(config)
