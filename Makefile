@@ -63,9 +63,9 @@ unit: $(UNIT)
 replay: $(FUZZ:%=$B/replay_%)
 	@set -e; for f in $(FUZZ); do $(RUN) $B/replay_$$f tests/fuzz/corpus/$$f/*; done
 threads:
-	@$(MORE) unit SAN=thread ONLY="$$(grep -l pthread_ tests/test_*.c | xargs)"
+	+@$(MORE) unit SAN=thread ONLY="$$(grep -l pthread_ tests/test_*.c | xargs)"
 lint:
-	@$(MORE) objects SAN=
+	+@$(MORE) objects SAN=
 	@tests/lint.sh build/plain
 integration: $B/$(NAME)
 	@tests/integration/run.sh $B/$(NAME) $(ARGS)
@@ -75,15 +75,15 @@ demo test bench fuzz:
 	@tests/setup.sh build $@
 	@$(MAKE) --no-print-directory $@-now
 test-now:
-	@$(MORE) lint
-	@$(MORE) unit replay SAN=address,undefined
-	@$(MORE) threads
-	@$(MORE) integration
+	+@$(MORE) lint
+	+@$(MORE) unit replay SAN=address,undefined
+	+@$(MORE) threads
+	+@$(MORE) integration
 demo-now:
-	@$(MORE) $B/$(NAME)
+	+@$(MORE) $B/$(NAME)
 	@KEEP=$(KEEP) bench/demo.sh $B/$(NAME)
 bench-now:
-	@$(MORE) $B/$(NAME)
+	+@$(MORE) $B/$(NAME)
 	@bench/run.sh $B/$(NAME) $(ARGS)
 fuzz-now:
 	@[ -f "tests/fuzz/fuzz_$T.c" ] || { echo "make fuzz T=one of: $(FUZZ)"; exit 1; }
