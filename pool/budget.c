@@ -127,11 +127,16 @@ void
 budget_wait(struct budgets *all, struct budget *b, unsigned me,
 	    uint64_t oldest_ns)
 {
-	uint64_t bit = 1ull << me;
+	uint64_t bit = 1ull << me, who;
 
 	atomic_store(&b->side[me].oldest_ns, oldest_ns);
-	if (!(atomic_fetch_or(&b->waiting, bit) & bit))
-		budget_nudge(all, b, atomic_load(&b->idle) & ~bit);
+	if (atomic_fetch_or(&b->waiting, bit) & bit)
+		return;
+	who = atomic_load(&b->idle) & ~bit;
+	/* Given back by one who did not see the bit yet: we try again. */
+	if (atomic_load(&b->count) < atomic_load(&b->limit))
+		who |= bit;
+	budget_nudge(all, b, who);
 }
 
 void
@@ -139,10 +144,10 @@ budget_wait_over(struct budget *b, unsigned me)
 {
 	uint64_t bit = 1ull << me;
 
-	if (!(atomic_load(&b->waiting) & bit))
-		return;
-	atomic_fetch_and(&b->waiting, ~bit);
-	atomic_store(&b->side[me].oldest_ns, UINT64_MAX);
+	/* `oldest_ns` stays: another worker may say this, and it would be
+	 * lost on whoever raises the bit again at the same time. */
+	if (atomic_load(&b->waiting) & bit)
+		atomic_fetch_and(&b->waiting, ~bit);
 }
 
 unsigned
