@@ -340,6 +340,7 @@ pg_bind(struct server *v, struct lessee *l)
 	ledger_at(&v->ledger, v->ledger.n - 1)->arg = 1;
 	pg->unset = false;
 	pg->is_binding = true;
+	pg->echoing = true;
 	pg->binding = label_ref(l->label);
 	pg->binding_tenant = l->tenant;
 	v->tenant = NULL;
@@ -544,6 +545,29 @@ is_simple(uint8_t kind)
 	return kind == PG_QUERY || kind == PG_FUNCTION || kind == PG_SYNC;
 }
 
+/*
+ * PostgreSQL reports settings that changed just before ReadyForQuery, so what
+ * a bind changed is told behind the client's first request.  The client knows
+ * it already: it asked for it, or was told at its log-in.
+ */
+static bool
+pg_is_echo(const struct pg_server *pg, const uint8_t *p, size_t n)
+{
+	struct pg_reader r = pg_reader(p + PG_HEADER, n - PG_HEADER);
+	struct slice name = pg_read_str(&r), value = pg_read_str(&r);
+	const char *own;
+	const uint8_t *welcome;
+	size_t welcome_n;
+
+	if (!pg->echoing || r.bad)
+		return false;
+	own = value_in(pg->s.label, (const char *)name.p);
+	if (own != NULL)
+		return slice_is_word(value, own);
+	welcome = buf_peek(&pg->s.pool->welcome, &welcome_n);
+	return welcome_n > 0 && memmem(welcome, welcome_n, p, n) != NULL;
+}
+
 /* Where a message's bytes go: to the head's owner, or nowhere. */
 static struct lessee *
 pg_route(const struct pg_server *pg, uint8_t type)
@@ -652,6 +676,7 @@ pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
 	if (type == 'Z') {
 		pg_pop(pg, true);
 		pg->status = (char)body[0];
+		pg->echoing = false;
 		pg->rested = true;
 	}
 	pg_settle(pg);
@@ -664,7 +689,7 @@ pg_whole(const struct pg_server *pg, uint8_t type)
 	if (type == 'E')
 		return pg->is_binding || pg->s.state == SERVER_RESET ||
 		       pg->s.ledger.n == 0;
-	return strchr("DdTtNASV", type) == NULL;
+	return strchr("DdTtNAV", type) == NULL;
 }
 
 struct run {
@@ -768,6 +793,8 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 		pg_tag(pg, p + PG_HEADER, f.size - PG_HEADER);
 	take = n < f.size ? n : f.size;
 	pg->route_to = pg_route(pg, f.type);
+	if (f.type == 'S' && !pg->bind_reports && pg_is_echo(pg, p, f.size))
+		pg->route_to = NULL;
 	pg->streaming = f.type;
 	pg->remain = (uint32_t)(f.size - take);
 	run_add(pg, r, pg->route_to, p, take);

@@ -56,6 +56,7 @@ struct pg_server {
 	const struct tenant *binding_tenant;
 	uint16_t	  bind_known;	/* our own statements this backend has */
 	bool		  is_binding;
+	bool		  echoing;	/* a bind's ParameterStatus may come, up to ReadyForQuery */
 	bool		  bind_reports;	/* the lessee wants to see ParameterStatus of it */
 	bool		  skipping;	/* an error: the backend ignores up to Sync */
 	bool		  copying_in;	/* and no CopyDone or CopyFail yet */

@@ -629,8 +629,8 @@ pool_must_yield(struct pool *p)
 	uint64_t theirs, ours = fair_oldest_ns(&p->waiters);
 	struct pool *other = p->budget->side[p->home->worker].pools;
 
-	if (p->redis == NULL || atomic_load(&p->budget->count) + 1 <
-				    atomic_load(&p->budget->limit))
+	if (p->redis == NULL ||
+	    atomic_load(&p->budget->count) + 1 < atomic_load(&p->budget->limit))
 		return false;
 	if (budget_longest(p->budget, p->home->worker, &theirs) >= 0 &&
 	    theirs < ours)
@@ -757,8 +757,8 @@ pool_poke(struct pool *p)
 		pool_grant_waiters(p);
 	while (pool_share(p));
 	if (p->waiters.n > 0 && !p->home->closing && pool_wants(p) > 0 &&
-	    pool_addresses(p) &&
-	    budget_may_try(p->health, now, POOL_RETRY_FIRST_NS))
+	    budget_may_try(p->health, now, POOL_RETRY_FIRST_NS) &&
+	    pool_addresses(p))
 		pool_dial(p);
 	if (pool_is_hopeless(p))
 		pool_fail_waiters(p);

@@ -34,6 +34,13 @@ server_may_go(enum server_state from, enum server_state to)
 }
 
 static void
+count_idle(const struct server *v, int n)
+{
+	if (v->state == SERVER_IDLE && v->ops == &pg_server_ops)
+		stats_add(v->pool->home->stats, STAT_PG_SERVERS_IDLE, n);
+}
+
+static void
 server_link(struct server *v)
 {
 	struct server **list = &v->pool->list[v->state];
@@ -44,6 +51,7 @@ server_link(struct server *v)
 		v->next->prev = &v->next;
 	*list = v;
 	v->pool->n[v->state]++;
+	count_idle(v, 1);
 }
 
 static void
@@ -55,6 +63,7 @@ server_unlink(struct server *v)
 	v->next = NULL;
 	v->prev = NULL;
 	v->pool->n[v->state]--;
+	count_idle(v, -1);
 }
 
 static uint64_t

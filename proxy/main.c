@@ -3,7 +3,7 @@
  */
 #include <errno.h>
 #include <event2/event.h>
-#include <openssl/crypto.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -359,6 +359,10 @@ main(int argc, char **argv)
 	struct options options;
 	struct conf_errors errors;
 
+	/* Large bufs come from the system and go back to it at once: without
+	 * this, malloc keeps for later what one large value needed. */
+	mallopt(M_MMAP_THRESHOLD, 256 << 10);
+	mallopt(M_TRIM_THRESHOLD, 1 << 20);
 	read_options(argc, argv, &options);
 	pr.file = options.file;
 	pr.weir.snapshot = load_or_exit(&options, &errors);

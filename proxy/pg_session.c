@@ -24,6 +24,9 @@ enum {
 };
 
 #define STALL_NS (60ull * 1000000000) /* half a message, then nothing */
+/* How long a client that has left may keep its server to finish with; after
+ * that the server is closed, and its backend finishes by itself. */
+#define LEAVE_NS (250ull * 1000000)
 
 /* A view of the client's bytes: [run, at) is judged and goes out verbatim. */
 struct feed {
@@ -244,6 +247,13 @@ static void
 bad_frame(struct pg_session *ps)
 {
 	session_close(&ps->s, WHY_BAD_FRAME, NULL, NULL);
+}
+
+static void
+begin_leaving(struct pg_session *ps)
+{
+	ps->leaving = true;
+	ps->leave_ns = ps->s.worker->streams.now_ns;
 }
 
 static void
@@ -597,7 +607,7 @@ on_message(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 		break;
 	case 'X':
 		/* What it sent before is done first, as by PostgreSQL. */
-		ps->leaving = true;
+		begin_leaving(ps);
 		drop(ps, f, m->size);
 		break;
 	default:
@@ -1122,6 +1132,8 @@ pg_deadline(struct session *s)
 
 	if (ps->hello != NULL)
 		return sooner(0, s->opened_ns, c->client_login_timeout_ms);
+	if (ps->leaving)
+		return ps->leave_ns + LEAVE_NS;
 	if (ps->remain > 0)
 		when = s->worker->streams.now_ns + STALL_NS;
 	if (server_of(ps)->s.ledger.n > 0)
@@ -1148,6 +1160,8 @@ pg_overdue(struct session *s)
 #define PASSED(from, ms) ((ms) > 0 && now >= (from) + (ms)*1000000u)
 	if (ps->hello != NULL)
 		return WHY_LOGIN_TIMEOUT;
+	if (ps->leaving)
+		return s->stream.eof ? WHY_EOF : WHY_QUIT;
 	if (asked && PASSED(ps->ask_ns, c->query_timeout_ms))
 		return WHY_QUERY_TIMEOUT;
 	if (open && PASSED(ps->lease_ns, c->transaction_timeout_ms))
@@ -1179,7 +1193,8 @@ pg_leave(struct session *s)
 	if (s->state != SESSION_LEASED || ps->hello != NULL || ps->remain > 0 ||
 	    server_of(ps)->copying_in || may_leave(ps))
 		return false;
-	ps->leaving = true;
+	begin_leaving(ps);
+	session_rearm(s);
 	return true;
 }
 

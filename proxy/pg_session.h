@@ -32,6 +32,7 @@ struct pg_session {
 	uint64_t	  lease_ns;	/* when the transaction began */
 	uint64_t	  ask_ns;	/* when the last request was sent */
 	uint64_t	  rest_ns;	/* when the server last came to rest */
+	uint64_t	  leave_ns;	/* when it said good-bye */
 	uint32_t	  remain;	/* bytes of a message being streamed, still to come */
 	struct pg_poison *poison;	/* errors of ours on their way, oldest first */
 	uint32_t	  last_poison;
