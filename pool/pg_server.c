@@ -628,8 +628,6 @@ pg_at_rest(struct pg_server *pg)
 		else
 			server_rest(v);
 	} else if (v->lessee != NULL) {
-		stats_add(v->pool->home->stats, STAT_TRANSACTIONS,
-			  status == 'I');
 		v->lessee->ops->rest(v->lessee);
 	}
 }

@@ -1001,6 +1001,8 @@ pg_rest(struct lessee *l)
 		stmt_names_fini(&ps->names, &s->worker->pools.stmts);
 	}
 	ps->rest_ns = s->worker->streams.now_ns;
+	stats_add(&s->worker->stats, STAT_TRANSACTIONS,
+		  server_of(ps)->status == 'I');
 	if (ps->leaving) {
 		session_close(s, s->stream.eof ? WHY_EOF : WHY_QUIT, NULL,
 			      NULL);

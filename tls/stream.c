@@ -84,12 +84,15 @@ stream_want_write(struct stream *st)
 	st->blocked = 1;
 }
 
+/* Bytes inside the SSL are announced by no socket: wake it by hand. */
 static void
 stream_read_on(struct stream *st)
 {
 	if (!st->reading && event_add(&st->read_event, NULL) != 0)
 		abort();
 	st->reading = 1;
+	if (st->ssl != NULL && !st->opening && SSL_has_pending(st->ssl))
+		event_active(&st->read_event, EV_READ, 0);
 }
 
 static void
@@ -104,14 +107,15 @@ stream_read_off(struct stream *st)
 static void
 stream_read_again(struct stream *st)
 {
-	if (st->fd >= 0 && !st->reading && !st->paused && !st->opening &&
-	    !st->eof && st->error == NULL && buf_len(&st->in) < st->in_max)
+	if (st->fd >= 0 && !st->paused && !st->opening && !st->eof &&
+	    st->error == NULL && buf_len(&st->in) < st->in_max)
 		stream_read_on(st);
 }
 
 static void
 stream_init(struct stream *st, struct streams *home, int fd,
-	    stream_callback *on, size_t out_limit, enum stat_id in, enum stat_id out)
+	    stream_callback *on, size_t out_limit, enum stat_id in,
+	    enum stat_id out)
 {
 	*st = (struct stream){ .fd = fd,
 			       .home = home,
@@ -180,8 +184,10 @@ failed:
 void
 stream_close(struct stream *st)
 {
-	if (st->fd < 0)
+	if (st->fd < 0) {
+		buf_free(&st->out); /* what was put since goes nowhere */
 		return;
+	}
 	stream_read_off(st);
 	if (st->write_event != NULL) {
 		event_free(st->write_event);
@@ -289,7 +295,8 @@ tls_reason(SSL *ssl, const char *otherwise)
 	long verify = SSL_get_verify_result(ssl);
 	const char *text;
 
-	if (verify != X509_V_OK)
+	/* Without a check there is a result nevertheless. */
+	if (verify != X509_V_OK && SSL_get_verify_mode(ssl) != SSL_VERIFY_NONE)
 		return X509_verify_cert_error_string(verify);
 	text = code ? ERR_reason_error_string(code) : NULL;
 	return text ? text : otherwise;
@@ -300,6 +307,8 @@ stream_opened(struct stream *st)
 {
 	st->opening = 0;
 	stream_read_on(st);
+	if (buf_len(&st->out) > 0)
+		stream_out(st); /* what had to wait leaves this turn */
 	st->on(st, STREAM_OPEN);
 }
 
@@ -312,10 +321,6 @@ handshake(struct stream *st)
 	r = SSL_do_handshake(st->ssl);
 	if (r == 1) {
 		stream_opened(st);
-		/* Bytes that came with the last flight are in the SSL, where
-		 * no socket event will announce them. */
-		if (st->fd >= 0 && SSL_has_pending(st->ssl))
-			event_active(&st->read_event, EV_READ, 0);
 		return;
 	}
 	switch (SSL_get_error(st->ssl, r)) {
@@ -556,15 +561,11 @@ stream_pause(struct stream *st)
 	st->paused = 1;
 }
 
-/* Bytes inside the SSL are announced by no socket: wake it by hand. */
 void
 stream_resume(struct stream *st)
 {
 	st->paused = 0;
 	stream_read_again(st);
-	if (st->fd >= 0 && st->reading && st->ssl != NULL &&
-	    SSL_has_pending(st->ssl))
-		event_active(&st->read_event, EV_READ, 0);
 }
 
 /* ---- writing ---------------------------------------------------------- */

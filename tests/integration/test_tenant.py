@@ -268,9 +268,10 @@ STATE = {
         "SELECT set_config('work_mem', '77MB', false)", "SHOW work_mem", "4MB"),
     "search_path": (
         "SET search_path = scratch", "SHOW search_path", '"$user", public'),
-    "role": (
-        "SET ROLE NONE; SET SESSION statement_timeout = '1h'",
-        "SHOW statement_timeout", "0"),
+    "set in the other words": (
+        "SET SESSION statement_timeout TO '1h'; SET TIME ZONE 'Asia/Tokyo'",
+        "SELECT current_setting('statement_timeout') || (current_setting('TimeZone')"
+        " = 'Asia/Tokyo')", "0false"),
     "prepare": (
         "PREPARE p AS SELECT 'acme'",
         "SELECT count(*) FROM pg_prepared_statements WHERE from_sql", "0"),
@@ -364,6 +365,8 @@ LEAVING = [
     "SELECT set_config('app.current_organization_id', '%s', false)",
     "SELECT 1; SET SESSION app.current_organization_id TO '%s'",
     "RESET app.current_organization_id --%s",
+    "SET ROLE NONE --%s",
+    "SET SESSION AUTHORIZATION DEFAULT --%s",
 ]
 
 
