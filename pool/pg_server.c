@@ -488,6 +488,33 @@ pg_copy_in(struct pg_server *pg)
 	pg->copying_in = !ended;
 }
 
+/* What a backend's message may be part of, by its type. */
+enum { IN_QUERY = 1, IN_EXECUTE = 2, STREAMED = 4, ASYNC = 8 };
+
+static const uint8_t part_of[128] = {
+	['T'] = IN_QUERY | STREAMED,
+	['D'] = IN_QUERY | IN_EXECUTE | STREAMED,
+	['C'] = IN_QUERY,
+	['I'] = IN_QUERY,
+	['n'] = IN_QUERY,
+	['G'] = IN_QUERY | IN_EXECUTE,
+	['H'] = IN_QUERY | IN_EXECUTE,
+	['W'] = IN_QUERY | IN_EXECUTE,
+	['d'] = IN_QUERY | IN_EXECUTE | STREAMED,
+	['c'] = IN_QUERY | IN_EXECUTE,
+	['t'] = STREAMED,
+	['V'] = STREAMED,
+	['N'] = ASYNC | STREAMED,
+	['A'] = ASYNC | STREAMED,
+	['S'] = ASYNC,
+};
+
+static bool
+pg_is(uint8_t type, unsigned part)
+{
+	return type < sizeof(part_of) && part_of[type] & part;
+}
+
 static enum server_verdict {
 	FITS,
 	COMPLETES, /* the head */
@@ -497,7 +524,7 @@ static enum server_verdict {
 	const struct ledger *ledger = &pg->s.ledger;
 	uint8_t kind;
 
-	if (type == 'N' || type == 'S' || type == 'A')
+	if (pg_is(type, ASYNC))
 		return FITS;
 	if (ledger->n == 0)
 		return type == 'E' ? FITS : WRONG;
@@ -508,7 +535,7 @@ static enum server_verdict {
 		return FITS;
 	switch ((enum pg_kind)kind) {
 	case PG_QUERY:
-		if (strchr("TDCIGHWdcn", type) != NULL)
+		if (pg_is(type, IN_QUERY))
 			return FITS;
 		return type == 'Z' ? COMPLETES : WRONG;
 	case PG_FUNCTION:
@@ -528,7 +555,7 @@ static enum server_verdict {
 			return FITS;
 		return type == 'T' || type == 'n' ? COMPLETES : WRONG;
 	case PG_EXECUTE:
-		if (strchr("DGHWdc", type) != NULL)
+		if (pg_is(type, IN_EXECUTE))
 			return FITS;
 		return type == 'C' || type == 'I' || type == 's' ? COMPLETES
 								 : WRONG;
@@ -575,7 +602,7 @@ pg_route(const struct pg_server *pg, uint8_t type)
 	const struct ledger *ledger = &pg->s.ledger;
 	struct ledger_entry *e;
 
-	if (type == 'N' || type == 'S' || type == 'A' || ledger->n == 0) {
+	if (pg_is(type, ASYNC) || ledger->n == 0) {
 		if (pg->is_binding && !(type == 'S' && pg->bind_reports))
 			return NULL;
 		return pg->s.lessee;
@@ -687,7 +714,7 @@ pg_whole(const struct pg_server *pg, uint8_t type)
 	if (type == 'E')
 		return pg->is_binding || pg->s.state == SERVER_RESET ||
 		       pg->s.ledger.n == 0;
-	return strchr("DdTtNAV", type) == NULL;
+	return !pg_is(type, STREAMED);
 }
 
 struct run {

@@ -1,7 +1,5 @@
 #include "protocol/sql.h"
 
-#include <ctype.h>
-
 enum token { END, WORD, PUNCT, OTHER };
 
 struct lexer {
@@ -15,16 +13,40 @@ struct lexer {
 	bool odd;    /* met what we do not read: be careful */
 };
 
-static bool
-is_word_start(char c)
+enum { SPACE = 1, START = 2, NAME = 4, DIGIT = 8 };
+
+/* What a byte can be: PostgreSQL's lexer, and bytes above 127 are letters. */
+static const uint8_t kind_of[256] = {
+	['\t'] = SPACE,
+	['\n'] = SPACE,
+	['\v'] = SPACE,
+	['\f'] = SPACE,
+	['\r'] = SPACE,
+	[' '] = SPACE,
+	['$'] = NAME,
+	['_'] = START | NAME,
+	['0' ... '9'] = NAME | DIGIT,
+	['A' ... 'Z'] = START | NAME,
+	['a' ... 'z'] = START | NAME,
+	[128 ... 255] = START | NAME,
+};
+
+static inline bool
+is_kind(char c, unsigned kind)
 {
-	return isalpha((unsigned char)c) || c == '_' || (c & 0x80);
+	return kind_of[(uint8_t)c] & kind;
 }
 
-static bool
+static inline bool
+is_word_start(char c)
+{
+	return is_kind(c, START);
+}
+
+static inline bool
 is_word_char(char c)
 {
-	return is_word_start(c) || isdigit((unsigned char)c) || c == '$';
+	return is_kind(c, NAME);
 }
 
 /* Block comments nest in PostgreSQL. */
@@ -87,8 +109,8 @@ skip_dollar(struct lexer *l)
 
 	while (l->p < l->end && *l->p != '$' && is_word_char(*l->p))
 		l->p++;
-	if (l->p == l->end || *l->p != '$' || isdigit((unsigned char)tag[1])) {
-		while (l->p < l->end && isdigit((unsigned char)*l->p))
+	if (l->p == l->end || *l->p != '$' || is_kind(tag[1], DIGIT)) {
+		while (l->p < l->end && is_kind(*l->p, DIGIT))
 			l->p++;
 		return; /* $1, or nothing we know */
 	}
@@ -142,7 +164,7 @@ next_token(struct lexer *l)
 	while (l->p < l->end) {
 		char c = *l->p;
 
-		if (isspace((unsigned char)c)) {
+		if (is_kind(c, SPACE)) {
 			l->p++;
 		} else if (c == '-' && l->end - l->p > 1 && l->p[1] == '-') {
 			skip_line_comment(l);
@@ -160,7 +182,7 @@ next_token(struct lexer *l)
 			return OTHER;
 		} else if (is_word_start(c)) {
 			return next_name(l);
-		} else if (isdigit((unsigned char)c)) {
+		} else if (is_kind(c, DIGIT)) {
 			while (l->p < l->end &&
 			       (is_word_char(*l->p) || *l->p == '.'))
 				l->p++;
@@ -209,7 +231,7 @@ names_plainly(const struct lexer *at)
 
 	if (next_token(&l) != PUNCT || l.punct != '(')
 		return false;
-	while (l.p < l.end && isspace((unsigned char)*l.p))
+	while (l.p < l.end && is_kind(*l.p, SPACE))
 		l.p++;
 	return l.p < l.end && *l.p == '\'' && next_token(&l) == OTHER &&
 	       next_token(&l) == PUNCT && l.punct == ',';

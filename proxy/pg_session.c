@@ -666,7 +666,14 @@ on_message_idle(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 static bool
 is_client_type(uint8_t type)
 {
-	return type != 0 && strchr("QPBDECSFHXdcf", type) != NULL;
+	static const bool known[128] = {
+		['Q'] = true, ['P'] = true, ['B'] = true, ['D'] = true,
+		['E'] = true, ['C'] = true, ['S'] = true, ['F'] = true,
+		['H'] = true, ['X'] = true, ['d'] = true, ['c'] = true,
+		['f'] = true
+	};
+
+	return type < sizeof(known) && known[type];
 }
 
 enum have { HAVE_ENOUGH, HAVE_LITTLE, HAVE_BAD };

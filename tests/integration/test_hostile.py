@@ -21,7 +21,7 @@ from pgwire import bind, execute, extended, message, parse, query, sync
 from respwire import encode
 from servers import DATABASE, OPEN_USER, REDIS_PASSWORD, scaled, wait_for
 
-CONFIG = {"weir": {"client_login_timeout": 3, "max_client_conn": 20_000}}
+CONFIG = {"weir": {"client_login_timeout": 2, "max_client_conn": 20_000}}
 HALF_OPEN = int(os.environ.get("WEIR_HALF_OPEN", 2000))
 SLOW_MB = int(os.environ.get("WEIR_SLOW_MB", 200))
 
@@ -181,17 +181,20 @@ STARTUPS = {
 }
 
 
-@pytest.mark.parametrize("what", STARTUPS)
-def test_a_startup_packet(proxy, what):
-    """... of that kind is taken, refused or asked for a password, and soon."""
+def test_startup_packets_that_are_odd_are_taken_or_refused_and_soon(proxy):
+    """PostgreSQL takes some of them; nobody may wait beyond client_login_timeout."""
     with Canary(proxy):
-        wire = fresh(proxy)
-        wire.send(STARTUPS[what])
-        try:
-            reply = wire.until("Z")     # PostgreSQL takes some of them
-        except pgwire.Closed as e:      # at the latest by client_login_timeout
-            reply = e.reply
-        assert set(pgwire.kinds(reply)) <= set("RENvSKZ")
+        wires = {what: fresh(proxy) for what in STARTUPS}
+        for what, wire in wires.items():
+            wire.send(STARTUPS[what])
+        start = time.monotonic()
+        for what, wire in wires.items():
+            try:
+                reply = wire.until("Z")
+            except pgwire.Closed as e:
+                reply = e.reply
+            assert set(pgwire.kinds(reply)) <= set("RENvSKZ"), what
+        assert time.monotonic() - start < scaled(5)
 
 
 def test_bytes_between_an_ssl_request_and_its_answer_are_refused(proxy):
@@ -438,7 +441,7 @@ def test_one_byte_a_second_does_not_get_around_the_login_timeout(proxy):
                 break
             time.sleep(0.7)
     assert len(ended) == len(loris), "%d of %d" % (len(ended), len(loris))
-    assert time.monotonic() - start > 2
+    assert time.monotonic() - start > 1
 
 
 def test_half_a_message_holds_no_server(one_server):
