@@ -273,9 +273,9 @@ scan_identity(const struct lexer *at)
 
 	if (next_token(&l) != WORD)
 		return SQL_HIDES;
-	if ((is_key(&l, "session") || is_key(&l, "local")) &&
-	    next_token(&l) != WORD)
-		return 0; /* SET session.x */
+	while (is_key(&l, "session") || is_key(&l, "local"))
+		if (next_token(&l) != WORD)
+			return 0; /* SET session.x */
 	return is(&l, "role") || is(&l, "authorization") ||
 		       is(&l, "session_authorization") || is(&l, "row_security")
 		   ? SQL_HIDES
