@@ -163,6 +163,8 @@ salt_done(struct job *job, void *owner)
 		pg_login_free(&login);
 		return;
 	}
+	if (v->state != SERVER_LOGIN)
+		return; /* closed this turn, not reaped yet */
 	if (login->failed) {
 		login_fail(v, "PBKDF2 failed");
 		return;
@@ -282,6 +284,11 @@ login_auth(struct server *v, const uint8_t *body, size_t n)
 	uint32_t code = pg_read_u32(&r);
 	struct slice rest = slice_of(r.p, (size_t)(r.end - r.p));
 
+	if (login->running) {
+		/* The other thread is reading what an answer would change. */
+		login_fail(v, "authentication out of turn");
+		return;
+	}
 	switch (code) {
 	case PG_AUTH_OK:
 		/* A server that was never made to prove itself after we began

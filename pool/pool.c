@@ -66,6 +66,7 @@ pools_reap(struct pools *home)
 			continue;
 		}
 		*at = v->next;
+		stream_close(&v->stream); /* what was put to a dead one */
 		v->ops->fini(v);
 		ledger_free(&v->ledger);
 		v->magic = 0;

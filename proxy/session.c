@@ -413,6 +413,7 @@ sessions_reap(struct worker *w)
 	while ((s = w->dead) != NULL) {
 		w->dead = s->next;
 		assert(s->state == SESSION_DEAD && !s->awake);
+		stream_close(&s->stream); /* what was put to a dead one */
 		s->proto->fini(s);
 		label_unref(&s->lessee.label);
 		snapshot_unref(&s->snapshot);
