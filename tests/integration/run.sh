@@ -29,6 +29,11 @@ run=
 case $weir in
 */thread/*) if setarch -R true 2>/dev/null; then run="setarch -R"; fi ;;
 esac
+# Files side by side, each with servers of its own; with -n0 or -x one by one.
+case " $* " in
+*" -n"* | *" -x "* | *" -s "* | *" --pdb "*) ;;
+*) set -- -n "${JOBS:-3}" --dist loadfile "$@" ;;
+esac
 # Nothing here takes this long; a hang must not take a day.
 exec timeout --kill-after=30 "${LIMIT:-2400}" $run /usr/bin/python3 -m pytest \
     -p no:cacheprovider -q "$@" .
