@@ -470,15 +470,21 @@ redis_catch_up(struct redis_session *rs)
 	redis_server_resume(v, &rs->s.lessee);
 }
 
+/*
+ * Only a client that does not read is not read either.  From one that waits
+ * for replies the stream takes what it may keep, so as to notice its end.
+ */
 static void
 redis_stop(struct redis_session *rs)
 {
 	struct stream *st = &rs->s.stream;
 
 	rs->stopped = true;
+	if (buf_len(&st->out) <= redis_out_max(rs))
+		return;
 	stream_pause(st);
 	/* Below the mark of STREAM_ROOM it has to be asked for. */
-	if (buf_len(&st->out) > redis_out_max(rs) && !stream_is_high(st))
+	if (!stream_is_high(st))
 		st->tell_empty = 1;
 }
 
