@@ -183,7 +183,8 @@ pg_server_fake(struct server *v, struct lessee *l, enum pg_kind kind,
 {
 	if (!pg_server_expect(v, l, kind, LEDGER_FAKE, arg, STMT_NONE))
 		return;
-	if (v->ledger.n == 1)
+	/* Nothing is owed before it; but not inside a message. */
+	if (v->ledger.n == 1 && pg_server(v)->remain == 0)
 		pg_settle(pg_server(v));
 }
 
