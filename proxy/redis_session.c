@@ -7,6 +7,8 @@
 
 #include "proxy/worker.h"
 
+#define LEAVE_NS 1000000000ull /* for the replies to a client that has left */
+
 /* ---- speaking for ourselves ------------------------------------------- */
 
 /* In front of a held reply. */
@@ -126,6 +128,8 @@ redis_answered(struct redis_session *rs, uint32_t n)
 	assert(n <= rs->sent - rs->answered);
 	rs->answered += n;
 	redis_release(rs);
+	if (rs->leaving && redis_is_idle(rs))
+		session_wake(&rs->s);
 	if (rs->stopped && (redis_is_idle(rs) ||
 			    (rs->sent - rs->answered <= redis_depth(rs) / 2 &&
 			     buf_len(&rs->held) <= REDIS_HELD_MAX / 2)))
@@ -499,6 +503,19 @@ redis_touch(struct session *s)
 				s->worker->streams.now_ns + ms * 1000000u);
 }
 
+/* Its side is closed; it may still read what it asked for. */
+static enum step
+redis_left(struct session *s)
+{
+	if (!redis_is_idle(redis_session(s)))
+		return STEP_WAIT;
+	if (buf_len(&s->stream.out) == 0)
+		session_close(s, WHY_EOF, NULL, NULL);
+	else
+		s->stream.tell_empty = 1;
+	return STEP_WAIT;
+}
+
 static enum step
 redis_step(struct session *s)
 {
@@ -508,6 +525,8 @@ redis_step(struct session *s)
 	redis_catch_up(rs);
 	if (session_is_over(s))
 		return STEP_WAIT;
+	if (rs->leaving)
+		return redis_left(s);
 	rs->stopped = false;
 	s->stream.tell_empty = 0;
 	stream_resume(&s->stream);
@@ -575,6 +594,20 @@ redis_refuse(struct session *s, enum why w, const char *sqlstate,
 		return; /* it does not read anyway */
 }
 
+/* Replies on their way are waited for; what was not sent yet never is. */
+static bool
+redis_leave(struct session *s)
+{
+	struct redis_session *rs = redis_session(s);
+
+	if (s->state != SESSION_IDLE || redis_is_idle(rs))
+		return false;
+	rs->leaving = true;
+	redis_leave_queue(rs);
+	stream_deadline(&s->stream, s->worker->streams.now_ns + LEAVE_NS);
+	return true;
+}
+
 static bool
 redis_quiet(const struct session *s)
 {
@@ -631,6 +664,7 @@ const struct proto redis_proto = {
 		[SESSION_WAIT] = redis_wait,
 	},
 	.refuse = redis_refuse,
+	.leave = redis_leave,
 	.quiet = redis_quiet,
 	.part = redis_part,
 	.fini = redis_fini,

@@ -65,6 +65,7 @@ struct redis_session {
 	uint8_t		    resp;	/* 2 or 3 */
 	uint8_t		    down;	/* enum why: no server in this step; 0: not tried */
 	bool		    db_known;	/* it has logged in, or selected, before */
+	bool		    leaving;	/* its side is closed; replies are on their way */
 	bool		    stopped;	/* its input waits for replies or room */
 };
 

@@ -466,6 +466,22 @@ swallows_the_replies_of_a_client_that_left(void **state)
 }
 
 static void
+answers_a_client_that_only_closed_its_own_side(void **state)
+{
+	int a = client(0), up;
+
+	(void)state;
+	says(a, GET_K "PING\r\n");
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	assert_return_code(shutdown(a, SHUT_WR), 0);
+	turns(5);
+	says(up, "+v\r\n");
+	hears(a, "+v\r\n+PONG\r\n");
+	hears_the_end(a);
+}
+
+static void
 fails_each_command_once_when_the_connection_is_lost(void **state)
 {
 	const char *lost = "-ERR weir: upstream connection lost\r\n";
@@ -717,6 +733,7 @@ main(void)
 		T(closes_on_http_without_a_byte_to_the_server),
 		T(gives_each_client_its_own_replies_wherever_they_are_cut),
 		T(swallows_the_replies_of_a_client_that_left),
+		T(answers_a_client_that_only_closed_its_own_side),
 		T(fails_each_command_once_when_the_connection_is_lost),
 		T(closes_the_client_whose_reply_was_torn_and_no_other),
 		T(closes_a_server_that_answers_what_nobody_asked),

@@ -270,6 +270,7 @@ scene_open(struct scene *sc)
 static void
 scene_close(struct scene *sc)
 {
+	hang_up(&sc->up);
 	for (int i = 0; i < CLIENTS; i++)
 		hang_up(&sc->client[i]);
 	for (int i = 0; sc->w->sessions_n > 0; i++) {
