@@ -30,7 +30,7 @@ import servers                                              # noqa: E402
 import weirproc                                             # noqa: E402
 
 servers.SCALE = 4.0 if SAN else 1.0
-TEST_SECONDS = 90
+TEST_SECONDS = 180
 FIRST = ["test_tenant", "test_pg", "test_redis"]            # the rest as they come
 TOOLS = ["postgres", "initdb", "redis-server", "openssl"]
 

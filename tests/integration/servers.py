@@ -79,17 +79,39 @@ def wait_for(true, seconds=10, what="", every=0.02):
         time.sleep(every)
 
 
-_ports = {"next": 10000 + random.SystemRandom().randrange(18000)}
+BLOCK = 1000
+
+
+def block_of_ports():
+    """
+    Ports of this process alone, below the range the kernel gives to outgoing
+    connections: several runs of the suite may go on side by side.  The name of
+    an abstract socket is the lock, which no exit can leave behind.
+    """
+    blocks = list(range(10000, 32000, BLOCK))
+    random.SystemRandom().shuffle(blocks)
+    for first in blocks:
+        lock = socket.socket(socket.AF_UNIX)
+        try:
+            lock.bind("\0weir-tests-ports-%d" % first)
+        except OSError:
+            lock.close()
+            continue
+        return {"lock": lock, "first": first, "next": 0}
+    raise AssertionError("no block of ports is free")
+
+
+_ports = block_of_ports()
 
 
 def free_port():
-    """A port below the range the kernel gives to outgoing connections."""
     while True:
-        _ports["next"] = 10000 + (_ports["next"] - 9999) % 22000
+        port = _ports["first"] + _ports["next"] % BLOCK
+        _ports["next"] += 1
         with socket.socket() as s:
             try:
-                s.bind(("127.0.0.1", _ports["next"]))
-                return _ports["next"]
+                s.bind(("127.0.0.1", port))
+                return port
             except OSError:
                 pass
 
