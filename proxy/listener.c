@@ -27,7 +27,7 @@ bind_error(int fd, char *error, size_t n, const char *what)
 }
 
 static int
-try_bind(const struct conf_listen *a, int reuseport)
+try_bind(const struct conf_listen *a, int reuseport, int v6only)
 {
 	int one = 1, fd;
 
@@ -35,6 +35,9 @@ try_bind(const struct conf_listen *a, int reuseport)
 		    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -1;
+	if (a->addr.ss_family == AF_INET6)
+		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only,
+			   sizeof(v6only));
 	if (a->addr.ss_family != AF_UNIX) {
 		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
 		if (reuseport)
@@ -70,7 +73,8 @@ unlink_stale(const struct conf_listen *a)
 }
 
 int
-listener_bind(const struct conf_listen *a, int first, char *error, size_t n)
+listener_bind(const struct conf_listen *a, int first, int v6only, char *error,
+	      size_t n)
 {
 	int fd;
 
@@ -79,11 +83,11 @@ listener_bind(const struct conf_listen *a, int first, char *error, size_t n)
 	} else if (first) {
 		/* SO_REUSEPORT would let a second weir in beside the first:
 		 * the first try is without it. */
-		if ((fd = try_bind(a, 0)) < 0)
+		if ((fd = try_bind(a, 0, v6only)) < 0)
 			return bind_error(-1, error, n, a->text);
 		close(fd);
 	}
-	if ((fd = try_bind(a, 1)) < 0)
+	if ((fd = try_bind(a, 1, v6only)) < 0)
 		return bind_error(-1, error, n, a->text);
 	if (listen(fd, BACKLOG) != 0)
 		return bind_error(fd, error, n, a->text);

@@ -27,8 +27,12 @@ struct listener {
 	int		      resting;	/* no descriptors left: until the next tick */
 };
 
-/* A bound, listening, non-blocking socket, or -1 and the reason in `error`. */
-int  listener_bind(const struct conf_listen *, int first, char *error, size_t)
+/*
+ * A bound, listening, non-blocking socket, or -1 and the reason in `error`.
+ * [::] takes IPv4 too unless v6only, which is for a list that names 0.0.0.0
+ * with the same port.
+ */
+int  listener_bind(const struct conf_listen *, int first, int v6only, char *error, size_t)
     __attribute__((warn_unused_result));
 /* Adds it to the worker; it accepts as soon as the worker runs. */
 void listener_add(struct worker *, int fd, enum conf_listen_kind, int is_unix);

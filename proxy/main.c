@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <malloc.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -134,15 +135,35 @@ raise_descriptors(struct log *log, const struct conf *c)
 
 /* ---- starting --------------------------------------------------------- */
 
+/* Is the same port listened on for IPv4 by an entry of its own? */
+static int
+has_v4_twin(const struct conf *c, const struct conf_listen *a)
+{
+	const struct sockaddr_in6 *six =
+	    (const struct sockaddr_in6 *)(const void *)&a->addr;
+
+	for (size_t i = 0; i < c->listen_n; i++) {
+		const struct sockaddr_in *four =
+		    (const struct sockaddr_in *)(const void *)&c->listen[i]
+			.addr;
+
+		if (a->addr.ss_family == AF_INET6 &&
+		    four->sin_family == AF_INET &&
+		    four->sin_port == six->sin6_port)
+			return 1;
+	}
+	return 0;
+}
+
 static int
 listen_one(struct process *pr, const struct conf_listen *a, char *error,
 	   size_t n)
 {
 	bool is_unix = a->addr.ss_family == AF_UNIX;
-	int fd = -1;
+	int fd = -1, v6only = has_v4_twin(pr->weir.snapshot->conf, a);
 
 	if (a->kind == LISTEN_ADMIN) {
-		if ((fd = listener_bind(a, 1, error, n)) < 0)
+		if ((fd = listener_bind(a, 1, v6only, error, n)) < 0)
 			return -1;
 		return admin_listen(pr->admin, fd);
 	}
@@ -150,7 +171,7 @@ listen_one(struct process *pr, const struct conf_listen *a, char *error,
 		if (is_unix && i > 0)
 			fd = dup(fd); /* one socket, accepted from by all */
 		else
-			fd = listener_bind(a, i == 0, error, n);
+			fd = listener_bind(a, i == 0, v6only, error, n);
 		if (fd < 0)
 			return -1;
 		listener_add(pr->weir.worker[i], fd, a->kind, is_unix);

@@ -1,10 +1,6 @@
 /*
- * pg_session: a PostgreSQL client after log-in.
- *
- * Messages are looked at where they lie.  Neighbours that go to the server as
- * they are travel in one piece (struct feed); only names of prepared
- * statements are changed on the way.  Every message that will be answered is
- * noted in the server's ledger first.
+ * pg_session: a PostgreSQL client after log-in: its steps, its lease, its
+ * deadlines.  What its messages mean is in pg_message.c.
  */
 #include "proxy/pg_session.h"
 
@@ -14,7 +10,7 @@
 #include <string.h>
 
 #include "protocol/pg.h"
-#include "protocol/sql.h"
+#include "proxy/pg_message.h"
 #include "proxy/worker.h"
 
 enum {
@@ -28,637 +24,11 @@ enum {
  * that the server is closed, and its backend finishes by itself. */
 #define LEAVE_NS (250ull * 1000000)
 
-/* A view of the client's bytes: [run, at) is judged and goes out verbatim. */
-struct feed {
-	const uint8_t *p;
-	size_t n, at, run;
-};
-
 static struct pg_server *
 server_of(struct pg_session *ps)
 {
 	assert(ps->s.lessee.server != NULL);
 	return pg_server(ps->s.lessee.server);
-}
-
-/* ---- forwarding ------------------------------------------------------- */
-
-/* The pair to the assertion at the grant: nothing reaches a server that is
- * not, or is not about to be, this organization's. */
-static void
-check_stamp(const struct pg_session *ps)
-{
-	const struct server *v = ps->s.lessee.server;
-
-	assert(v->lessee == &ps->s.lessee);
-	if (pg_server_binding(v))
-		assert(((const struct pg_server *)(const void *)v)
-			   ->binding_tenant == ps->s.lessee.tenant);
-	else
-		assert(v->tenant == ps->s.lessee.tenant);
-}
-
-static void
-feed_flush(struct pg_session *ps, struct feed *f)
-{
-	if (f->at > f->run) {
-		check_stamp(ps);
-		pg_server_put(ps->s.lessee.server, f->p + f->run,
-			      f->at - f->run);
-	}
-	f->run = f->at;
-}
-
-static void
-feed_skip(struct feed *f, size_t n)
-{
-	assert(f->run == f->at);
-	f->at += n;
-	f->run = f->at;
-}
-
-/* This message, or as much of it as is here, as it is. */
-static void
-pass(struct pg_session *ps, struct feed *f, uint32_t size)
-{
-	size_t here = f->n - f->at;
-	size_t take = here < size ? here : size;
-
-	f->at += take;
-	ps->remain = (uint32_t)(size - take);
-	ps->drop = false;
-}
-
-static void
-drop(struct pg_session *ps, struct feed *f, uint32_t size)
-{
-	size_t here = f->n - f->at;
-	size_t take = here < size ? here : size;
-
-	if (ps->s.lessee.server != NULL)
-		feed_flush(ps, f);
-	feed_skip(f, take);
-	ps->remain = (uint32_t)(size - take);
-	ps->drop = true;
-}
-
-/* Notes a message and passes it, unless the server would ignore it. */
-static void
-pass_expecting(struct pg_session *ps, struct feed *f, uint32_t size,
-	       enum pg_kind kind)
-{
-	if (pg_server_expect(ps->s.lessee.server, &ps->s.lessee, kind,
-			     LEDGER_FORWARD, 0, STMT_NONE))
-		pass(ps, f, size);
-	else
-		drop(ps, f, size);
-}
-
-/* ---- what statements leave behind ------------------------------------- */
-
-static void
-pin(struct pg_session *ps, const char *reason)
-{
-	struct session *s = &ps->s;
-
-	server_of(ps)->pinned = true;
-	if (ps->pinned)
-		return;
-	ps->pinned = true;
-	stats_add(&s->worker->stats, STAT_PINS, 1);
-	LOG(s->worker->weir->log, LOG_INFO, LOG_EV_PIN,
-	    log_id("session", s->worker->id, s->id),
-	    log_str("user", s->user->name),
-	    log_str("tenant", s->lessee.tenant ? s->lessee.tenant->slug : ""),
-	    log_str("reason", reason));
-}
-
-static void
-apply_flags(struct pg_session *ps, unsigned flags)
-{
-	if (flags == 0)
-		return;
-	if (flags & SQL_PIN)
-		pin(ps, "statement leaves session state");
-	if (flags & SQL_TAINTS)
-		server_of(ps)->tainted = true;
-	if (flags & SQL_UNSETS)
-		server_of(ps)->unset = true;
-}
-
-/* Text that is not all here cannot be judged: the careful answer. */
-static unsigned
-scan(struct slice text, bool whole)
-{
-	return sql_scan(text) | (whole ? 0 : SQL_PIN | SQL_TAINTS);
-}
-
-/*
- * A user who belongs to one organization may not name the settings that say
- * so.  The text is searched, not parsed: a statement that sets something and
- * holds such a name anywhere is refused.
- */
-static bool
-is_guarded(const struct pg_session *ps, struct slice text, unsigned flags)
-{
-	const struct conf *c = ps->s.snapshot->conf;
-	const struct tenant *t = ps->s.user->organization;
-
-	if (!(flags & SQL_SETTING) || t == NULL)
-		return false;
-	if (flags & SQL_HIDES)
-		return true;
-	for (size_t i = 0; i < c->variables_n; i++)
-		if (sql_mentions(text, c->variables[i].name))
-			return true;
-	for (size_t i = 0; i < t->var_n; i++)
-		if (sql_mentions(text, t->var[i].name))
-			return true;
-	return false;
-}
-
-/* ---- errors of our own, in their place -------------------------------- */
-
-/*
- * The server is made to fail here, so that its transaction and the rest of
- * the pipeline go the way they would have gone; the client reads our words.
- */
-static void
-poison(struct pg_session *ps, const char *sqlstate, const char *text)
-{
-	struct pg_poison **at = &ps->poison, *po;
-
-	if ((po = malloc(sizeof(*po) + strlen(text) + 1)) == NULL)
-		abort();
-	*po = (struct pg_poison){ .id = ++ps->last_poison };
-	if (po->id == 0)
-		po->id = ++ps->last_poison;
-	memcpy(po->sqlstate, sqlstate, 6);
-	strcpy(po->text, text);
-	while (*at != NULL)
-		at = &(*at)->next;
-	*at = po;
-	pg_server_poison(ps->s.lessee.server, &ps->s.lessee, po->id);
-}
-
-static void
-poison_settled(struct pg_session *ps, uint32_t id, bool done)
-{
-	struct pg_poison **at = &ps->poison, *po;
-
-	while ((po = *at) != NULL && po->id != id)
-		at = &po->next;
-	assert(po != NULL);
-	*at = po->next;
-	if (done && pg_put_error(stream_out(&ps->s.stream), "ERROR",
-				 po->sqlstate, po->text, NULL) != 0)
-		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
-	free(po);
-}
-
-/* The error the server would have given, had it known the client's name. */
-static void
-poison_duplicate(struct pg_session *ps, struct slice name)
-{
-	char text[256];
-
-	snprintf(text, sizeof(text),
-		 "prepared statement \"%.*s\" already exists",
-		 (int)(name.n < 128 ? name.n : 128), (const char *)name.p);
-	poison(ps, "42P05", text);
-}
-
-static void
-poison_guarded(struct pg_session *ps)
-{
-	poison(ps, why_table[WHY_GUARDED].sqlstate,
-	       "settings that name the organization belong to the proxy");
-	LOG(ps->s.worker->weir->log, LOG_WARN, LOG_EV_REFUSE,
-	    log_id("session", ps->s.worker->id, ps->s.id),
-	    log_str("user", ps->s.user->name),
-	    log_str("tenant",
-		    ps->s.lessee.tenant ? ps->s.lessee.tenant->slug : ""),
-	    log_str("why", why_table[WHY_GUARDED].name));
-}
-
-/* ---- the messages ----------------------------------------------------- */
-
-static void
-bad_frame(struct pg_session *ps)
-{
-	session_close(&ps->s, WHY_BAD_FRAME, NULL, NULL);
-}
-
-static void
-begin_leaving(struct pg_session *ps)
-{
-	ps->leaving = true;
-	ps->leave_ns = ps->s.worker->streams.now_ns;
-}
-
-static void
-note_request(struct pg_session *ps)
-{
-	ps->ask_ns = ps->s.worker->streams.now_ns;
-}
-
-/* The client has no unnamed statement, whatever its server has. */
-static void
-drop_unnamed(struct pg_session *ps)
-{
-	ps->has_unnamed = false;
-	ps->unnamed_gen++;
-}
-
-/* A Query brings its own Sync; the one that takes its place needs one. */
-static void
-guard_query(struct pg_session *ps, struct feed *f, uint32_t size)
-{
-	struct server *v = ps->s.lessee.server;
-
-	drop(ps, f, size);
-	if (server_of(ps)->skipping)
-		return;
-	poison_guarded(ps);
-	if (!pg_server_expect(v, &ps->s.lessee, PG_SYNC, LEDGER_FORWARD, 0,
-			      STMT_NONE) ||
-	    pg_put(stream_out(&v->stream), 'S', "") != 0)
-		abort();
-	ps->bound_wait = pg_server_binding(v);
-}
-
-static void
-on_query(struct pg_session *ps, struct feed *f, uint32_t size)
-{
-	size_t here = f->n - f->at;
-	bool whole = here >= size;
-	struct slice text = slice_of(f->p + f->at + PG_HEADER,
-				     (whole ? size : here) - PG_HEADER);
-	unsigned flags;
-
-	if (whole && text.n > 0)
-		text.n--; /* its NUL */
-	flags = scan(text, whole);
-	if (is_guarded(ps, text, flags)) {
-		guard_query(ps, f, size);
-		return;
-	}
-	apply_flags(ps, flags);
-	drop_unnamed(ps); /* as PostgreSQL does */
-	note_request(ps);
-	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
-	pass_expecting(ps, f, size, PG_QUERY);
-	ps->bound_wait = pg_server_binding(ps->s.lessee.server);
-}
-
-static uint64_t
-owner_id(const struct pg_session *ps)
-{
-	return ps->s.id << 8 | ps->s.worker->id;
-}
-
-/* Kept so that it can be parsed again where the client's next lease is. */
-static void
-keep_unnamed(struct pg_session *ps, struct slice body, unsigned flags)
-{
-	if (ps->unnamed_size < body.n || ps->unnamed_size > 4 * body.n + 256) {
-		free(ps->unnamed);
-		ps->unnamed_size = body.n;
-		if ((ps->unnamed = malloc(body.n + 1)) == NULL)
-			abort();
-	}
-	memcpy(ps->unnamed, body.p, body.n);
-	ps->unnamed_n = body.n;
-	ps->unnamed_flags = flags;
-	ps->has_unnamed = true;
-}
-
-static void
-on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
-		 struct slice body, bool whole)
-{
-	struct pg_reader r = pg_reader(body.p, body.n);
-	struct slice text = pg_read_str(&r);
-	unsigned flags;
-
-	if (r.bad) /* not all here: what there is */
-		text = body;
-	flags = scan(text, whole && !r.bad);
-	if (is_guarded(ps, text, flags)) {
-		drop(ps, f, size);
-		poison_guarded(ps);
-		return;
-	}
-	drop_unnamed(ps);
-	if (whole)
-		keep_unnamed(ps, body, flags);
-	apply_flags(ps, flags);
-	if (pg_server_parse_unnamed(ps->s.lessee.server, &ps->s.lessee,
-				    owner_id(ps), ps->unnamed_gen))
-		pass(ps, f, size);
-	else
-		drop(ps, f, size);
-}
-
-static void
-on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
-{
-	size_t here = f->n - f->at;
-	bool whole = here >= size;
-	struct pg_reader r = pg_reader(f->p + f->at + PG_HEADER,
-				       (whole ? size : here) - PG_HEADER);
-	struct slice name = pg_read_str(&r), body, text;
-	struct worker *w = ps->s.worker;
-	unsigned flags;
-	struct stmt_entry *e;
-	struct stmt *stmt;
-
-	body = slice_of(r.p, (size_t)(r.end - r.p));
-	if (r.bad) {
-		bad_frame(ps);
-		return;
-	}
-	if (name.n == 0) {
-		on_parse_unnamed(ps, f, size, body, whole);
-		return;
-	}
-	if (!whole) {
-		session_close(&ps->s, WHY_TOO_BIG, NULL,
-			      "named prepared statement is too long");
-		return;
-	}
-	feed_flush(ps, f);
-	if (stmt_names_find(&ps->names, name) != NULL) {
-		poison_duplicate(ps, name);
-		feed_skip(f, size);
-		return;
-	}
-	text = pg_read_str(&r);
-	flags = scan(text, true);
-	if (!r.bad && is_guarded(ps, text, flags)) {
-		feed_skip(f, size);
-		poison_guarded(ps);
-		return;
-	}
-	stmt = stmt_intern(&w->pools.stmts, body, flags);
-	if (r.bad || (e = stmt_names_add(&ps->names, name, stmt)) == NULL) {
-		stmt_unref(&w->pools.stmts, &stmt);
-		session_close(&ps->s, r.bad ? WHY_BAD_FRAME : WHY_TOO_BIG, NULL,
-			      r.bad ? NULL : "too many prepared statements");
-		return;
-	}
-	check_stamp(ps);
-	pg_server_parse(ps->s.lessee.server, &ps->s.lessee, stmt, e->id);
-	feed_skip(f, size);
-}
-
-/*
- * The unnamed statement lives on the server that parsed it last.  What is
- * there may be another client's: without one of its own a client finds none.
- */
-static void
-need_unnamed(struct pg_session *ps, struct feed *f)
-{
-	struct server *v = ps->s.lessee.server;
-
-	if (pg_server_has_unnamed(v, owner_id(ps), ps->unnamed_gen))
-		return;
-	feed_flush(ps, f);
-	if (!ps->has_unnamed) {
-		pg_server_close_unnamed(v);
-		return;
-	}
-	apply_flags(ps, ps->unnamed_flags);
-	if (!pg_server_parse_unnamed(v, NULL, owner_id(ps), ps->unnamed_gen))
-		return;
-	check_stamp(ps);
-	if (pg_put(stream_out(&v->stream), 'P', "sb", "",
-		   slice_of(ps->unnamed, ps->unnamed_n)) != 0)
-		abort();
-	stats_add(&ps->s.worker->stats, STAT_PARSES_REPLAYED, 1);
-}
-
-/*
- * A message that names a statement, at `name` inside it: under the name the
- * servers know.  Only the head is written anew; the rest is passed.
- */
-static void
-pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
-	     enum pg_kind kind, struct slice name, const struct stmt *stmt)
-{
-	struct server *v = ps->s.lessee.server;
-	const uint8_t *start = f->p + f->at;
-	size_t before = (size_t)(name.p - start) - PG_HEADER;
-	size_t skip = PG_HEADER + before + name.n + 1;
-	uint32_t len = (uint32_t)(size - 1 - name.n + STMT_NAME);
-	uint8_t head[PG_HEADER] = { start[0], (uint8_t)(len >> 24),
-				    (uint8_t)(len >> 16), (uint8_t)(len >> 8),
-				    (uint8_t)len };
-
-	feed_flush(ps, f);
-	apply_flags(ps, stmt->flags);
-	pg_server_need(v, stmt);
-	if (!pg_server_expect(v, &ps->s.lessee, kind, LEDGER_FORWARD, 0,
-			      STMT_NONE)) {
-		drop(ps, f, size);
-		return;
-	}
-	check_stamp(ps);
-	pg_server_put(v, head, sizeof(head));
-	pg_server_put(v, start + PG_HEADER, before);
-	pg_server_put(v, stmt->name, STMT_NAME + 1);
-	feed_skip(f, skip);
-	pass(ps, f, (uint32_t)(size - skip));
-}
-
-static void
-on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
-{
-	size_t here = f->n - f->at;
-	struct pg_reader r = pg_reader(f->p + f->at + PG_HEADER,
-				       (here < size ? here : size) - PG_HEADER);
-	struct stmt_entry *e = NULL;
-	struct slice name;
-
-	pg_read_str(&r); /* the portal */
-	name = pg_read_str(&r);
-	if (r.bad) {
-		bad_frame(ps);
-		return;
-	}
-	if (name.n == 0)
-		need_unnamed(ps, f);
-	else
-		e = stmt_names_find(&ps->names, name);
-	if (e != NULL)
-		pass_renamed(ps, f, size, PG_BIND, name, e->stmt);
-	else
-		pass_expecting(ps, f, size, PG_BIND);
-}
-
-/* Describe and Close: a kind, S or P, and a name; both are small. */
-static struct stmt_entry *
-named(struct pg_session *ps, struct feed *f, uint32_t size, uint8_t *kind,
-      struct slice *name, bool *bad)
-{
-	struct pg_reader r =
-	    pg_reader(f->p + f->at + PG_HEADER, size - PG_HEADER);
-
-	*kind = pg_read_u8(&r);
-	*name = pg_read_str(&r);
-	*bad = r.bad;
-	if (r.bad || *kind != 'S' || name->n == 0)
-		return NULL;
-	return stmt_names_find(&ps->names, *name);
-}
-
-static void
-on_describe(struct pg_session *ps, struct feed *f, uint32_t size)
-{
-	struct stmt_entry *e;
-	struct slice name;
-	uint8_t kind;
-	bool bad;
-
-	e = named(ps, f, size, &kind, &name, &bad);
-	if (bad) {
-		bad_frame(ps);
-		return;
-	}
-	if (kind == 'S' && name.n == 0)
-		need_unnamed(ps, f);
-	if (e != NULL)
-		pass_renamed(ps, f, size, PG_DESCRIBE, name, e->stmt);
-	else
-		pass_expecting(ps, f, size, PG_DESCRIBE);
-}
-
-/* A statement of the client's is closed in its own map; servers keep theirs
- * until they need the room. */
-static void
-on_close(struct pg_session *ps, struct feed *f, uint32_t size)
-{
-	struct stmt_entry *e;
-	struct slice name;
-	uint8_t kind;
-	bool bad;
-
-	e = named(ps, f, size, &kind, &name, &bad);
-	if (bad) {
-		bad_frame(ps);
-		return;
-	}
-	if (kind == 'S' && name.n == 0) {
-		drop_unnamed(ps);
-		server_of(ps)->unnamed_owner = 0;
-	}
-	if (e == NULL) {
-		pass_expecting(ps, f, size, PG_CLOSE);
-		return;
-	}
-	feed_flush(ps, f);
-	feed_skip(f, size);
-	e->closed = e->stmt;
-	e->stmt = NULL;
-	pg_server_fake(ps->s.lessee.server, &ps->s.lessee, PG_CLOSE, e->id);
-}
-
-/* One message, with a server in hand. */
-static void
-on_message(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
-{
-	switch (m->type) {
-	case 'Q':
-		on_query(ps, f, m->size);
-		break;
-	case 'P':
-		on_parse(ps, f, m->size);
-		break;
-	case 'B':
-		on_bind(ps, f, m->size);
-		break;
-	case 'D':
-		on_describe(ps, f, m->size);
-		break;
-	case 'C':
-		on_close(ps, f, m->size);
-		break;
-	case 'E':
-		note_request(ps);
-		stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
-		pass_expecting(ps, f, m->size, PG_EXECUTE);
-		break;
-	case 'S':
-		pass_expecting(ps, f, m->size, PG_SYNC);
-		ps->bound_wait = pg_server_binding(ps->s.lessee.server);
-		break;
-	case 'F':
-		note_request(ps);
-		pass_expecting(ps, f, m->size, PG_FUNCTION);
-		ps->bound_wait = pg_server_binding(ps->s.lessee.server);
-		break;
-	case 'c':
-	case 'f':
-		pass_expecting(ps, f, m->size, PG_COPY_END);
-		break;
-	case 'H':
-	case 'd':
-		pass(ps, f, m->size);
-		break;
-	case 'X':
-		/* What it sent before is done first, as by PostgreSQL. */
-		begin_leaving(ps);
-		drop(ps, f, m->size);
-		break;
-	default:
-		bad_frame(ps);
-		break;
-	}
-}
-
-/* One message that needs no server; false: it does. */
-static bool
-on_message_idle(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
-{
-	static const uint8_t close_complete[5] = { '3', 0, 0, 0, 4 };
-	struct stmt_entry *e;
-	struct slice name;
-	uint8_t kind;
-	bool bad;
-
-	switch (m->type) {
-	case 'S':
-		if (pg_put_ready(stream_out(&ps->s.stream), 'I') != 0)
-			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
-		break;
-	case 'C':
-		e = named(ps, f, m->size, &kind, &name, &bad);
-		if (bad || (kind != 'S' && kind != 'P')) {
-			bad_frame(ps);
-			return true;
-		}
-		if (e != NULL)
-			stmt_names_drop(&ps->names, &ps->s.worker->pools.stmts,
-					e);
-		else if (kind == 'S' && name.n == 0)
-			drop_unnamed(ps);
-		if (stream_put(&ps->s.stream, close_complete, 5) != 0)
-			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
-		break;
-	case 'X':
-		session_close(&ps->s, WHY_QUIT, NULL, NULL);
-		break;
-	case 'H': /* nothing is held back here */
-	case 'd': /* late words of a COPY that has failed: */
-	case 'c': /* PostgreSQL ignores them too */
-	case 'f':
-		break;
-	default:
-		return false;
-	}
-	if (!session_is_over(&ps->s))
-		drop(ps, f, m->size);
-	return true;
 }
 
 /* ---- the step --------------------------------------------------------- */
@@ -710,7 +80,7 @@ rest_of_message(struct pg_session *ps, struct feed *f)
 	size_t take = here < ps->remain ? here : ps->remain;
 
 	if (ps->drop)
-		drop(ps, f, ps->remain);
+		pg_message_drop(ps, f, ps->remain);
 	else
 		f->at += take;
 	if (!ps->drop)
@@ -732,7 +102,7 @@ skip_message(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 			return;
 		}
 	}
-	drop(ps, f, m->size);
+	pg_message_drop(ps, f, m->size);
 }
 
 /* Nothing is owed and nothing is open: back it goes. */
@@ -793,7 +163,7 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 	int got;
 
 	if (ps->leaving && ps->remain == 0) {
-		drop(ps, f, (uint32_t)(f->n - f->at));
+		pg_message_drop(ps, f, (uint32_t)(f->n - f->at));
 		return false;
 	}
 	if (ps->remain > 0) {
@@ -806,7 +176,7 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 	if (got == 0)
 		return false;
 	if (got < 0 || !is_client_type(m.type)) {
-		bad_frame(ps);
+		pg_message_bad(ps);
 		return false;
 	}
 	if (ps->skip) {
@@ -823,8 +193,8 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		break;
 	}
 	if (ps->s.lessee.server != NULL)
-		on_message(ps, f, &m);
-	else if (!on_message_idle(ps, f, &m))
+		pg_message_run(ps, f, &m);
+	else if (!pg_message_run_idle(ps, f, &m))
 		*want = true;
 	return !*want;
 }
@@ -880,7 +250,7 @@ pg_ready_step(struct session *s)
 	if (session_is_over(s))
 		return STEP_WAIT;
 	if (s->lessee.server != NULL)
-		feed_flush(ps, &f);
+		pg_message_flush(ps, &f);
 	stream_consume(&s->stream, f.at);
 	if (f.at > 0)
 		stream_hold(&s->stream, 0);
@@ -975,7 +345,7 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	if (session_is_over(s))
 		return;
 	if (kind == PG_POISON) {
-		poison_settled(ps, arg, done);
+		pg_message_poisoned(ps, arg, done);
 		return;
 	}
 	if (kind == PG_PARSE && (arg & PG_UNNAMED)) {
@@ -1068,7 +438,7 @@ fail_request(struct pg_session *ps, enum why w, const char *sqlstate,
 	if (pg_frame_next(&m, f.p, f.n) <= 0)
 		return; /* it was looked at before it had to wait */
 	if (m.type == 'Q' || m.type == 'F') {
-		drop(ps, &f, m.size);
+		pg_message_drop(ps, &f, m.size);
 		stream_consume(&s->stream, f.at);
 		if (pg_put_ready(stream_out(&s->stream), 'I') != 0)
 			session_close(s, WHY_SLOW_READER, NULL, NULL);
@@ -1202,7 +572,7 @@ pg_leave(struct session *s)
 	if (s->state != SESSION_LEASED || ps->hello != NULL || ps->remain > 0 ||
 	    server_of(ps)->copying_in || may_leave(ps))
 		return false;
-	begin_leaving(ps);
+	pg_message_leaving(ps);
 	session_rearm(s);
 	return true;
 }

@@ -446,26 +446,23 @@ run_switch(struct redis_session *rs, const struct slice *arg, size_t argc)
 	return say_syntax(rs);
 }
 
-/* ADDRESS:PORT, as Redis writes it. */
+/* ADDRESS:PORT, as Redis writes it; a unix socket's end may have no name. */
 static void
 address_text(int fd, int (*name)(int, struct sockaddr *, socklen_t *),
 	     char *out, size_t size)
 {
-	struct sockaddr_storage ss;
+	struct sockaddr_storage ss = { 0 };
 	socklen_t len = sizeof(ss);
 	char host[NI_MAXHOST], port[NI_MAXSERV];
 
-	snprintf(out, size, "?:0");
+	snprintf(out, size, "unix:0");
 	if (name(fd, (struct sockaddr *)&ss, &len) != 0 ||
+	    ss.ss_family == AF_UNIX ||
 	    getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port,
 			sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
 		return;
-	if (ss.ss_family == AF_UNIX)
-		snprintf(out, size, "%.100s:0", port);
-	else
-		snprintf(out, size,
-			 strchr(host, ':') ? "[%.64s]:%s" : "%.64s:%s", host,
-			 port);
+	snprintf(out, size, strchr(host, ':') ? "[%.64s]:%s" : "%.64s:%s", host,
+		 port);
 }
 
 /* A text: verbatim in RESP3. */

@@ -1,0 +1,39 @@
+/*
+ * pg_message: what each message of a PostgreSQL client means, once its turn
+ * has come.
+ *
+ * Messages are looked at where they lie.  Neighbours that go to the server as
+ * they are travel in one piece (struct feed); only names of prepared
+ * statements are changed on the way.  Every message that will be answered is
+ * noted in the server's ledger first.
+ *
+ * Views:    a feed's bytes are the stream's; the step consumes them when the
+ *           round is over.
+ * Safety:   pg_message_flush() and its kin assert that the server is, or is
+ *           about to be, of the session's organization.
+ */
+#ifndef PROXY_PG_MESSAGE_H
+#define PROXY_PG_MESSAGE_H
+
+#include "protocol/pg.h"
+#include "proxy/pg_session.h"
+
+/* A view of the client's bytes: [run, at) is judged and goes out verbatim. */
+struct feed {
+	const uint8_t *p;
+	size_t n, at, run;
+};
+
+void pg_message_flush(struct pg_session *, struct feed *);
+/* This message, as far as it is here, goes nowhere; nor does what follows of it. */
+void pg_message_drop(struct pg_session *, struct feed *, uint32_t size);
+/* One message, with a server in hand. */
+void pg_message_run(struct pg_session *, struct feed *, const struct pg_frame *);
+/* One that needs no server; false: it does. */
+bool pg_message_run_idle(struct pg_session *, struct feed *, const struct pg_frame *);
+/* The server came to the error we asked for, or skipped it (done is false). */
+void pg_message_poisoned(struct pg_session *, uint32_t id, bool done);
+void pg_message_leaving(struct pg_session *);	/* good-bye, once all is answered */
+void pg_message_bad(struct pg_session *);	/* ends the session: protocol violation */
+
+#endif
