@@ -111,7 +111,7 @@ static const struct conf_row rows[] = {
 	{ KIND_POSTGRES, "password", T_TEXT, ANY_TEXT, .off = P(password), .secret = true },
 	{ KIND_POSTGRES, "sslmode", T_WORD, .off = P(sslmode), .words = sslmodes },
 	{ KIND_POSTGRES, "sslrootcert", T_TEXT, ANY_TEXT, .off = P(sslrootcert) },
-	{ KIND_POSTGRES, "pool_mode", T_WORD, .def = "transaction", .off = P(pool_mode), .words = pool_modes, .later = "session statement" },
+	{ KIND_POSTGRES, "pool_mode", T_WORD, .def = "transaction", .off = P(pool_mode), .words = pool_modes },
 	{ KIND_POSTGRES, "pool_size", T_UINT, 1, 10000, .def = "20", .off = P(pool_size) },
 	{ KIND_POSTGRES, "min_pool_size", T_UINT, 0, 10000, .def = "0", .off = P(min_pool_size), .later = "*" },
 	{ KIND_POSTGRES, "reserve_pool_size", T_UINT, 0, 10000, .def = "0", .off = P(reserve_pool_size), .later = "*" },
@@ -132,7 +132,7 @@ static const struct conf_row rows[] = {
 
 	{ KIND_DATABASE, "postgres", T_POSTGRES, .off = D(postgres) },
 	{ KIND_DATABASE, "dbname", T_TEXT, 1, ID_MAX, .off = D(dbname) },
-	{ KIND_DATABASE, "pool_mode", T_WORD, .off = D(pool_mode), .aux = D(has_pool_mode), .words = pool_modes, .later = "session statement" },
+	{ KIND_DATABASE, "pool_mode", T_WORD, .off = D(pool_mode), .aux = D(has_pool_mode), .words = pool_modes },
 
 	{ KIND_ORGANIZATION, "id", T_TEXT, 1, 255, .off = T(id) },
 	{ KIND_ORGANIZATION, "postgres", T_POSTGRES, .off = T(postgres) },
@@ -150,7 +150,7 @@ static const struct conf_row rows[] = {
 	{ KIND_USER, "password", T_TEXT, ANY_TEXT, .off = U(password), .secret = true },
 	{ KIND_USER, "organization", T_TENANT, .off = U(organization) },
 	{ KIND_USER, "organizations", T_LIST, .off = U(organizations), .aux = U(organizations_n), .later = "*" },
-	{ KIND_USER, "pool_mode", T_WORD, .off = U(pool_mode), .aux = U(has_pool_mode), .words = pool_modes, .later = "session statement" },
+	{ KIND_USER, "pool_mode", T_WORD, .off = U(pool_mode), .aux = U(has_pool_mode), .words = pool_modes },
 
 	{ KIND_DIRECTORY, "postgres", T_NOWHERE, .off = 0 },
 	{ KIND_DIRECTORY, "query", T_NOWHERE, .off = 0 },

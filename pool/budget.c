@@ -32,6 +32,7 @@ budgets_fini(struct budgets *all)
 		while ((b = all->bucket[i]) != NULL) {
 			all->bucket[i] = b->next;
 			free(b->key);
+			buf_free(&b->welcome);
 			free(b);
 		}
 	}
@@ -48,6 +49,7 @@ budget_new(struct budgets *all, const char *key, int limit)
 	if (b == NULL || (b->key = strdup(key)) == NULL)
 		abort();
 	b->limit = limit;
+	buf_init(&b->welcome, BUDGET_WELCOME_MAX);
 	for (unsigned i = 0; i < all->workers; i++) {
 		b->side[i].budget = b;
 		b->side[i].nudge.run = all->nudge;
@@ -198,6 +200,35 @@ budget_error(struct budgets *all, struct budget *b, char sqlstate[6],
 	pthread_mutex_lock(&all->lock);
 	memcpy(sqlstate, b->sqlstate, sizeof(b->sqlstate));
 	memcpy(text, b->error, sizeof(b->error));
+	pthread_mutex_unlock(&all->lock);
+}
+
+static void
+replace(struct buf *b, const uint8_t *p, size_t n)
+{
+	buf_free(b);
+	if (buf_put(b, p, n) != 0)
+		abort(); /* all of them have the same limit */
+}
+
+void
+budget_set_welcome(struct budgets *all, struct budget *b, const uint8_t *p,
+		   size_t n)
+{
+	pthread_mutex_lock(&all->lock);
+	replace(&b->welcome, p, n);
+	pthread_mutex_unlock(&all->lock);
+}
+
+void
+budget_get_welcome(struct budgets *all, struct budget *b, struct buf *out)
+{
+	const uint8_t *p;
+	size_t n;
+
+	pthread_mutex_lock(&all->lock);
+	p = buf_peek(&b->welcome, &n);
+	replace(out, p, n);
 	pthread_mutex_unlock(&all->lock);
 }
 

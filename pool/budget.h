@@ -21,9 +21,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "protocol/buf.h"
 #include "tls/mailbox.h"
 
-enum { BUDGETS_MAX = 20000, BUDGET_ERROR_MAX = 256 };
+enum { BUDGETS_MAX = 20000, BUDGET_ERROR_MAX = 256, BUDGET_WELCOME_MAX = 1 << 20 };
 
 struct budget;
 struct pool;
@@ -48,6 +49,7 @@ struct budget {
 	_Atomic uint64_t   retry_ns;	/* no new attempt before this */
 	char		   error[BUDGET_ERROR_MAX];	/* of the last; under the registry's lock */
 	char		   sqlstate[6];
+	struct buf	   welcome;	/* what a server said at its log-in; under the lock */
 	struct budget_side side[];	/* one a worker */
 };
 
@@ -70,6 +72,10 @@ void	       budget_limit(struct budget *, int limit);
 bool	       budget_take(struct budget *);
 bool	       budget_is_over(struct budget *);	/* the limit was lowered below the count */
 void	       budget_give(struct budgets *, struct budget *);	/* and nudges who waits */
+
+/* What servers of this pool tell at their log-in, for workers that have had none. */
+void budget_set_welcome(struct budgets *, struct budget *, const uint8_t *, size_t);
+void budget_get_welcome(struct budgets *, struct budget *, struct buf *);	/* replaces its content */
 
 void budget_wait(struct budgets *, struct budget *, unsigned me, uint64_t oldest_ns);
 void budget_wait_over(struct budget *, unsigned me);

@@ -366,6 +366,7 @@ login_done(struct server *v)
 	buf_free(&p->welcome);
 	if (buf_put(&p->welcome, params, n) != 0)
 		abort(); /* both have the same limit */
+	budget_set_welcome(p->home->budgets, p->budget, params, n);
 	server_ready(v);
 	server_rest(v);
 }

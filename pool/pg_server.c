@@ -398,9 +398,9 @@ is_told(const struct ledger_entry *e, bool done)
 }
 
 static void
-tell(struct ledger_entry *e, bool done)
+tell(struct pg_server *pg, struct ledger_entry *e, bool done)
 {
-	if (is_told(e, done))
+	if (is_told(e, done) && e->lessee == pg->s.lessee)
 		e->lessee->ops->settled(e->lessee, e->kind, e->arg, done);
 }
 
@@ -428,7 +428,7 @@ pg_pop(struct pg_server *pg, bool done)
 	if (e.lessee == NULL && e.arg != 0 && e.kind == PG_EXECUTE && done)
 		bind_confirmed(pg);
 	else
-		tell(&e, done);
+		tell(pg, &e, done);
 }
 
 static bool
@@ -724,10 +724,11 @@ struct run {
 	struct lessee *to;
 };
 
+/* Whoever is called back may end the server, and hears no more of it. */
 static void
-run_flush(struct run *r)
+run_flush(struct pg_server *pg, struct run *r)
 {
-	if (r->n > 0)
+	if (r->n > 0 && r->to == pg->s.lessee)
 		r->to->ops->reply(r->to, r->p, r->n);
 	r->n = 0;
 }
@@ -738,12 +739,12 @@ run_add(struct pg_server *pg, struct run *r, struct lessee *to,
 	const uint8_t *p, size_t n)
 {
 	if (to == NULL) {
-		run_flush(r);
+		run_flush(pg, r);
 		return;
 	}
 	assert(pg->bind_reports || to->tenant == pg->s.tenant);
 	if (r->n > 0 && (r->to != to || r->p + r->n != p))
-		run_flush(r);
+		run_flush(pg, r);
 	if (r->n == 0)
 		*r = (struct run){ .p = p, .to = to };
 	r->n += n;
@@ -777,7 +778,7 @@ pg_ends(struct pg_server *pg, struct run *r, uint8_t type, const uint8_t *body,
 	ssize_t take)
 {
 	if (pg_calls_back(pg, type))
-		run_flush(r);
+		run_flush(pg, r);
 	if (pg->s.state == SERVER_DEAD)
 		return -1;
 	pg_judge(pg, type, body);
@@ -796,13 +797,13 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 		return 0;
 	if (got < 0 || pg_fits(pg, f.type) == WRONG ||
 	    (f.type == 'Z' && f.size != 6)) {
-		run_flush(r);
+		run_flush(pg, r);
 		pg_broken(pg, "unexpected message");
 		return -1;
 	}
 	if (pg_whole(pg, f.type)) {
 		if (f.size > STREAM_IN_MAX) {
-			run_flush(r);
+			run_flush(pg, r);
 			pg_broken(pg, "message too long");
 			return -1;
 		}
@@ -810,7 +811,7 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 			return 0;
 		if (f.type == 'E' && (pg->is_binding || pg->s.ledger.n == 0 ||
 				      pg->s.state == SERVER_RESET)) {
-			run_flush(r);
+			run_flush(pg, r);
 			pg_whole_error(pg, &f, p);
 			return -1;
 		}
@@ -863,7 +864,7 @@ pg_input(struct server *v)
 	}
 	if (used < 0)
 		return;
-	run_flush(&r);
+	run_flush(pg, &r);
 	if (v->state == SERVER_DEAD)
 		return;
 	stream_consume(&v->stream, at);

@@ -155,7 +155,7 @@ pool_make(struct pools *home, const struct pool *like, const char *key,
 	p->dbname = copy(like->dbname);
 	p->user = copy(like->user);
 	p->password = copy(like->password);
-	buf_init(&p->welcome, 1 << 20);
+	buf_init(&p->welcome, BUDGET_WELCOME_MAX);
 	wheel_entry_init(&p->timer, pool_timer);
 	p->chain = *at;
 	*at = p;

@@ -507,6 +507,7 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 	if (route_postgres(&r, s->snapshot->conf, s->user, slugs, h->database,
 			   w) != 0)
 		return -1;
+	pg_session(s)->mode = r.pool_mode;
 	s->lessee.tenant = r.tenant;
 	s->lessee.mode = LEASE_EXCLUSIVE;
 	s->pool =
@@ -536,6 +537,9 @@ hello_in(struct session *s)
 	/* Settings of the client's own are tried on a server first: a wrong
 	 * one must fail the log-in, as it would without us. */
 	h->fresh = h->settings > 0 && !s->lessee.label->verified;
+	if (buf_len(&s->pool->welcome) == 0)
+		budget_get_welcome(&s->worker->weir->budgets, s->pool->budget,
+				   &s->pool->welcome);
 	if (buf_len(&s->pool->welcome) > 0 && !h->fresh)
 		return hello_done(s);
 	if (!pool_want(s->pool, &s->lessee)) {

@@ -206,6 +206,9 @@ begin_lease(struct pg_session *ps)
 
 	ps->lease_ns = ps->ask_ns = ps->rest_ns = now;
 	session_enter(&ps->s, SESSION_LEASED);
+	/* Session pooling is a pin from the first request on. */
+	if (ps->mode == POOL_MODE_SESSION)
+		ps->pinned = server_of(ps)->pinned = true;
 }
 
 /* A reader too slow for its server holds it up, not us: when it has caught
@@ -380,6 +383,13 @@ pg_rest(struct lessee *l)
 	ps->rest_ns = s->worker->streams.now_ns;
 	stats_add(&s->worker->stats, STAT_TRANSACTIONS,
 		  server_of(ps)->status == 'I');
+	if (ps->mode == POOL_MODE_STATEMENT &&
+	    server_of(ps)->status != 'I') {
+		session_close(s, WHY_UNSUPPORTED, NULL,
+			      "transaction blocks are not allowed in "
+			      "statement pooling mode");
+		return;
+	}
 	if (ps->leaving) {
 		session_close(s, s->stream.eof ? WHY_EOF : WHY_QUIT, NULL,
 			      NULL);

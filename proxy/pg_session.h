@@ -36,6 +36,7 @@ struct pg_session {
 	uint32_t	  remain;	/* bytes of a message being streamed, still to come */
 	struct pg_poison *poison;	/* errors of ours on their way, oldest first */
 	uint32_t	  last_poison;
+	enum conf_pool_mode mode;
 	bool		  has_unnamed;	/* `unnamed` is valid */
 	bool		  drop;		/* what remains goes nowhere */
 	bool		  skip;		/* we reported an error: ignore up to Sync */

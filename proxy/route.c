@@ -70,6 +70,9 @@ route_postgres(struct route *r, const struct conf *c,
 		return -1;
 	}
 	r->postgres = up;
+	r->pool_mode = user->has_pool_mode ? user->pool_mode
+		       : d->has_pool_mode  ? d->pool_mode
+					   : up->pool_mode;
 	r->dbname = d->dbname ? d->dbname : up->dbname ? up->dbname : database;
 	r->upstream_user = up->user ? up->user : user->name;
 	r->upstream_password = up->password ? up->password

@@ -16,6 +16,7 @@ struct route {
 	const struct tenant	   *tenant;	/* NULL: no organization */
 	const struct conf_postgres *postgres;
 	const struct conf_redis	   *redis;
+	enum conf_pool_mode	    pool_mode;
 	const char		   *dbname, *upstream_user, *upstream_password;
 };
 

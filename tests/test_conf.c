@@ -765,8 +765,7 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 {
 	static const char *const asked[] = {
 		"5: multiplex = on",        "5: min_pool_size = 1",
-		"5: reserve_pool_size = 1", "5: pool_mode = session",
-		"5: pool_mode = statement",
+		"5: reserve_pool_size = 1",
 	};
 	static const char *const sections[] = { "directory", "context",
 						"batch t", "auth" };
