@@ -173,6 +173,24 @@ pool_key(char *key, size_t n, const char *a, const char *b, const char *c,
 		 strlen(c), c, d);
 }
 
+static bool
+same_text(const char *a, const char *b)
+{
+	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
+}
+
+/* A reload may have brought another password for the same log-in; who still
+ * lives under an older configuration has nothing to say about it. */
+static struct pool *
+pool_renew(struct pool *p, const struct snapshot *snap, const char *password)
+{
+	if (p->snapshot == snap && !same_text(p->password, password)) {
+		free(p->password);
+		p->password = copy(password);
+	}
+	return p;
+}
+
 struct pool *
 pool_find_postgres(struct pools *home, struct snapshot *snap,
 		   const struct conf_postgres *up, const char *dbname,
@@ -188,7 +206,7 @@ pool_find_postgres(struct pools *home, struct snapshot *snap,
 
 	pool_key(key, sizeof(key), up->name, dbname, user, 0);
 	if ((p = pool_lookup(home, key)) != NULL)
-		return p;
+		return pool_renew(p, snap, password);
 	return pool_make(home, &like, key, key);
 }
 
@@ -209,7 +227,7 @@ pool_find_redis(struct pools *home, struct snapshot *snap,
 	pool_key(key, sizeof(key), up->name, user ? user : "", "redis",
 		 db * 4 + (unsigned)resp);
 	if ((p = pool_lookup(home, key)) != NULL)
-		return p;
+		return pool_renew(p, snap, password);
 	snprintf(budget, sizeof(budget), "redis %s", up->name);
 	return pool_make(home, &like, key, budget);
 }
@@ -785,6 +803,13 @@ static void
 pool_retire(struct pool *p)
 {
 	pool_close_all(p, SERVER_IDLE, WHY_RECONFIGURED);
+	for (struct server *next, *v = p->list[SERVER_SHARED]; v; v = next) {
+		next = v->next;
+		if (v->ledger.n == 0)
+			server_close(v, WHY_RECONFIGURED, NULL, NULL);
+		else
+			v->leaving = true;
+	}
 	p->address_ns = 0;
 	budget_recovered(p->health);
 }
@@ -796,12 +821,6 @@ pool_shrink(struct pool *p)
 	while (p->list[SERVER_IDLE] != NULL && budget_is_over(p->budget))
 		server_close(p->list[SERVER_IDLE], WHY_RECONFIGURED, NULL,
 			     NULL);
-}
-
-static bool
-same_text(const char *a, const char *b)
-{
-	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
 }
 
 static void

@@ -344,13 +344,15 @@ server_expire(struct server *v)
 	uint64_t idle = v->pool->snapshot->conf->server_idle_timeout_ms;
 	bool old = server_is_old(v);
 
-	if (v->ledger.n > 0)
+	if (v->ledger.n > 0) {
+		v->leaving |= old;
 		stream_deadline(&v->stream, now + 1000000000u);
-	else if (old || (idle > 0 && now >= v->idle_ns + idle * 1000000u))
+	} else if (old || (idle > 0 && now >= v->idle_ns + idle * 1000000u)) {
 		server_close(v, old ? WHY_SERVER_LIFETIME : WHY_SERVER_IDLE,
 			     NULL, NULL);
-	else
+	} else {
 		server_arm(v);
+	}
 }
 
 static void

@@ -200,22 +200,37 @@ configured(unsigned port)
 }
 
 static int
-set_up(void **state)
+listening(void)
 {
 	struct sockaddr_in in = { .sin_family = AF_INET };
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	assert_return_code(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+	assert_return_code(listen(fd, LISTED), 0);
+	nonblocking(fd);
+	return fd;
+}
+
+static unsigned
+port_of(int fd)
+{
+	struct sockaddr_in in;
 	socklen_t len = sizeof(in);
 
+	assert_return_code(getsockname(fd, (struct sockaddr *)&in, &len), 0);
+	return ntohs(in.sin_port);
+}
+
+static int
+set_up(void **state)
+{
 	(void)state;
 	memset(&rig, 0, sizeof(rig));
 	memset(rig.client, -1, sizeof(rig.client));
 	memset(rig.up, -1, sizeof(rig.up));
-	in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	rig.listener = socket(AF_INET, SOCK_STREAM, 0);
-	assert_return_code(bind(rig.listener, (struct sockaddr *)&in, len), 0);
-	assert_return_code(listen(rig.listener, LISTED), 0);
-	getsockname(rig.listener, (struct sockaddr *)&in, &len);
-	nonblocking(rig.listener);
-	rig.weir.snapshot = configured(ntohs(in.sin_port));
+	rig.listener = listening();
+	rig.weir.snapshot = configured(port_of(rig.listener));
 	rig.weir.workers = 1;
 	rig.weir.mailboxes = &rig.mailbox;
 	assert_return_code(
@@ -715,6 +730,32 @@ two_pools_take_turns_on_one_place(void **state)
 	hears(a, ":1\r\n");
 }
 
+static void
+a_reload_moves_clients_when_their_replies_have_come(void **state)
+{
+	int a = client(0), up, old = rig.listener;
+	struct snapshot *moved;
+
+	(void)state;
+	says(a, GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	rig.listener = listening();
+	moved = configured(port_of(rig.listener));
+	pools_reload(&rig.w->pools, moved);
+	says(a, GET_K);
+	hears_nothing(up);
+	says(up, ":1\r\n");
+	hears(a, ":1\r\n");
+	hears_the_end(up);
+	up = upstream(1, AUTH PING);
+	hears(up, GET_K);
+	says(up, ":2\r\n");
+	hears(a, ":2\r\n");
+	snapshot_unref(&moved);
+	close(old);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int
@@ -742,6 +783,7 @@ main(void)
 		T(a_value_of_any_size_reaches_a_client_that_reads),
 		T(large_replies_narrow_what_may_be_outstanding),
 		T(two_pools_take_turns_on_one_place),
+		T(a_reload_moves_clients_when_their_replies_have_come),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
