@@ -6,6 +6,7 @@
 
 #include "conf/conf.h"
 #include "conf/mem.h"
+#include "protocol/secret.h"
 
 enum { SECRET_MIN = 32, SALT = 16 };
 
@@ -179,14 +180,36 @@ check_password(struct conf *c, struct conf_errors *e, struct conf_user *u)
 	}
 }
 
+/* What is stored must be of use for the way the user logs in. */
+static void
+check_stored_form(struct conf *c, struct conf_errors *e,
+		  const struct conf_user *u)
+{
+	bool md5 = pg_md5_is_stored(u->password);
+
+	if (u->auth == AUTH_PLAIN &&
+	    (md5 || conf_check_is_verifier(u->password)))
+		ERROR(c, e, conf_line(c, &u->password),
+		      "[user %s]: a stored form, expected the password "
+		      "itself for auth = plain",
+		      u->name);
+	if (u->auth == AUTH_SCRAM && md5)
+		ERROR(c, e, conf_line(c, &u->password),
+		      "[user %s]: an MD5 hash, expected the password, its "
+		      "SCRAM-SHA-256$ verifier, or auth = md5",
+		      u->name);
+}
+
 static void
 check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
 {
-	if (u->auth == AUTH_SCRAM && !GIVEN(c, u->password))
+	if (u->auth != AUTH_TRUST && !GIVEN(c, u->password))
 		ERROR(c, e, conf_line(c, &u->name),
 		      "[user %s]: password is missing, expected one, or its "
 		      "SCRAM-SHA-256$ verifier",
 		      u->name);
+	else if (u->auth != AUTH_TRUST)
+		check_stored_form(c, e, u);
 	if (u->auth == AUTH_TRUST)
 		WARN(c, e, conf_line(c, &u->auth),
 		     "[user %s]: auth = trust lets in whoever says this "
@@ -273,7 +296,8 @@ conf_check_make_verifiers(struct conf *c, struct conf_errors *e)
 		struct conf_user *u = &c->user[i];
 		uint8_t salt[SALT];
 
-		if (u->password == NULL || u->has_verifier)
+		if (u->password == NULL || u->has_verifier ||
+		    u->auth != AUTH_SCRAM)
 			continue;
 		if (RAND_bytes(salt, sizeof(salt)) != 1 ||
 		    scram_verifier_make(&u->verifier, u->password, salt,

@@ -146,7 +146,7 @@ static const struct conf_row rows[] = {
 	{ KIND_ORGANIZATION, "rate_connections", T_RATE, .off = T(rate_connections), .later = "*" },
 	{ KIND_ORGANIZATION, "rate_operations", T_RATE, .off = T(rate_operations), .later = "*" },
 
-	{ KIND_USER, "auth", T_WORD, .def = "scram-sha-256", .off = U(auth), .words = auths, .later = "md5 plain cert jwt" },
+	{ KIND_USER, "auth", T_WORD, .def = "scram-sha-256", .off = U(auth), .words = auths, .later = "cert jwt" },
 	{ KIND_USER, "password", T_TEXT, ANY_TEXT, .off = U(password), .secret = true },
 	{ KIND_USER, "organization", T_TENANT, .off = U(organization) },
 	{ KIND_USER, "organizations", T_LIST, .off = U(organizations), .aux = U(organizations_n), .later = "*" },

@@ -1,7 +1,7 @@
 #include "pool/pg_login.h"
 
 #include <assert.h>
-#include <openssl/evp.h>
+#include <openssl/crypto.h>
 #include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 #include "pool/pg_server.h"
 #include "protocol/pg.h"
 #include "protocol/scram.h"
+#include "protocol/secret.h"
 
 struct pg_login {
 	struct job job;        /* PBKDF2, elsewhere */
@@ -243,36 +244,20 @@ login_sasl(struct server *v, struct pg_reader *r)
 }
 
 static void
-md5_hex(char out[33], const void *a, size_t an, const void *b, size_t bn)
-{
-	uint8_t md[EVP_MAX_MD_SIZE];
-	EVP_MD_CTX *ctx = EVP_MD_CTX_new();
-
-	if (ctx == NULL || EVP_DigestInit_ex(ctx, EVP_md5(), NULL) != 1 ||
-	    EVP_DigestUpdate(ctx, a, an) != 1 ||
-	    EVP_DigestUpdate(ctx, b, bn) != 1 ||
-	    EVP_DigestFinal_ex(ctx, md, NULL) != 1)
-		memset(md, 0, sizeof(md)); /* md5 switched off: log-in fails */
-	EVP_MD_CTX_free(ctx);
-	for (int i = 0; i < 16; i++)
-		snprintf(out + 2 * i, 3, "%02x", md[i]);
-}
-
-/* "md5" md5(md5(password user) salt), PostgreSQL documentation, 55.2.1 */
-static void
 login_md5(struct server *v, struct pg_reader *r)
 {
-	const char *password = login_password(v), *user = v->pool->user;
+	const char *password = login_password(v);
+	char stored[PG_MD5 + 1], answer[PG_MD5 + 1];
 	struct slice salt = pg_read_bytes(r, 4);
-	char inner[33], outer[36] = "md5";
 
 	if (r->bad || password == NULL) {
 		login_fail(v, "no password is configured for this user");
 		return;
 	}
-	md5_hex(inner, password, strlen(password), user, strlen(user));
-	md5_hex(outer + 3, inner, 32, salt.p, salt.n);
-	if (pg_put(stream_out(&v->stream), 'p', "s", outer) != 0)
+	if (pg_md5_store(stored, password, v->pool->user) != 0 ||
+	    pg_md5_answer(answer, stored, salt.p) != 0)
+		login_fail(v, "MD5 is not available");
+	else if (pg_put(stream_out(&v->stream), 'p', "s", answer) != 0)
 		abort();
 }
 

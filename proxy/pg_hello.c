@@ -13,6 +13,7 @@
 #include "conf/tenant.h"
 #include "protocol/pg.h"
 #include "protocol/scram.h"
+#include "protocol/secret.h"
 #include "proxy/route.h"
 #include "proxy/worker.h"
 
@@ -29,7 +30,9 @@ struct pg_hello {
 	bool encrypted_asked; /* had its SSLRequest */
 	bool bad_protocol_options;
 	uint32_t version;
-	bool scram_sent; /* server-first is out */
+	enum conf_auth method; /* what was asked of it */
+	uint8_t salt[4];       /* for md5 */
+	bool scram_sent;       /* server-first is out */
 	bool has_user;
 	struct scram_verifier verifier;
 	struct scram_server scram;
@@ -258,6 +261,59 @@ hello_scram(struct session *s)
 	return STEP_WAIT;
 }
 
+/* A password in clear is asked for only where nobody can listen. */
+static enum step
+hello_plain(struct session *s)
+{
+	if (s->stream.ssl == NULL && !s->is_unix) {
+		session_close(s, WHY_NO_TLS, NULL, NULL);
+		return STEP_WAIT;
+	}
+	if (pg_put(stream_out(&s->stream), 'R', "i", PG_AUTH_CLEARTEXT) != 0)
+		abort();
+	session_enter(s, SESSION_AUTH);
+	return STEP_WAIT;
+}
+
+static enum step
+hello_md5(struct session *s)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+
+	if (RAND_bytes(h->salt, sizeof(h->salt)) != 1)
+		abort();
+	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_MD5,
+		   slice_of(h->salt, sizeof(h->salt))) != 0)
+		abort();
+	session_enter(s, SESSION_AUTH);
+	return STEP_WAIT;
+}
+
+/* Who is not known is asked as most are, and fails in the end. */
+static enum step
+hello_challenge(struct session *s)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+
+	h->method = s->user != NULL ? s->user->auth : AUTH_SCRAM;
+	/* A verifier cannot be had from an MD5 answer, nor the reverse. */
+	if (h->method == AUTH_MD5 && s->user->has_verifier)
+		h->method = AUTH_SCRAM;
+	switch (h->method) {
+	case AUTH_TRUST:
+		return hello_in(s);
+	case AUTH_PLAIN:
+		return hello_plain(s);
+	case AUTH_MD5:
+		return hello_md5(s);
+	case AUTH_SCRAM:
+	case AUTH_CERT:
+	case AUTH_JWT:
+		break;
+	}
+	return hello_scram(s);
+}
+
 static enum step
 hello_startup(struct session *s, const struct pg_startup *packet)
 {
@@ -287,9 +343,7 @@ hello_startup(struct session *s, const struct pg_startup *packet)
 	if (send_negotiation(s, h) != 0)
 		abort();
 	s->user = route_user(c, h->user, &h->slug);
-	if (s->user != NULL && s->user->auth == AUTH_TRUST)
-		return hello_in(s);
-	return hello_scram(s);
+	return hello_challenge(s);
 }
 
 enum step
@@ -376,6 +430,29 @@ auth_final(struct session *s, struct pg_reader *r)
 	return hello_in(s);
 }
 
+/* One message, a string: the password, or the MD5 answer to our salt. */
+static enum step
+auth_password(struct session *s, struct pg_reader *r)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+	struct slice given = pg_read_str(r);
+	char stored[PG_MD5 + 1], answer[PG_MD5 + 1];
+	const char *password = s->user->password;
+
+	if (r->bad || r->p != r->end)
+		return auth_fail(s);
+	if (h->method == AUTH_MD5) {
+		if (pg_md5_is_stored(password))
+			memcpy(stored, password, sizeof(stored));
+		else if (pg_md5_store(stored, password, h->user) != 0)
+			return auth_fail(s);
+		if (pg_md5_answer(answer, stored, h->salt) != 0)
+			return auth_fail(s);
+		password = answer;
+	}
+	return secret_same(given, password) ? hello_in(s) : auth_fail(s);
+}
+
 enum step
 pg_auth_step(struct session *s)
 {
@@ -399,6 +476,8 @@ pg_auth_step(struct session *s)
 	memcpy(message, p + PG_HEADER, f.size - PG_HEADER);
 	stream_consume(&s->stream, f.size);
 	r = pg_reader(message, f.size - PG_HEADER);
+	if (h->method == AUTH_PLAIN || h->method == AUTH_MD5)
+		return auth_password(s, &r);
 	return h->scram_sent ? auth_final(s, &r) : auth_first(s, &r);
 }
 

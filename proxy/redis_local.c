@@ -2,21 +2,20 @@
 #include <assert.h>
 #include <ctype.h>
 #include <netdb.h>
-#include <openssl/crypto.h>
-#include <openssl/sha.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "conf/conf.h"
 #include "protocol/resp_number.h"
+#include "protocol/secret.h"
 #include "proxy/redis_session.h"
 #include "proxy/route.h"
 #include "proxy/worker.h"
 
 #define REDIS_VERSION "7.0.15" /* whose commands weir knows */
 
-enum { USER_MAX = 255, PASSWORD_MAX = 4096, WORKER_BITS = 6 };
+enum { USER_MAX = 255, WORKER_BITS = 6 };
 
 static_assert(CONF_WORKERS_MAX <= 1 << WORKER_BITS, "an id names its worker");
 
@@ -74,19 +73,6 @@ is_verifier(const char *password)
 		strspn(password + 3, "0123456789abcdef") == 32);
 }
 
-/* Takes as long whatever the two are, but for the length of what was sent. */
-static bool
-same_password(struct slice given, const char *stored)
-{
-	uint8_t a[SHA256_DIGEST_LENGTH], b[SHA256_DIGEST_LENGTH];
-
-	if (given.n > PASSWORD_MAX)
-		return false;
-	SHA256(given.p, given.n, a);
-	SHA256((const uint8_t *)stored, strlen(stored), b);
-	return CRYPTO_memcmp(a, b, sizeof(a)) == 0;
-}
-
 /* The user these credentials prove, or NULL. */
 static const struct conf_user *
 prove(const struct conf *c, const char *name, struct slice password,
@@ -100,7 +86,7 @@ prove(const struct conf *c, const char *name, struct slice password,
 	if (u != NULL && u->password != NULL && !is_verifier(u->password))
 		can = u->auth == AUTH_SCRAM || u->auth == AUTH_MD5 ||
 		      u->auth == AUTH_PLAIN;
-	same = same_password(password, can ? u->password : "");
+	same = secret_same(password, can ? u->password : "");
 	return can && same ? u : NULL;
 }
 

@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "protocol/secret.h"
+
 const struct conf_user *
 route_user(const struct conf *c, const char *name, const char **slug)
 {

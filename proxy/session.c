@@ -241,6 +241,7 @@ session_event(struct stream *st, enum stream_event e)
 	switch (e) {
 	case STREAM_OPEN:
 		session_enter(s, SESSION_HELLO);
+		session_run(s); /* who needs no words may be in already */
 		break;
 	case STREAM_DATA:
 	case STREAM_ROOM:

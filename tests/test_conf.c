@@ -761,10 +761,25 @@ a_verifier_is_taken_as_it_is(void **state)
 }
 
 static void
+a_stored_form_must_be_of_use_for_the_log_in(void **state)
+{
+#define MD5 "md587ad8e138df6ddea587d7fe1a421c19b"
+	(void)state;
+	refuses(LEAST "[user u]\nauth = plain\npassword = " MD5 "\n",
+		"7: [user u]: a stored form");
+	refuses(LEAST "[user u]\npassword = " MD5 "\n",
+		"6: [user u]: an MD5 hash");
+	refuses(LEAST "[user u]\nauth = md5\n",
+		"5: [user u]: password is missing");
+#undef MD5
+}
+
+static void
 what_is_not_built_is_refused_when_asked_for(void **state)
 {
 	static const char *const asked[] = {
-		"5: multiplex = on",        "5: min_pool_size = 1",
+		"5: multiplex = on",
+		"5: min_pool_size = 1",
 		"5: reserve_pool_size = 1",
 	};
 	static const char *const sections[] = { "directory", "context",
@@ -789,8 +804,8 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 		"2: proxy_protocol = yes is not supported yet");
 	refuses("[weir]\nadmin_users = a, b\n",
 		"2: admin_users = a, b is not supported yet");
-	refuses(LEAST "[user u]\nauth = md5\npassword = x\n",
-		"6: auth = md5 is not supported yet");
+	refuses(LEAST "[user u]\nauth = cert\npassword = x\n",
+		"6: auth = cert is not supported yet");
 	refuses(LEAST "[user u]\nauth = trust\norganizations = *\n",
 		"7: organizations = * is not supported yet");
 	refuses(LEAST "[organization o]\nrate_queries = 1/1s\n",
@@ -1036,6 +1051,7 @@ main(void)
 		cmocka_unit_test(templates_and_names_of_variables_are_checked),
 		cmocka_unit_test(a_password_becomes_a_verifier_once),
 		cmocka_unit_test(a_verifier_is_taken_as_it_is),
+		cmocka_unit_test(a_stored_form_must_be_of_use_for_the_log_in),
 		cmocka_unit_test(what_is_not_built_is_refused_when_asked_for),
 		cmocka_unit_test(dubious_things_are_warned_of),
 		cmocka_unit_test(secrets_in_files_open_to_all_are_warned_of),
