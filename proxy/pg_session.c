@@ -139,7 +139,16 @@ give_back(struct pg_session *ps)
 		session_wake(s); /* its step ends it if it is quiet */
 }
 
-/* Why the client must wait, if it must. */
+static bool
+stall(struct pg_session *ps)
+{
+	ps->stalled = true;
+	stream_pause(&ps->s.stream);
+	return true;
+}
+
+/* Why the client must wait, if it must: in the middle of a message only until
+ * the server has taken what it was sent. */
 static bool
 must_wait(struct pg_session *ps)
 {
@@ -147,11 +156,10 @@ must_wait(struct pg_session *ps)
 
 	if (v == NULL)
 		return false;
-	if (pg_server_full(v)) {
-		ps->stalled = true;
-		stream_pause(&ps->s.stream);
-		return true;
-	}
+	if (ps->remain > 0)
+		return !ps->drop && stream_is_high(&v->stream) && stall(ps);
+	if (pg_server_full(v))
+		return stall(ps);
 	return ps->bound_wait && pg_server_binding(v);
 }
 
@@ -166,12 +174,12 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		pg_message_drop(ps, f, (uint32_t)(f->n - f->at));
 		return false;
 	}
+	if (must_wait(ps))
+		return false;
 	if (ps->remain > 0) {
 		rest_of_message(ps, f);
 		return true;
 	}
-	if (must_wait(ps))
-		return false;
 	got = pg_frame_next(&m, f->p + f->at, f->n - f->at);
 	if (got == 0)
 		return false;
