@@ -164,13 +164,14 @@ pool_make(struct pools *home, const struct pool *like, const char *key,
 	return p;
 }
 
-static void
+static bool
 pool_key(char *key, size_t n, const char *a, const char *b, const char *c,
 	 unsigned d)
 {
-	/* Lengths in front, so that no two sets of names give one key. */
-	snprintf(key, n, "%zu:%s/%zu:%s/%zu:%s/%u", strlen(a), a, strlen(b), b,
-		 strlen(c), c, d);
+	/* Lengths in front, so that no two sets of names give one key; and
+	 * none that is cut off, where a client's long name hides the user. */
+	return (size_t)snprintf(key, n, "%zu:%s/%zu:%s/%zu:%s/%u", strlen(a), a,
+				strlen(b), b, strlen(c), c, d) < n;
 }
 
 static bool
@@ -204,7 +205,8 @@ pool_find_postgres(struct pools *home, struct snapshot *snap,
 				 .user = (char *)(uintptr_t)user,
 				 .password = (char *)(uintptr_t)password };
 
-	pool_key(key, sizeof(key), up->name, dbname, user, 0);
+	if (!pool_key(key, sizeof(key), up->name, dbname, user, 0))
+		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)
 		return pool_renew(p, snap, password);
 	return pool_make(home, &like, key, key);
@@ -224,8 +226,9 @@ pool_find_redis(struct pools *home, struct snapshot *snap,
 				 .db = db,
 				 .resp = resp };
 
-	pool_key(key, sizeof(key), up->name, user ? user : "", "redis",
-		 db * 4 + (unsigned)resp);
+	if (!pool_key(key, sizeof(key), up->name, user ? user : "", "redis",
+		      db * 4 + (unsigned)resp))
+		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)
 		return pool_renew(p, snap, password);
 	snprintf(budget, sizeof(budget), "redis %s", up->name);

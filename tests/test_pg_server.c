@@ -1413,6 +1413,53 @@ what_we_must_read_whole_may_not_be_endless(void **state)
 	END(w, c);
 }
 
+/* ---- whose pool ------------------------------------------------------- */
+
+static void
+pools_are_told_apart_by_every_name(void **state)
+{
+	static const char *const names[][2] = { { "a", "b" },
+						{ "a", "c" },
+						{ "b", "b" },
+						{ "a/1:b", "c" },
+						{ "a", "1:b/c" } };
+	struct pool *p[5];
+	struct world w;
+
+	(void)state;
+	world_open(&w);
+	for (int i = 0; i < 5; i++) {
+		p[i] = pool_find_postgres(&w.pools, &w.snapshot, &w.upstream,
+					  names[i][0], names[i][1], NULL);
+		for (int k = 0; k < i; k++)
+			assert_ptr_not_equal(p[i], p[k]);
+		assert_ptr_equal(pool_find_postgres(&w.pools, &w.snapshot,
+						    &w.upstream, names[i][0],
+						    names[i][1], NULL),
+				 p[i]);
+	}
+	world_close(&w);
+}
+
+/* Or a client could name a database so long that the user is cut off. */
+static void
+a_name_too_long_for_a_key_has_no_pool(void **state)
+{
+	char name[2000];
+	struct world w;
+
+	(void)state;
+	world_open(&w);
+	memset(name, 'x', sizeof(name));
+	name[sizeof(name) - 1] = '\0';
+	assert_null(pool_find_postgres(&w.pools, &w.snapshot, &w.upstream, name,
+				       "b", NULL));
+	name[800] = '\0';
+	assert_non_null(pool_find_postgres(&w.pools, &w.snapshot, &w.upstream,
+					   name, "b", NULL));
+	world_close(&w);
+}
+
 int
 main(void)
 {
@@ -1481,6 +1528,8 @@ main(void)
 		cmocka_unit_test(streams_what_is_larger_than_its_buffers),
 		cmocka_unit_test(an_error_with_much_to_say_still_skips),
 		cmocka_unit_test(what_we_must_read_whole_may_not_be_endless),
+		cmocka_unit_test(pools_are_told_apart_by_every_name),
+		cmocka_unit_test(a_name_too_long_for_a_key_has_no_pool),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
