@@ -421,6 +421,10 @@ scan_word(const struct lexer *l)
 		if (is(l, "set_config"))
 			return scan_set_config(l);
 		return is(l, "setseed") ? SQL_PIN | SQL_TAINTS : 0;
+	case 'c':
+		return is(l, "currval") ? SQL_RECALLS : 0;
+	case 'l':
+		return is(l, "lastval") ? SQL_RECALLS : 0;
 	case 't':
 		return is(l, "temp") || is(l, "temporary") ? SQL_PIN : 0;
 	case 'e':
@@ -448,7 +452,7 @@ sql_scan(struct slice text)
 {
 	struct lexer l = { .p = (const char *)text.p,
 			   .end = (const char *)text.p + text.n };
-	bool first = true;
+	bool first = true, more = false;
 	unsigned flags = 0;
 	enum token t;
 
@@ -456,13 +460,15 @@ sql_scan(struct slice text)
 		return 0;
 	while ((t = next_token(&l)) != END) {
 		if (t == PUNCT && l.punct == ';') {
-			first = true;
+			first = more = true;
 			continue;
 		}
 		if (t == WORD && l.word_n > 0) {
+			unsigned found = scan_word(&l);
+
 			if (first)
 				flags |= scan_first(&l);
-			flags |= scan_word(&l);
+			flags |= more ? found & ~(unsigned)SQL_RECALLS : found;
 		}
 		first = false;
 	}

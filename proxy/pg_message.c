@@ -202,17 +202,48 @@ poison_duplicate(struct pg_session *ps, struct slice name)
 	poison(ps, "42P05", text);
 }
 
-static void
-poison_guarded(struct pg_session *ps)
+/* Why a statement may not run here, if it may not. */
+struct refusal {
+	enum why why;
+	const char *text;
+};
+
+static const struct refusal *
+refusal(const struct pg_session *ps, struct slice text, unsigned flags)
 {
-	poison(ps, why_table[WHY_GUARDED].sqlstate,
-	       "settings that name the organization belong to the proxy");
+	static const struct refusal guarded = {
+		WHY_GUARDED,
+		"settings that name the organization belong to the proxy"
+	};
+
+	return is_guarded(ps, text, flags) ? &guarded : NULL;
+}
+
+/* At the first request of a lease the server's last nextval() was somebody
+ * else's: better no answer than that one. */
+static const struct refusal *
+refusal_to_recall(const struct pg_session *ps, unsigned flags)
+{
+	static const struct refusal forgotten = {
+		WHY_UNSUPPORTED,
+		"currval and lastval answer in the transaction that called "
+		"nextval, or with pool_mode = session"
+	};
+
+	return flags & SQL_RECALLS && !ps->asked && !ps->pinned ? &forgotten
+								: NULL;
+}
+
+static void
+poison_refused(struct pg_session *ps, const struct refusal *r)
+{
+	poison(ps, why_table[r->why].sqlstate, r->text);
 	LOG(ps->s.worker->weir->log, LOG_WARN, LOG_EV_REFUSE,
 	    log_id("session", ps->s.worker->id, ps->s.id),
 	    log_str("user", ps->s.user->name),
 	    log_str("tenant",
 		    ps->s.lessee.tenant ? ps->s.lessee.tenant->slug : ""),
-	    log_str("why", why_table[WHY_GUARDED].name));
+	    log_str("why", why_table[r->why].name));
 }
 
 /* ---- the messages ----------------------------------------------------- */
@@ -234,6 +265,7 @@ static void
 note_request(struct pg_session *ps)
 {
 	ps->ask_ns = ps->s.worker->streams.now_ns;
+	ps->asked = true;
 }
 
 /* The client has no unnamed statement, whatever its server has. */
@@ -246,14 +278,15 @@ drop_unnamed(struct pg_session *ps)
 
 /* A Query brings its own Sync; the one that takes its place needs one. */
 static void
-guard_query(struct pg_session *ps, struct feed *f, uint32_t size)
+refuse_query(struct pg_session *ps, struct feed *f, uint32_t size,
+	     const struct refusal *r)
 {
 	struct server *v = ps->s.lessee.server;
 
 	pg_message_drop(ps, f, size);
 	if (server_of(ps)->skipping)
 		return;
-	poison_guarded(ps);
+	poison_refused(ps, r);
 	if (!pg_server_expect(v, &ps->s.lessee, PG_SYNC, LEDGER_FORWARD, 0,
 			      STMT_NONE) ||
 	    pg_put(stream_out(&v->stream), 'S', "") != 0)
@@ -268,13 +301,15 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	bool whole = here >= size;
 	struct slice text = slice_of(f->p + f->at + PG_HEADER,
 				     (whole ? size : here) - PG_HEADER);
+	const struct refusal *no;
 	unsigned flags;
 
 	if (whole && text.n > 0)
 		text.n--; /* its NUL */
 	flags = scan(text, whole);
-	if (is_guarded(ps, text, flags)) {
-		guard_query(ps, f, size);
+	if ((no = refusal(ps, text, flags)) != NULL ||
+	    (no = refusal_to_recall(ps, flags)) != NULL) {
+		refuse_query(ps, f, size, no);
 		return;
 	}
 	apply_flags(ps, flags);
@@ -313,14 +348,15 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 {
 	struct pg_reader r = pg_reader(body.p, body.n);
 	struct slice text = pg_read_str(&r);
+	const struct refusal *no;
 	unsigned flags;
 
 	if (r.bad) /* not all here: what there is */
 		text = body;
 	flags = scan(text, whole && !r.bad);
-	if (is_guarded(ps, text, flags)) {
+	if ((no = refusal(ps, text, flags)) != NULL) {
 		pg_message_drop(ps, f, size);
-		poison_guarded(ps);
+		poison_refused(ps, no);
 		return;
 	}
 	drop_unnamed(ps);
@@ -343,6 +379,7 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 				       (whole ? size : here) - PG_HEADER);
 	struct slice name = pg_read_str(&r), body, text;
 	struct worker *w = ps->s.worker;
+	const struct refusal *no;
 	unsigned flags;
 	struct stmt_entry *e;
 	struct stmt *stmt;
@@ -369,9 +406,9 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 	}
 	text = pg_read_str(&r);
 	flags = scan(text, true);
-	if (!r.bad && is_guarded(ps, text, flags)) {
+	if (!r.bad && (no = refusal(ps, text, flags)) != NULL) {
 		feed_skip(f, size);
-		poison_guarded(ps);
+		poison_refused(ps, no);
 		return;
 	}
 	stmt = stmt_intern(&w->pools.stmts, body, flags);
@@ -452,6 +489,7 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	struct pg_reader r = pg_reader(f->p + f->at + PG_HEADER,
 				       (here < size ? here : size) - PG_HEADER);
 	struct stmt_entry *e = NULL;
+	const struct refusal *no;
 	struct slice name;
 
 	pg_read_str(&r); /* the portal */
@@ -460,10 +498,18 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		pg_message_bad(ps);
 		return;
 	}
+	if (name.n > 0)
+		e = stmt_names_find(&ps->names, name);
+	no = refusal_to_recall(ps, e != NULL     ? e->stmt->flags
+				   : name.n == 0 ? ps->unnamed_flags
+						 : 0);
+	if (no != NULL) {
+		pg_message_drop(ps, f, size);
+		poison_refused(ps, no);
+		return;
+	}
 	if (name.n == 0)
 		need_unnamed(ps, f);
-	else
-		e = stmt_names_find(&ps->names, name);
 	if (e != NULL)
 		pass_renamed(ps, f, size, PG_BIND, name, e->stmt);
 	else

@@ -213,6 +213,7 @@ begin_lease(struct pg_session *ps)
 	uint64_t now = ps->s.worker->streams.now_ns;
 
 	ps->lease_ns = ps->ask_ns = ps->rest_ns = now;
+	ps->asked = false;
 	session_enter(&ps->s, SESSION_LEASED);
 	/* Session pooling is a pin from the first request on. */
 	if (ps->mode == POOL_MODE_SESSION)

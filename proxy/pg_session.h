@@ -42,6 +42,7 @@ struct pg_session {
 	bool		  skip;		/* we reported an error: ignore up to Sync */
 	bool		  leaving;	/* has said good-bye; what it asked for is still to be done */
 	bool		  pinned;	/* keeps its server until it leaves */
+	bool		  asked;	/* has run something in this lease */
 	bool		  bound_wait;	/* sent what may be sent before a bind is confirmed */
 	bool		  stalled;	/* its input waits for the server */
 	bool		  server_paused; /* its server waits for it to read */

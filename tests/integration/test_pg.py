@@ -762,3 +762,33 @@ def test_psql(proxy):
     assert said.returncode == 0, said.stderr
     assert said.stdout.startswith("1\npublic|notes|table|postgres\n2\n3\n")
     assert "organization_id|uuid||not null|own_organization()" in said.stdout
+
+
+# Sequences: what nextval() gave is remembered by the backend that gave it.
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("how", ["simple", "extended", "named"])
+def test_the_last_value_of_a_sequence_is_never_another_client_s(one_server, pg, how):
+    pg.run("CREATE SEQUENCE IF NOT EXISTS scratch.ticket")
+    pg.run("GRANT ALL ON SEQUENCE scratch.ticket TO PUBLIC")
+    acme, beta = one_server.wire("acme_app"), one_server.wire("beta_app")
+    beta.run(query("SELECT nextval('scratch.ticket')"))
+
+    def last(wire):
+        if how == "simple":
+            return wire.run(query("SELECT lastval()"))
+        if how == "extended":
+            return wire.run(extended("SELECT lastval()"))
+        wire.run(parse("SELECT lastval()", name="last") + sync())
+        reply = wire.run(bind(name="last") + execute() + sync())
+        wire.run(close("S", "last") + sync())
+        return reply
+    assert [e["C"] for e in errors(last(acme))] == ["0A000"]
+    assert status(acme.run(sync())) == "I"
+    acme.run(query("BEGIN"))
+    given = rows(acme.run(query("SELECT nextval('scratch.ticket')")))
+    assert rows(last(acme)) == given
+    acme.run(query("COMMIT"))
+    assert rows(acme.run(query(
+        "SELECT setval('scratch.ticket', 50); SELECT lastval()")))[-1] == ["50"]
