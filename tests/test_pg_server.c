@@ -8,7 +8,7 @@
 static struct tenant acme = { .slug = (char *)(uintptr_t) "acme", .weight = 1 };
 static struct tenant beta = { .slug = (char *)(uintptr_t) "beta", .weight = 1 };
 
-/* ---- helpers ---------------------------------------------------------- */
+/* ---- shorthand -------------------------------------------------------- */
 
 /* The types of the messages in p, as a string in `out`. */
 static const char *
