@@ -460,7 +460,8 @@ sql_scan(struct slice text)
 		return 0;
 	while ((t = next_token(&l)) != END) {
 		if (t == PUNCT && l.punct == ';') {
-			first = more = true;
+			more |= !first; /* empty ones are none */
+			first = true;
 			continue;
 		}
 		if (t == WORD && l.word_n > 0) {

@@ -477,6 +477,7 @@ says_who_asks_for_a_sequence_s_last_value_out_of_the_blue(void **state)
 		{ "SELECT nextval('s')", 0 },
 		{ "SELECT 'lastval()'", 0 },
 		{ "SELECT lastval(); LISTEN x", SQL_RECALLS | SQL_PIN },
+		{ "; ;SELECT lastval()", SQL_RECALLS },
 	};
 
 	(void)state;
