@@ -392,8 +392,7 @@ pg_rest(struct lessee *l)
 	ps->rest_ns = s->worker->streams.now_ns;
 	stats_add(&s->worker->stats, STAT_TRANSACTIONS,
 		  server_of(ps)->status == 'I');
-	if (ps->mode == POOL_MODE_STATEMENT &&
-	    server_of(ps)->status != 'I') {
+	if (ps->mode == POOL_MODE_STATEMENT && server_of(ps)->status != 'I') {
 		session_close(s, WHY_UNSUPPORTED, NULL,
 			      "transaction blocks are not allowed in "
 			      "statement pooling mode");
