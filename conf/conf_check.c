@@ -208,7 +208,7 @@ check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
 		      "[user %s]: password is missing, expected one, or its "
 		      "SCRAM-SHA-256$ verifier",
 		      u->name);
-	else if (u->auth != AUTH_TRUST)
+	else if (u->auth != AUTH_TRUST && u->password != NULL)
 		check_stored_form(c, e, u);
 	if (u->auth == AUTH_TRUST)
 		WARN(c, e, conf_line(c, &u->auth),

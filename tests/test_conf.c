@@ -771,6 +771,7 @@ a_stored_form_must_be_of_use_for_the_log_in(void **state)
 		"6: [user u]: an MD5 hash");
 	refuses(LEAST "[user u]\nauth = md5\n",
 		"5: [user u]: password is missing");
+	refuses(LEAST "[user u]\npassword = ${NO_SUCH_NAME}\n", "6: ");
 #undef MD5
 }
 
