@@ -944,15 +944,6 @@ pg_goodbye(struct server *v)
 }
 
 static void
-pg_lost(struct server *v, enum why w, const char *sqlstate, const char *text)
-{
-	(void)v;
-	(void)w;
-	(void)sqlstate;
-	(void)text;
-}
-
-static void
 pg_fini(struct server *v)
 {
 	struct pg_server *pg = pg_server(v);
@@ -963,12 +954,6 @@ pg_fini(struct server *v)
 	label_unref(&pg->binding);
 }
 
-static void
-pg_opened(struct server *v)
-{
-	pg_login_opened(v);
-}
-
 const struct server_ops pg_server_ops = {
 	.proto = "postgres",
 	.size = sizeof(struct pg_server),
@@ -976,12 +961,11 @@ const struct server_ops pg_server_ops = {
 	.stat_out = STAT_BYTES_TO_SERVERS,
 	.stat_open = STAT_PG_SERVERS,
 	.init = pg_init,
-	.opened = pg_opened,
+	.opened = pg_login_opened,
 	.input = pg_input,
 	.bind = pg_bind,
 	.dirty = pg_dirty,
 	.clean = pg_clean,
 	.goodbye = pg_goodbye,
-	.lost = pg_lost,
 	.fini = pg_fini,
 };

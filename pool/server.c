@@ -67,9 +67,8 @@ server_unlink(struct server *v)
 }
 
 static uint64_t
-after(const struct server *v, uint64_t from_ns, uint64_t ms)
+after(uint64_t from_ns, uint64_t ms)
 {
-	(void)v;
 	return ms ? from_ns + ms * 1000000u : UINT64_MAX;
 }
 
@@ -84,12 +83,12 @@ server_arm(struct server *v)
 	case SERVER_DIAL:
 	case SERVER_LOGIN:
 	case SERVER_RESET:
-		when = after(v, now, c->server_connect_timeout_ms);
+		when = after(now, c->server_connect_timeout_ms);
 		break;
 	case SERVER_IDLE:
 	case SERVER_SHARED:
-		when = after(v, v->idle_ns, c->server_idle_timeout_ms);
-		life = after(v, v->opened_ns, c->server_lifetime_ms);
+		when = after(v->idle_ns, c->server_idle_timeout_ms);
+		life = after(v->opened_ns, c->server_lifetime_ms);
 		when = life < when ? life : when;
 		break;
 	case SERVER_MOVING:
@@ -314,7 +313,8 @@ server_close(struct server *v, enum why w, const char *sqlstate,
 		pool_failed(p, w, sqlstate, text);
 	if (l != NULL)
 		l->ops->lost(l, w, sqlstate, text);
-	v->ops->lost(v, w, sqlstate, text);
+	if (v->ops->lost != NULL)
+		v->ops->lost(v, w, sqlstate, text);
 	stream_close(&v->stream);
 	label_unref(&v->label);
 	budget_give(home->budgets, p->budget);

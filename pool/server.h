@@ -51,6 +51,7 @@ struct server_ops {
 	bool	  (*dirty)(const struct server *);	/* must be cleaned before it is pooled */
 	void	  (*clean)(struct server *);	/* do so; then server_rest() or server_close() */
 	void	  (*goodbye)(struct server *);	/* a polite last message, if there is one */
+	/* Entries of a ledger it shares hear of its end; NULL: it has none. */
 	void	  (*lost)(struct server *, enum why, const char *sqlstate, const char *text);
 	void	  (*fini)(struct server *);
 };

@@ -53,12 +53,6 @@ cancels_close(struct cancels **at)
 	*at = NULL;
 }
 
-unsigned
-cancels_under_way(const struct cancels *all)
-{
-	return all->active_n;
-}
-
 /* ---- keys ------------------------------------------------------------- */
 
 static struct entry **

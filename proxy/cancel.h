@@ -29,7 +29,6 @@ struct cancel_key {
 
 struct cancels *cancels_open(void);
 void		cancels_close(struct cancels **);	/* none may be under way */
-unsigned	cancels_under_way(const struct cancels *);
 void		cancels_abort(struct worker *);	/* end those under way */
 void		cancels_reap(struct worker *);	/* end of the turn: the only frees */
 

@@ -28,6 +28,7 @@ struct pg_hello {
 	struct label_pair setting[SETTINGS_MAX];
 	size_t settings;
 	bool encrypted_asked; /* had its SSLRequest */
+	bool gss_asked;       /* had its GSSENCRequest */
 	bool bad_protocol_options;
 	uint32_t version;
 	enum conf_auth method; /* what was asked of it */
@@ -93,6 +94,22 @@ hello_ssl(struct session *s)
 	return STEP_WAIT;
 }
 
+/* Asked once: who asks on and never reads would fill our side with answers. */
+static enum step
+hello_gss(struct session *s)
+{
+	struct pg_hello *h = hello_of(pg_session(s));
+
+	if (h->gss_asked) {
+		session_close(s, WHY_BAD_FRAME, NULL, NULL);
+		return STEP_WAIT;
+	}
+	h->gss_asked = true;
+	if (stream_put(&s->stream, "N", 1) != 0)
+		abort();
+	return STEP_AGAIN;
+}
+
 static enum step
 hello_cancel(struct session *s, const struct pg_startup *packet)
 {
@@ -137,8 +154,7 @@ read_options(struct pg_hello *h, const char *text)
 
 /* The startup packet's pairs.  -1: malformed or not for us; why is set. */
 static int
-read_startup(struct session *s, struct pg_hello *h, enum why *w,
-	     const char **text)
+read_startup(struct pg_hello *h, enum why *w, const char **text)
 {
 	char *p = (char *)h->packet, *end;
 
@@ -164,7 +180,9 @@ read_startup(struct session *s, struct pg_hello *h, enum why *w,
 			*text = "replication connections are not supported";
 			return -1;
 		} else if (strcmp(name, "options") == 0) {
-			if (read_options(h, value) != 0) {
+			/* Twice would overwrite what is pointed to. */
+			if (h->options[0] != '\0' ||
+			    read_options(h, value) != 0) {
 				*w = WHY_UNSUPPORTED;
 				*text = "options may hold only -c name=value";
 				return -1;
@@ -175,7 +193,6 @@ read_startup(struct session *s, struct pg_hello *h, enum why *w,
 			return -1;
 		}
 	}
-	(void)s;
 	if (h->user == NULL || h->user[0] == '\0')
 		return -1;
 	if (h->database == NULL || h->database[0] == '\0')
@@ -331,7 +348,7 @@ hello_startup(struct session *s, const struct pg_startup *packet)
 	memcpy(h->packet, packet->body.p, packet->body.n);
 	memset(h->packet + packet->body.n, 0,
 	       sizeof(h->packet) - packet->body.n);
-	if (read_startup(s, h, &w, &text) != 0) {
+	if (read_startup(h, &w, &text) != 0) {
 		session_close(s, w, NULL, text);
 		return STEP_WAIT;
 	}
@@ -358,13 +375,13 @@ pg_hello_step(struct session *s)
 		session_close(s, WHY_BAD_FRAME, NULL, NULL);
 	if (got <= 0)
 		return STEP_WAIT;
-	if (packet.code == PG_SSL_REQUEST || packet.code == PG_GSSENC_REQUEST) {
+	if (packet.code == PG_SSL_REQUEST) {
 		stream_consume(&s->stream, packet.size);
-		if (packet.code == PG_SSL_REQUEST)
-			return hello_ssl(s);
-		if (stream_put(&s->stream, "N", 1) != 0)
-			abort();
-		return STEP_AGAIN;
+		return hello_ssl(s);
+	}
+	if (packet.code == PG_GSSENC_REQUEST) {
+		stream_consume(&s->stream, packet.size);
+		return hello_gss(s);
 	}
 	if (packet.code == PG_CANCEL_REQUEST)
 		return hello_cancel(s, &packet);
@@ -535,29 +552,23 @@ settings_are_allowed(struct session *s, struct pg_hello *h)
 	return true;
 }
 
+/* ParameterStatus messages as our own log-in received them; where the
+ * client's settings change one, the later one counts. */
 static void
-put_welcome(struct session *s, struct pg_hello *h)
+put_welcome(struct session *s)
 {
-	struct label *label = s->lessee.label;
+	const struct buf *params = s->lessee.label->params;
 	struct buf *out = stream_out(&s->stream);
-	size_t n, at = 0;
+	size_t n;
 	const uint8_t *p = buf_peek(&s->pool->welcome, &n);
-	struct pg_frame f;
-	int r = 0;
 
-	/* Whole ParameterStatus messages, as our own log-in received them;
-	 * where the client's settings change one, the later one counts. */
-	while (at < n && pg_frame_next(&f, p + at, n - at) > 0) {
-		r |= buf_put(out, p + at, f.size);
-		at += f.size;
-	}
-	if (label->params != NULL) {
-		p = buf_peek(label->params, &n);
-		r |= buf_put(out, p, n);
-	}
-	if (r != 0)
+	if (buf_put(out, p, n) != 0)
+		abort(); /* the first bytes of any size this client is sent */
+	if (params == NULL)
+		return;
+	p = buf_peek(params, &n);
+	if (buf_put(out, p, n) != 0)
 		abort();
-	(void)h;
 }
 
 static enum step
@@ -565,7 +576,7 @@ hello_done(struct session *s)
 {
 	struct pg_session *ps = pg_session(s);
 
-	put_welcome(s, ps->hello);
+	put_welcome(s);
 	ps->key = cancel_give_key(s->worker, s);
 	if (pg_put(stream_out(&s->stream), 'K', "ii", ps->key.pid,
 		   ps->key.secret) != 0 ||

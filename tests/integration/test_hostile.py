@@ -568,3 +568,30 @@ def test_connecting_and_leaving_at_once_leaks_nothing(proxy, san):
         wait_for(lambda: len(os.listdir("/proc/%d/fd" % proxy.pid)) <= files + 8, 10,
                  "descriptors leak")
         assert san or proxy.memory() - memory < 4 << 20
+
+
+@pytest.mark.weir_only
+def test_a_client_that_asks_for_gss_again_and_again_is_sent_away(weir, workers):
+    """Each request is answered; who never reads must not pile answers up."""
+    w = weir({}, workers)
+    request = pgwire.gssenc_request()
+    with Canary(w):
+        with socket.create_connection(("127.0.0.1", w.pg_port)) as s:
+            s.settimeout(scaled(5))
+            s.sendall(request)
+            assert s.recv(1) == b"N"
+            s.sendall(request * 1000)
+            said = s.recv(100)
+            assert said[:1] == b"E" and b"08P01" in said
+
+
+@pytest.mark.weir_only
+def test_options_given_twice_are_refused(weir, workers):
+    w = weir({}, workers)
+    wire = w.wire(login=False)
+    body = struct.pack("!I", 196608) + b"".join(
+        x + b"\0" for x in [b"user", b"open_app", b"options", b"-c work_mem=1MB",
+                            b"options", b"-c work_mem=2MB", b""])
+    wire.send(struct.pack("!I", len(body) + 4) + body)
+    kind, error = wire.message()
+    assert kind == "E" and b"0A000" in error
