@@ -1,45 +1,17 @@
 /*
  * pg_hello: from the first byte of a PostgreSQL client to ReadyForQuery.
  */
-#include "proxy/pg_session.h"
+#include "proxy/pg_hello.h"
 
 #include <assert.h>
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "conf/tenant.h"
-#include "protocol/pg.h"
-#include "protocol/scram.h"
-#include "protocol/secret.h"
 #include "proxy/route.h"
 #include "proxy/worker.h"
-
-enum { SETTINGS_MAX = 64, AUTH_MESSAGE_MAX = 4096 };
-
-/* What is known of a client while it logs in; freed when it is in. */
-struct pg_hello {
-	uint8_t packet[PG_STARTUP_MAX + 1];   /* its startup packet's body */
-	char options[PG_STARTUP_MAX + 2];     /* `options`, taken apart */
-	char *user, *database, *organization; /* views into packet, options */
-	const char *slug;                     /* behind the dot of the user */
-	struct label_pair setting[SETTINGS_MAX];
-	size_t settings;
-	bool encrypted_asked; /* had its SSLRequest */
-	bool gss_asked;       /* had its GSSENCRequest */
-	bool bad_protocol_options;
-	uint32_t version;
-	enum conf_auth method; /* what was asked of it */
-	uint8_t salt[4];       /* for md5 */
-	bool scram_sent;       /* server-first is out */
-	bool has_user;
-	struct scram_verifier verifier;
-	struct scram_server scram;
-	struct buf reports; /* ParameterStatus of our bind */
-	bool fresh;         /* the label is being verified */
-};
 
 void
 pg_hello_free(struct pg_session *ps)
@@ -131,7 +103,7 @@ add_setting(struct pg_hello *h, const char *name, const char *value)
 		h->organization = (char *)(uintptr_t)value;
 		return 0;
 	}
-	if (h->settings == SETTINGS_MAX)
+	if (h->settings == PG_SETTINGS_MAX)
 		return -1;
 	h->setting[h->settings++] = (struct label_pair){ name, value };
 	return 0;
@@ -221,8 +193,6 @@ is_guarded(const struct conf *c, const struct conf_user *user, const char *name)
 	return false;
 }
 
-static enum step hello_in(struct session *);
-
 /* We speak 3.0 and know no options: told so, the client may go on or leave. */
 static int
 send_negotiation(struct session *s, struct pg_hello *h)
@@ -249,86 +219,6 @@ send_negotiation(struct session *s, struct pg_hello *h)
 		    count, slice_of(buf_peek(&names, &n), n));
 	buf_free(&names);
 	return r;
-}
-
-static enum step
-hello_scram(struct session *s)
-{
-	struct pg_hello *h = pg_session(s)->hello;
-	uint8_t binding[SCRAM_BINDING_MAX];
-	int r;
-
-	if (s->user != NULL && s->user->has_verifier) {
-		h->verifier = s->user->verifier;
-		h->has_user = true;
-	} else {
-		scram_verifier_mock(&h->verifier, h->user,
-				    s->snapshot->mock_key,
-				    sizeof(s->snapshot->mock_key));
-	}
-	if (stream_binding(&s->stream, binding) > 0)
-		r = pg_put(stream_out(&s->stream), 'R', "issc", PG_AUTH_SASL,
-			   "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", 0);
-	else
-		r = pg_put(stream_out(&s->stream), 'R', "isc", PG_AUTH_SASL,
-			   "SCRAM-SHA-256", 0);
-	if (r != 0)
-		abort();
-	session_enter(s, SESSION_AUTH);
-	return STEP_WAIT;
-}
-
-/* A password in clear is asked for only where nobody can listen. */
-static enum step
-hello_plain(struct session *s)
-{
-	if (s->stream.ssl == NULL && !s->is_unix) {
-		session_close(s, WHY_NO_TLS, NULL, NULL);
-		return STEP_WAIT;
-	}
-	if (pg_put(stream_out(&s->stream), 'R', "i", PG_AUTH_CLEARTEXT) != 0)
-		abort();
-	session_enter(s, SESSION_AUTH);
-	return STEP_WAIT;
-}
-
-static enum step
-hello_md5(struct session *s)
-{
-	struct pg_hello *h = pg_session(s)->hello;
-
-	if (RAND_bytes(h->salt, sizeof(h->salt)) != 1)
-		abort();
-	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_MD5,
-		   slice_of(h->salt, sizeof(h->salt))) != 0)
-		abort();
-	session_enter(s, SESSION_AUTH);
-	return STEP_WAIT;
-}
-
-/* Who is not known is asked as most are, and fails in the end. */
-static enum step
-hello_challenge(struct session *s)
-{
-	struct pg_hello *h = pg_session(s)->hello;
-
-	h->method = s->user != NULL ? s->user->auth : AUTH_SCRAM;
-	/* A verifier cannot be had from an MD5 answer, nor the reverse. */
-	if (h->method == AUTH_MD5 && s->user->has_verifier)
-		h->method = AUTH_SCRAM;
-	switch (h->method) {
-	case AUTH_TRUST:
-		return hello_in(s);
-	case AUTH_PLAIN:
-		return hello_plain(s);
-	case AUTH_MD5:
-		return hello_md5(s);
-	case AUTH_SCRAM:
-	case AUTH_CERT:
-	case AUTH_JWT:
-		break;
-	}
-	return hello_scram(s);
 }
 
 static enum step
@@ -359,8 +249,7 @@ hello_startup(struct session *s, const struct pg_startup *packet)
 	}
 	if (send_negotiation(s, h) != 0)
 		abort();
-	s->user = route_user(c, h->user, &h->slug);
-	return hello_challenge(s);
+	return pg_auth_begin(s);
 }
 
 enum step
@@ -393,109 +282,6 @@ pg_hello_step(struct session *s)
 			stream_consume(&s->stream, packet.size);
 		return next;
 	}
-}
-
-/* ---- SCRAM ------------------------------------------------------------ */
-
-static enum step
-auth_fail(struct session *s)
-{
-	session_close(s, WHY_BAD_AUTH, NULL, NULL);
-	return STEP_WAIT;
-}
-
-static enum step
-auth_first(struct session *s, struct pg_reader *r)
-{
-	struct pg_hello *h = pg_session(s)->hello;
-	struct slice mechanism = pg_read_str(r), data;
-	uint8_t nonce[SCRAM_NONCE_RAW], binding[SCRAM_BINDING_MAX];
-	char out[SCRAM_MESSAGE_MAX + 1];
-	bool plus = slice_is(mechanism, "SCRAM-SHA-256-PLUS");
-	bool offered = stream_binding(&s->stream, binding) > 0;
-
-	data = pg_read_bytes(r, pg_read_u32(r));
-	if (r->bad || (!plus && !slice_is(mechanism, "SCRAM-SHA-256")) ||
-	    (plus && !offered) || RAND_bytes(nonce, sizeof(nonce)) != 1 ||
-	    scram_server_first(&h->scram, &h->verifier, plus, offered, nonce,
-			       (const char *)data.p, data.n, out) != 0)
-		return auth_fail(s);
-	h->scram_sent = true;
-	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_CONTINUE,
-		   slice_str(out)) != 0)
-		abort();
-	return STEP_AGAIN;
-}
-
-static enum step
-auth_final(struct session *s, struct pg_reader *r)
-{
-	struct pg_hello *h = pg_session(s)->hello;
-	uint8_t binding[SCRAM_BINDING_MAX];
-	size_t binding_n = stream_binding(&s->stream, binding);
-	char out[SCRAM_MESSAGE_MAX + 1];
-
-	/* The proof is checked for unknown users too: it takes as long. */
-	if (scram_server_final(&h->scram, binding, binding_n,
-			       (const char *)r->p, (size_t)(r->end - r->p),
-			       out) != 0 ||
-	    !h->has_user)
-		return auth_fail(s);
-	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_FINAL,
-		   slice_str(out)) != 0)
-		abort();
-	return hello_in(s);
-}
-
-/* One message, a string: the password, or the MD5 answer to our salt. */
-static enum step
-auth_password(struct session *s, struct pg_reader *r)
-{
-	struct pg_hello *h = pg_session(s)->hello;
-	struct slice given = pg_read_str(r);
-	char stored[PG_MD5 + 1], answer[PG_MD5 + 1];
-	const char *password = s->user->password;
-
-	if (r->bad || r->p != r->end)
-		return auth_fail(s);
-	if (h->method == AUTH_MD5) {
-		if (pg_md5_is_stored(password))
-			memcpy(stored, password, sizeof(stored));
-		else if (pg_md5_store(stored, password, h->user) != 0)
-			return auth_fail(s);
-		if (pg_md5_answer(answer, stored, h->salt) != 0)
-			return auth_fail(s);
-		password = answer;
-	}
-	return secret_same(given, password) ? hello_in(s) : auth_fail(s);
-}
-
-enum step
-pg_auth_step(struct session *s)
-{
-	struct pg_hello *h = pg_session(s)->hello;
-	struct pg_frame f;
-	struct pg_reader r;
-	size_t n;
-	const uint8_t *p = stream_peek(&s->stream, &n);
-	int got = pg_frame_next(&f, p, n);
-	uint8_t message[AUTH_MESSAGE_MAX];
-
-	if (got < 0 ||
-	    (got > 0 && (f.type != 'p' || f.size > AUTH_MESSAGE_MAX))) {
-		session_close(
-		    s, got > 0 && f.type == 'X' ? WHY_QUIT : WHY_BAD_FRAME,
-		    NULL, NULL);
-		return STEP_WAIT;
-	}
-	if (got == 0 || n < f.size)
-		return STEP_WAIT;
-	memcpy(message, p + PG_HEADER, f.size - PG_HEADER);
-	stream_consume(&s->stream, f.size);
-	r = pg_reader(message, f.size - PG_HEADER);
-	if (h->method == AUTH_PLAIN || h->method == AUTH_MD5)
-		return auth_password(s, &r);
-	return h->scram_sent ? auth_final(s, &r) : auth_first(s, &r);
 }
 
 /* ---- authenticated: organization, pool, parameters -------------------- */
@@ -608,8 +394,8 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 }
 
 /* The client is who it says it is. */
-static enum step
-hello_in(struct session *s)
+enum step
+pg_hello_in(struct session *s)
 {
 	struct pg_session *ps = pg_session(s);
 	struct pg_hello *h = ps->hello;

@@ -1,6 +1,6 @@
 /*
- * pg_session: a PostgreSQL client: log-in in pg_hello.c, everything after it
- * in pg_session.c.
+ * pg_session: a PostgreSQL client: log-in in pg_hello.c and pg_auth.c,
+ * everything after it in pg_session.c.
  */
 #ifndef PROXY_PG_SESSION_H
 #define PROXY_PG_SESSION_H
@@ -56,10 +56,12 @@ pg_session(struct session *s)
 
 /* pg_hello.c */
 enum step pg_hello_step(struct session *);	/* SESSION_HELLO */
-enum step pg_auth_step(struct session *);	/* SESSION_AUTH */
 void	  pg_hello_granted(struct session *);	/* a server, to learn the parameters from */
 void	  pg_hello_reply(struct session *, const uint8_t *, size_t);
 void	  pg_hello_rest(struct session *);	/* the settings are confirmed */
 void	  pg_hello_free(struct pg_session *);
+
+/* pg_auth.c */
+enum step pg_auth_step(struct session *);	/* SESSION_AUTH */
 
 #endif

@@ -1,0 +1,64 @@
+/*
+ * pg_hello: a PostgreSQL client that is not in yet: what it said of itself,
+ * and how far it has proved it.  Between pg_hello.c, which hears who it is and
+ * lets it in, and pg_auth.c, which makes sure in between.
+ */
+#ifndef PROXY_PG_HELLO_H
+#define PROXY_PG_HELLO_H
+
+#include "pool/label.h"
+#include "protocol/buf.h"
+#include "protocol/pg.h"
+#include "protocol/scram.h"
+#include "proxy/pg_session.h"
+
+enum { PG_SETTINGS_MAX = 64 };
+
+/* What a log-in waits for, in this order. */
+enum pg_auth_phase {
+	PG_AUTH_FIND,		/* the secret, which may have to be asked for */
+	PG_AUTH_ANSWER,		/* the client's answer, or SCRAM's first message */
+	PG_AUTH_PROOF		/* SCRAM's last */
+};
+
+/*
+ * What an answer is judged by.  The texts live as long as the session: in the
+ * snapshot it holds, or wherever else who filled this in keeps them.
+ */
+struct pg_secret {
+	enum conf_auth		     method;	/* what is asked for */
+	bool			     known;	/* false: nobody's, and no answer is right */
+	const char		    *password;	/* as it is, or its md5 form; NULL */
+	const struct scram_verifier *verifier;	/* instead of a password; NULL */
+};
+
+struct pg_auth {
+	enum pg_auth_phase  phase;
+	struct pg_secret    secret;
+	uint8_t		    salt[4];	/* for md5 */
+	struct scram_server scram;
+};
+
+/* Freed when the client is in. */
+struct pg_hello {
+	uint8_t		  packet[PG_STARTUP_MAX + 1];	/* its startup packet's body */
+	char		  options[PG_STARTUP_MAX + 2];	/* `options`, taken apart */
+	char		 *user, *database, *organization; /* views into packet, options */
+	const char	 *slug;		/* behind the dot of the user */
+	struct label_pair setting[PG_SETTINGS_MAX];
+	size_t		  settings;
+	bool		  encrypted_asked;	/* had its SSLRequest */
+	bool		  gss_asked;		/* had its GSSENCRequest */
+	bool		  bad_protocol_options;
+	uint32_t	  version;
+	struct pg_auth	  auth;
+	struct buf	  reports;	/* ParameterStatus of our bind */
+	bool		  fresh;	/* the label is being verified */
+};
+
+/* The startup packet is read: find out whether it is true. */
+enum step pg_auth_begin(struct session *);
+/* It is: AuthenticationOk, and on. */
+enum step pg_hello_in(struct session *);
+
+#endif
