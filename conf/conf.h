@@ -140,6 +140,7 @@ struct conf {
 	bool		      audit;
 	uint64_t	      drain_timeout_ms;
 	uint64_t	      query_wait_timeout_ms;
+	uint64_t	      query_wait_notify_ms;
 	uint64_t	      client_login_timeout_ms;
 	uint64_t	      client_idle_timeout_ms;
 	uint64_t	      idle_transaction_timeout_ms;

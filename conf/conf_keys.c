@@ -83,6 +83,7 @@ static const struct conf_row rows[] = {
 	{ KIND_WEIR, "audit", T_BOOL, .def = "off", .off = W(audit), .later = "*" },
 	{ KIND_WEIR, "drain_timeout", T_TIME, 0, TIME_MAX, .def = "30", .off = W(drain_timeout_ms) },
 	{ KIND_WEIR, "query_wait_timeout", T_TIME, 0, TIME_MAX, .def = "120", .off = W(query_wait_timeout_ms) },
+	{ KIND_WEIR, "query_wait_notify", T_TIME, 0, TIME_MAX, .def = "5", .off = W(query_wait_notify_ms) },
 	{ KIND_WEIR, "client_login_timeout", T_TIME, 0, TIME_MAX, .def = "60", .off = W(client_login_timeout_ms) },
 	{ KIND_WEIR, "client_idle_timeout", T_TIME, 0, TIME_MAX, .def = "0", .off = W(client_idle_timeout_ms) },
 	{ KIND_WEIR, "idle_transaction_timeout", T_TIME, 0, TIME_MAX, .def = "0", .off = W(idle_transaction_timeout_ms) },

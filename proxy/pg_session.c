@@ -512,6 +512,18 @@ pg_refuse(struct session *s, enum why w, const char *sqlstate, const char *text)
 	say_error(s, "FATAL", w, sqlstate, text);
 }
 
+/* Nothing is half sent to a client that holds no server, so a notice may
+ * stand here.  Before its log-in is over it would not expect one. */
+static void
+pg_queued(struct session *s)
+{
+	if (pg_session(s)->hello == NULL &&
+	    pg_put(stream_out(&s->stream), 'N', "cscscscsc", 'S', "NOTICE", 'V',
+		   "NOTICE", 'C', "00000", 'M',
+		   "all server connections are busy, waiting for one", 0) != 0)
+		session_close(s, WHY_SLOW_READER, NULL, NULL);
+}
+
 static uint64_t
 sooner(uint64_t when, uint64_t from_ns, uint64_t ms)
 {
@@ -651,6 +663,7 @@ const struct proto pg_proto = {
 	.overdue = pg_overdue,
 	.deadline = pg_deadline,
 	.quiet = pg_quiet,
+	.queued = pg_queued,
 	.leave = pg_leave,
 	.part = pg_part,
 	.fini = pg_fini,

@@ -67,6 +67,24 @@ login_deadline(const struct session *s, const struct conf *c)
 		   : 0;
 }
 
+static uint64_t
+since_wait(const struct session *s, uint64_t ms)
+{
+	return ms ? s->lessee.since_ns + ms * 1000000u : 0;
+}
+
+/* First the word that it waits, then the end of its patience. */
+static uint64_t
+queue_deadline(const struct session *s, const struct conf *c)
+{
+	uint64_t end = since_wait(s, c->query_wait_timeout_ms);
+	uint64_t word = since_wait(s, c->query_wait_notify_ms);
+
+	if (s->proto->queued == NULL || s->told || word == 0)
+		return end;
+	return end != 0 && end < word ? end : word;
+}
+
 static void
 session_arm(struct session *s)
 {
@@ -83,7 +101,7 @@ session_arm(struct session *s)
 		when = in_ms(s, c->client_idle_timeout_ms);
 		break;
 	case DEADLINE_queue:
-		when = in_ms(s, c->query_wait_timeout_ms);
+		when = queue_deadline(s, c);
 		break;
 	case DEADLINE_query:
 		when = s->proto->deadline(s);
@@ -127,6 +145,7 @@ session_enter(struct session *s, enum session_state to)
 	assert((to == SESSION_LEASED) == (s->lessee.server != NULL));
 	assert((to == SESSION_WAIT) == (s->lessee.waiting != NULL));
 	s->state = to;
+	s->told = false;
 	if (to == SESSION_DEAD)
 		session_bury(s);
 	else
@@ -195,6 +214,23 @@ session_drain_event(struct session *s, enum stream_event e)
 }
 
 static void
+session_waited(struct session *s)
+{
+	uint64_t ms = s->snapshot->conf->query_wait_timeout_ms;
+
+	if (ms > 0 && s->worker->streams.now_ns >= since_wait(s, ms)) {
+		pool_unwant(&s->lessee);
+		s->lessee.ops->lost(&s->lessee, WHY_POOL_TIMEOUT, NULL, NULL);
+		return;
+	}
+	if (s->proto->queued != NULL && !s->told)
+		s->proto->queued(s);
+	s->told = true;
+	if (!session_is_over(s))
+		session_arm(s);
+}
+
+static void
 session_timeout(struct session *s)
 {
 	switch (states[s->state].deadline) {
@@ -205,8 +241,7 @@ session_timeout(struct session *s)
 		session_close(s, WHY_IDLE, NULL, NULL);
 		break;
 	case DEADLINE_queue:
-		pool_unwant(&s->lessee);
-		s->lessee.ops->lost(&s->lessee, WHY_POOL_TIMEOUT, NULL, NULL);
+		session_waited(s);
 		break;
 	case DEADLINE_query: {
 		enum why w = s->proto->overdue(s);

@@ -64,6 +64,8 @@ struct proto {
 	enum why  (*overdue)(struct session *);
 	uint64_t  (*deadline)(struct session *);	/* LEASED: when, 0: never */
 	bool	  (*quiet)(const struct session *);	/* may a drain end it now? */
+	/* WAIT: it has waited for query_wait_notify.  May be NULL. */
+	void	  (*queued)(struct session *);
 	/* The client has closed its side.  True: what it asked for before is
 	 * still to be done and answered; the session ends itself after.  May
 	 * be NULL. */
@@ -91,6 +93,7 @@ struct session {
 	uint64_t		opened_ns;
 	bool			awake;		/* on that list */
 	bool			logged_in;	/* counted as such; survives states */
+	bool			told;		/* WAIT: that it waits */
 	bool			is_unix;	/* came over a unix socket */
 };
 
