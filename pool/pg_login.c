@@ -22,7 +22,7 @@ struct pg_login {
 	bool sasl;
 	struct scram_client scram;
 	char password[1024];
-	uint8_t salted[SCRAM_KEY];
+	struct scram_keys keys;
 	int failed;
 };
 
@@ -127,13 +127,20 @@ login_password(struct server *v)
 	return v->pool->password;
 }
 
+/* A password, or the keys of a client that proved it knows one. */
+static bool
+login_has_secret(struct server *v)
+{
+	return login_password(v) != NULL || v->pool->scram.known;
+}
+
 static void
 login_sasl_final(struct server *v)
 {
 	struct pg_login *login = pg_server(v)->login;
 	char message[SCRAM_MESSAGE_MAX + 1];
 
-	if (scram_client_final(&login->scram, login->salted, message) != 0)
+	if (scram_client_final(&login->scram, &login->keys, message) != 0)
 		login_fail(v, "SCRAM exchange failed");
 	else if (pg_put(stream_out(&v->stream), 'p', "b", slice_str(message)) !=
 		 0)
@@ -145,9 +152,14 @@ salt_work(struct job *job)
 {
 	struct pg_login *login = (struct pg_login *)(void *)job;
 
+	uint8_t salted[SCRAM_KEY];
+
 	login->failed = scram_salted_password(
-	    login->salted, login->password, login->scram.salt,
-	    login->scram.salt_len, login->scram.iterations);
+	    salted, login->password, login->scram.salt, login->scram.salt_len,
+	    login->scram.iterations);
+	if (!login->failed)
+		scram_keys_make(&login->keys, salted);
+	OPENSSL_cleanse(salted, sizeof(salted));
 }
 
 static void
@@ -170,12 +182,16 @@ salt_done(struct job *job, void *owner)
 		login_fail(v, "PBKDF2 failed");
 		return;
 	}
-	known = &v->pool->scram;
-	known->known = true;
-	known->iterations = login->scram.iterations;
-	known->salt_len = login->scram.salt_len;
-	memcpy(known->salt, login->scram.salt, login->scram.salt_len);
-	memcpy(known->salted, login->salted, SCRAM_KEY);
+	/* Unless a reload has brought another password meanwhile. */
+	if (login_password(v) != NULL &&
+	    strcmp(login_password(v), login->password) == 0) {
+		known = &v->pool->scram;
+		known->known = true;
+		known->iterations = login->scram.iterations;
+		known->salt_len = login->scram.salt_len;
+		memcpy(known->salt, login->scram.salt, login->scram.salt_len);
+		known->keys = login->keys;
+	}
 	login_sasl_final(v);
 }
 
@@ -194,8 +210,13 @@ login_sasl_continue(struct server *v, struct slice data)
 	if (known->known && known->iterations == sc->iterations &&
 	    known->salt_len == sc->salt_len &&
 	    memcmp(known->salt, sc->salt, sc->salt_len) == 0) {
-		memcpy(login->salted, known->salted, SCRAM_KEY);
+		login->keys = known->keys;
 		login_sasl_final(v);
+		return;
+	}
+	if (login_password(v) == NULL) {
+		login_fail(v, "no password is configured for this user, and "
+			      "the server's verifier is not the client's");
 		return;
 	}
 	snprintf(login->password, sizeof(login->password), "%s",
@@ -226,12 +247,12 @@ login_sasl(struct server *v, struct pg_reader *r)
 	if (plus)
 		binding_len = stream_binding(&v->stream, binding);
 	plus = plus && binding_len > 0;
-	if (login_password(v) == NULL || (!plain && !plus) ||
+	if (!login_has_secret(v) || (!plain && !plus) ||
 	    RAND_bytes(nonce, sizeof(nonce)) != 1 ||
 	    scram_client_first(&login->scram, nonce,
 			       plus || may_bind ? binding : NULL, binding_len,
 			       message) != 0) {
-		login_fail(v, login_password(v) == NULL
+		login_fail(v, !login_has_secret(v)
 				  ? "no password is configured for this user"
 				  : "no SASL mechanism in common");
 		return;

@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <netdb.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +27,14 @@ pool_bucket(struct pools *home, const char *key)
 }
 
 static void
+free_secret(char *s)
+{
+	if (s != NULL)
+		OPENSSL_cleanse(s, strlen(s));
+	free(s);
+}
+
+static void
 pool_free(struct pool *p)
 {
 	assert(p->waiters.n == 0 && p->resolve == NULL);
@@ -34,7 +43,8 @@ pool_free(struct pool *p)
 	free(p->key);
 	free(p->dbname);
 	free(p->user);
-	free(p->password);
+	free_secret(p->password);
+	OPENSSL_cleanse(&p->scram, sizeof(p->scram));
 	free(p);
 }
 
@@ -186,10 +196,35 @@ static struct pool *
 pool_renew(struct pool *p, const struct snapshot *snap, const char *password)
 {
 	if (p->snapshot == snap && !same_text(p->password, password)) {
-		free(p->password);
+		free_secret(p->password);
 		p->password = copy(password);
+		OPENSSL_cleanse(&p->scram,
+				sizeof(p->scram)); /* the old one's */
 	}
 	return p;
+}
+
+void
+pool_pass_keys(struct pool *p, const struct scram_verifier *v,
+	       const uint8_t client_key[SCRAM_KEY])
+{
+	struct pool_scram s = { .known = true,
+				.salt_len = v->salt_len,
+				.iterations = v->iterations };
+
+	assert(p->postgres != NULL && p->postgres->user == NULL);
+	if (p->password != NULL)
+		return;
+	memcpy(s.salt, v->salt, v->salt_len);
+	memcpy(s.keys.client, client_key, SCRAM_KEY);
+	memcpy(s.keys.server, v->server_key, SCRAM_KEY);
+	if (!p->scram.known ||
+	    CRYPTO_memcmp(&s.keys, &p->scram.keys, sizeof(s.keys)) != 0) {
+		p->scram = s;
+		/* What failed with the old ones is worth another try. */
+		budget_recovered(p->health);
+	}
+	OPENSSL_cleanse(&s, sizeof(s));
 }
 
 struct pool *

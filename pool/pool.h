@@ -53,12 +53,17 @@ struct address {
 
 struct resolve;
 
-struct pool_scram {		/* the last PBKDF2 we did for this upstream */
+/*
+ * The keys for one salt: of the last PBKDF2 we did for this upstream, or, where
+ * no password is configured, of the last client that proved who it is.  In
+ * memory only, and wiped.
+ */
+struct pool_scram {
 	bool	 known;
 	uint8_t	 salt[SCRAM_SALT_MAX];
 	size_t	 salt_len;
 	uint32_t iterations;
-	uint8_t	 salted[SCRAM_KEY];
+	struct scram_keys keys;
 };
 
 struct pool {
@@ -131,6 +136,13 @@ struct pool *pool_find_postgres(struct pools *, struct snapshot *, const struct 
     const char *dbname, const char *user, const char *password);
 struct pool *pool_find_redis(struct pools *, struct snapshot *, const struct conf_redis *,
     const char *user, const char *password, unsigned db, int resp);
+
+/*
+ * A client has proved that it knows the password of this verifier, and here is
+ * its key: servers that hold the same verifier will take our log-in by it.
+ * Only for pools whose log-in is the client's own.
+ */
+void pool_pass_keys(struct pool *, const struct scram_verifier *, const uint8_t client_key[SCRAM_KEY]);
 
 /* True: granted at once (l->server is set).  False: queued, an op will follow. */
 bool pool_want(struct pool *, struct lessee *) __attribute__((warn_unused_result));

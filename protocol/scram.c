@@ -270,11 +270,19 @@ scram_salted_password(uint8_t out[SCRAM_KEY], const char *password,
 	return 0;
 }
 
+void
+scram_keys_make(struct scram_keys *k, const uint8_t salted[SCRAM_KEY])
+{
+	hmac_text(k->client, salted, "Client Key");
+	hmac_text(k->server, salted, "Server Key");
+}
+
 int
 scram_verifier_make(struct scram_verifier *v, const char *password,
 		    const uint8_t *salt, size_t salt_len, uint32_t iterations)
 {
-	uint8_t salted[SCRAM_KEY], client_key[SCRAM_KEY];
+	uint8_t salted[SCRAM_KEY];
+	struct scram_keys keys;
 
 	*v = (struct scram_verifier){ .iterations = iterations };
 	if (scram_salted_password(salted, password, salt, salt_len,
@@ -282,11 +290,11 @@ scram_verifier_make(struct scram_verifier *v, const char *password,
 		return -1;
 	v->salt_len = (uint16_t)salt_len;
 	memcpy(v->salt, salt, salt_len);
-	hmac_text(client_key, salted, "Client Key");
-	SHA256(client_key, SCRAM_KEY, v->stored_key);
-	hmac_text(v->server_key, salted, "Server Key");
+	scram_keys_make(&keys, salted);
+	SHA256(keys.client, SCRAM_KEY, v->stored_key);
+	memcpy(v->server_key, keys.server, SCRAM_KEY);
 	OPENSSL_cleanse(salted, sizeof(salted));
-	OPENSSL_cleanse(client_key, sizeof(client_key));
+	OPENSSL_cleanse(&keys, sizeof(keys));
 	return 0;
 }
 
@@ -395,10 +403,10 @@ scram_client_parse(struct scram_client *c, const char *server_first, size_t n)
 }
 
 int
-scram_client_final(struct scram_client *c, const uint8_t salted[SCRAM_KEY],
+scram_client_final(struct scram_client *c, const struct scram_keys *keys,
 		   char *out)
 {
-	uint8_t client_key[SCRAM_KEY], stored_key[SCRAM_KEY], proof[SCRAM_KEY];
+	uint8_t stored_key[SCRAM_KEY], proof[SCRAM_KEY];
 	char message[AUTH_MESSAGE_SIZE], channel[C_BIND_SIZE];
 	char proof_text[KEY_TEXT_SIZE];
 	size_t n;
@@ -409,19 +417,15 @@ scram_client_final(struct scram_client *c, const uint8_t salted[SCRAM_KEY],
 	snprintf(out, SCRAM_MESSAGE_MAX + 1, "c=%s,r=%s", channel, c->nonce);
 	auth_message(message, c->first_bare, c->server_first, slice_str(out));
 
-	hmac_text(client_key, salted, "Client Key");
-	SHA256(client_key, SCRAM_KEY, stored_key);
+	SHA256(keys->client, SCRAM_KEY, stored_key);
 	hmac_text(proof, stored_key, message);
-	xor_key(proof, proof, client_key);
+	xor_key(proof, proof, keys->client);
 	base64_put(proof_text, proof, SCRAM_KEY);
 	n = strlen(out);
 	snprintf(out + n, SCRAM_MESSAGE_MAX + 1 - n, ",p=%s", proof_text);
 
-	/* client_key is reused as the server's, so that one wipe does. */
-	hmac_text(client_key, salted, "Server Key");
-	hmac_text(c->server_signature, client_key, message);
+	hmac_text(c->server_signature, keys->server, message);
 	c->proved = true;
-	OPENSSL_cleanse(client_key, sizeof(client_key));
 	OPENSSL_cleanse(stored_key, sizeof(stored_key));
 	return 0;
 }

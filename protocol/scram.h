@@ -6,7 +6,8 @@
  * of its own (scram_salted_password) so that it can run on another thread.
  *
  * Client end:  scram_client_first -> server-first -> scram_client_parse ->
- *              scram_salted_password (slow) -> scram_client_final ->
+ *              scram_salted_password (slow) and scram_keys_make, or keys that
+ *              are known already -> scram_client_final ->
  *              server-final -> scram_client_verify
  * Server end:  client-first -> scram_server_first -> client-final ->
  *              scram_server_final
@@ -56,6 +57,16 @@ struct scram_verifier {
 int scram_salted_password(uint8_t out[SCRAM_KEY], const char *password,
     const uint8_t *salt, size_t salt_len, uint32_t iterations)
     __attribute__((warn_unused_result));
+/*
+ * What a client needs to log in, and all that is made of the salted password.
+ * Good for servers that hold the same verifier: same password, salt, rounds.
+ */
+struct scram_keys {
+	uint8_t client[SCRAM_KEY], server[SCRAM_KEY];
+};
+
+void scram_keys_make(struct scram_keys *, const uint8_t salted[SCRAM_KEY]);
+
 int scram_verifier_make(struct scram_verifier *, const char *password,
     const uint8_t *salt, size_t salt_len, uint32_t iterations)
     __attribute__((warn_unused_result));
@@ -98,7 +109,7 @@ int scram_client_first(struct scram_client *, const uint8_t nonce[SCRAM_NONCE_RA
     __attribute__((warn_unused_result));
 int scram_client_parse(struct scram_client *, const char *server_first, size_t)
     __attribute__((warn_unused_result));
-int scram_client_final(struct scram_client *, const uint8_t salted[SCRAM_KEY], char *out)
+int scram_client_final(struct scram_client *, const struct scram_keys *, char *out)
     __attribute__((warn_unused_result));
 int scram_client_verify(const struct scram_client *, const char *server_final, size_t)
     __attribute__((warn_unused_result));

@@ -177,6 +177,7 @@ scram_proof(struct session *s, struct pg_reader *r)
 	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_FINAL,
 		   slice_str(out)) != 0)
 		abort();
+	a->phase = PG_AUTH_PROVED;
 	return pg_hello_in(s);
 }
 

@@ -390,7 +390,12 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 	    pool_find_postgres(&s->worker->pools, s->snapshot, r.postgres,
 			       r.dbname, r.upstream_user, r.upstream_password);
 	*w = WHY_CLIENTS_FULL;
-	return s->pool == NULL ? -1 : 0;
+	if (s->pool == NULL)
+		return -1;
+	if (h->auth.phase == PG_AUTH_PROVED && r.postgres->user == NULL)
+		pool_pass_keys(s->pool, &h->auth.scram.verifier,
+			       h->auth.scram.client_key);
+	return 0;
 }
 
 /* The client is who it says it is. */

@@ -18,7 +18,8 @@ enum { PG_SETTINGS_MAX = 64 };
 enum pg_auth_phase {
 	PG_AUTH_FIND,		/* the secret, which may have to be asked for */
 	PG_AUTH_ANSWER,		/* the client's answer, or SCRAM's first message */
-	PG_AUTH_PROOF		/* SCRAM's last */
+	PG_AUTH_PROOF,		/* SCRAM's last */
+	PG_AUTH_PROVED		/* nothing: it came, and holds the client's key */
 };
 
 /*

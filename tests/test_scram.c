@@ -96,11 +96,13 @@ talk_prove_parsed(struct talk *t, const char *password)
 {
 	struct scram_client *c = &t->client;
 	uint8_t salted[SCRAM_KEY];
+	struct scram_keys keys;
 
 	assert_int_equal(scram_salted_password(salted, password, c->salt,
 					       c->salt_len, c->iterations),
 			 0);
-	assert_int_equal(scram_client_final(c, salted, t->client_final), 0);
+	scram_keys_make(&keys, salted);
+	assert_int_equal(scram_client_final(c, &keys, t->client_final), 0);
 }
 
 static void
@@ -143,6 +145,7 @@ speaks_the_clients_part_of_the_rfc(void **state)
 {
 	struct scram_client c = rfc_client();
 	uint8_t salted[SCRAM_KEY];
+	struct scram_keys keys;
 	char out[TEXT];
 
 	(void)state;
@@ -153,7 +156,8 @@ speaks_the_clients_part_of_the_rfc(void **state)
 	assert_int_equal(c.salt_len, 16);
 	assert_int_equal(
 	    scram_salted_password(salted, "pencil", c.salt, 16, 4096), 0);
-	assert_int_equal(scram_client_final(&c, salted, out), 0);
+	scram_keys_make(&keys, salted);
+	assert_int_equal(scram_client_final(&c, &keys, out), 0);
 	assert_string_equal(out, RFC_CLIENT_FINAL);
 	assert_int_equal(
 	    scram_client_verify(&c, RFC_SERVER_FINAL, strlen(RFC_SERVER_FINAL)),
@@ -807,18 +811,18 @@ static void
 messages_out_of_turn_are_refused(void **state)
 {
 	struct scram_client c = rfc_client();
-	uint8_t salted[SCRAM_KEY] = { 0 };
+	struct scram_keys keys = { 0 };
 	size_t n = strlen(RFC_SERVER_FIRST);
 	char out[TEXT];
 
 	(void)state;
-	assert_int_equal(scram_client_final(&c, salted, out), -1);
+	assert_int_equal(scram_client_final(&c, &keys, out), -1);
 	assert_int_equal(scram_client_verify(&c, "v=" K0, strlen("v=" K0)), -1);
 	assert_int_equal(scram_client_parse(&c, RFC_SERVER_FIRST, n), 0);
 	assert_int_equal(scram_client_parse(&c, RFC_SERVER_FIRST, n), -1);
 	assert_int_equal(scram_client_verify(&c, "v=" K0, strlen("v=" K0)), -1);
-	assert_int_equal(scram_client_final(&c, salted, out), 0);
-	assert_int_equal(scram_client_final(&c, salted, out), -1);
+	assert_int_equal(scram_client_final(&c, &keys, out), 0);
+	assert_int_equal(scram_client_final(&c, &keys, out), -1);
 }
 
 static int

@@ -33,7 +33,7 @@ two_of(const char *p, size_t n)
 static void
 fuzz_client(struct two m, bool plus)
 {
-	static const uint8_t salted[SCRAM_KEY];
+	static const struct scram_keys keys;
 	struct scram_client c;
 	char out[SCRAM_MESSAGE_MAX + 1];
 
@@ -47,7 +47,7 @@ fuzz_client(struct two m, bool plus)
 	assert(c.iterations > 0);
 	assert(c.iterations <= SCRAM_ITERATIONS_MAX);
 	assert(strlen(c.nonce) > c.nonce_own_len);
-	if (scram_client_final(&c, salted, out) == -1)
+	if (scram_client_final(&c, &keys, out) == -1)
 		abort();
 	if (scram_client_verify(&c, m.second, m.second_len) == 0)
 		assert(m.second_len >= 46); /* nothing shorter is a signature */
