@@ -429,8 +429,6 @@ build(struct load *l)
 		     "mode 0600, ${NAME} or @/file");
 	if (c->workers == 0)
 		c->workers = processors();
-	if (l->errors->n == 0)
-		conf_check_make_verifiers(c, l->errors);
 }
 
 struct conf *
@@ -489,6 +487,8 @@ conf_free(struct conf **conf)
 		return;
 	for (size_t i = 0; i < c->tenant_n; i++)
 		free_variables(c->tenant[i].var, c->tenant[i].var_n);
+	for (size_t i = 0; i < c->user_n; i++)
+		free(c->user[i].verifier);
 	for (unsigned kind = 0; kind < KIND_MAX; kind++)
 		free_objects(c, (enum conf_kind)kind);
 	free_variables(c->variables, c->variables_n);

@@ -110,8 +110,7 @@ struct conf_user {		/* [user NAME] */
 	char		    *name;
 	enum conf_auth	     auth;
 	char		    *password;	/* NULL only with trust and cert; may be a verifier's text */
-	bool		     has_verifier;
-	struct scram_verifier verifier;	/* of the password, made once at load */
+	struct scram_verifier *verifier; /* of which password is the text; NULL */
 	const struct tenant *organization;	/* fixed, or NULL */
 	char		   **organizations;	/* slugs a service user may take, or `*` */
 	size_t		     organizations_n;
@@ -166,6 +165,7 @@ struct conf {
 	size_t		      database_n;
 	struct conf_user     *user;		/* sorted by name */
 	size_t		      user_n;
+	enum conf_auth	      unknown_auth;	/* how somebody unknown is asked: as most are */
 	struct tenant	     *tenant;		/* sorted by slug */
 	size_t		      tenant_n;
 	struct tenant_var    *variables;	/* [variables]: the templates of all */

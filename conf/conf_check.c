@@ -165,13 +165,13 @@ check_password(struct conf *c, struct conf_errors *e, struct conf_user *u)
 	unsigned at = conf_line(c, &u->password);
 
 	if (conf_check_is_verifier(u->password)) {
-		if (scram_verifier_parse(&u->verifier, u->password) == -1)
+		u->verifier = mem_zero(1, sizeof(*u->verifier), "a verifier");
+		if (scram_verifier_parse(u->verifier, u->password) == -1)
 			ERROR(c, e, at,
 			      "[user %s]: the password is not a verifier that "
 			      "can be used, expected "
 			      "SCRAM-SHA-256$iterations:salt$stored:server",
 			      u->name);
-		u->has_verifier = true;
 	} else if (u->auth != AUTH_TRUST && strlen(u->password) < SECRET_MIN) {
 		WARN(c, e, at,
 		     "[user %s]: a password of %zu characters, expected at "
@@ -217,6 +217,37 @@ check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
 		     u->name);
 	if (u->password != NULL)
 		check_password(c, e, u);
+}
+
+/* What a user is asked for, seen from outside. */
+static enum conf_auth
+asked_as(const struct conf_user *u)
+{
+	if (u->auth == AUTH_JWT)
+		return AUTH_PLAIN;
+	return u->auth == AUTH_MD5 && u->verifier ? AUTH_SCRAM : u->auth;
+}
+
+/* Who is unknown must look like most of those who are known. */
+static enum conf_auth
+unknown_auth(const struct conf *c)
+{
+	static const enum conf_auth methods[] = { AUTH_SCRAM, AUTH_MD5,
+						  AUTH_PLAIN, AUTH_CERT };
+	enum conf_auth most = AUTH_SCRAM;
+	size_t most_n = 0;
+
+	for (size_t m = 0; m < sizeof(methods) / sizeof(methods[0]); m++) {
+		size_t n = 0;
+
+		for (size_t i = 0; i < c->user_n; i++)
+			n += asked_as(&c->user[i]) == methods[m];
+		if (n > most_n) {
+			most = methods[m];
+			most_n = n;
+		}
+	}
+	return most;
 }
 
 /* Without any [database], the only upstream serves them all. */
@@ -280,6 +311,7 @@ conf_check(struct conf *c, struct conf_errors *e)
 		check_tenant(c, e, &c->tenant[i]);
 	for (size_t i = 0; i < c->user_n; i++)
 		check_user(c, e, &c->user[i]);
+	c->unknown_auth = unknown_auth(c);
 	check_tls(c, e);
 	check_listen(c, e);
 	check_ids(c, e);
@@ -287,25 +319,4 @@ conf_check(struct conf *c, struct conf_errors *e)
 	if (c->user_n == 0)
 		WARN(c, e, 0,
 		     "nobody can log in, expected a [user NAME] section");
-}
-
-void
-conf_check_make_verifiers(struct conf *c, struct conf_errors *e)
-{
-	for (size_t i = 0; i < c->user_n; i++) {
-		struct conf_user *u = &c->user[i];
-		uint8_t salt[SALT];
-
-		if (u->password == NULL || u->has_verifier ||
-		    u->auth != AUTH_SCRAM)
-			continue;
-		if (RAND_bytes(salt, sizeof(salt)) != 1 ||
-		    scram_verifier_make(&u->verifier, u->password, salt,
-					sizeof(salt), SCRAM_ITERATIONS) == -1)
-			ERROR(c, e, conf_line(c, &u->password),
-			      "[user %s]: no verifier could be made of the "
-			      "password, expected another, of UTF-8 text",
-			      u->name);
-		u->has_verifier = true;
-	}
 }

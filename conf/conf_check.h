@@ -14,8 +14,6 @@ struct conf;
 struct conf_errors;
 
 void conf_check(struct conf *, struct conf_errors *);
-/* Milliseconds of CPU per user with a plain password: for one that is right. */
-void conf_check_make_verifiers(struct conf *, struct conf_errors *);
 /* Whether a password is meant to be a SCRAM verifier. */
 bool conf_check_is_verifier(const char *password);
 

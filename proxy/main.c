@@ -15,6 +15,7 @@
 #include "conf/conf.h"
 #include "proxy/admin.h"
 #include "proxy/listener.h"
+#include "proxy/verifiers.h"
 #include "proxy/worker.h"
 
 #ifndef WEIR_VERSION
@@ -214,8 +215,10 @@ make_workers(struct weir *weir)
 	weir->stats = calloc(n, sizeof(struct stats *));
 	weir->cpu = offload_open(CPU_THREADS);
 	weir->dns = offload_open(DNS_THREADS);
+	weir->verifiers = verifiers_open();
 	if (weir->worker == NULL || weir->mailboxes == NULL ||
 	    weir->stats == NULL || weir->cpu == NULL || weir->dns == NULL ||
+	    weir->verifiers == NULL ||
 	    budgets_init(&weir->budgets, n, weir->mailboxes, pools_nudged) != 0)
 		goto failed;
 	for (unsigned i = 0; i < n; i++) {
@@ -358,6 +361,7 @@ close_all(struct process *pr)
 	offload_close(&weir->dns);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_close(&weir->worker[i]);
+	verifiers_close(&weir->verifiers);
 	budgets_fini(&weir->budgets);
 	admin_close(&pr->admin);
 	event_free(pr->sigterm);

@@ -10,15 +10,104 @@
 #include "protocol/secret.h"
 #include "proxy/pg_hello.h"
 #include "proxy/route.h"
+#include "proxy/verifiers.h"
 #include "proxy/worker.h"
 
 enum { MESSAGE_MAX = 4096 };
 
+/* From a wrong answer to its refusal: more than any way to judge one takes. */
+#define REFUSE_NS (100ull * 1000000)
+
+/* So late that the time tells nothing: whether there is such a user, what its
+ * secret is and how far the answer was from it. */
 static enum step
 auth_fail(struct session *s)
 {
-	session_close(s, WHY_BAD_AUTH, NULL, NULL);
+	s->refuse_ns = pg_session(s)->hello->auth.heard_ns + REFUSE_NS;
+	session_enter(s, SESSION_REFUSED);
 	return STEP_WAIT;
+}
+
+/* ---- what burns, on a thread that may --------------------------------- */
+
+struct pg_auth_job {
+	struct job job;
+	struct session *session; /* NULL: it has gone */
+	char *name, *password;
+	struct scram_verifier verifier; /* salt and rounds in, all out */
+	int failed;
+};
+
+static void
+job_free(struct pg_auth_job *j)
+{
+	OPENSSL_cleanse(j->password, strlen(j->password));
+	free(j->password);
+	free(j->name);
+	OPENSSL_cleanse(j, sizeof(*j));
+	free(j);
+}
+
+static void
+make_verifier(struct job *job)
+{
+	struct pg_auth_job *j = (struct pg_auth_job *)(void *)job;
+	struct scram_verifier salt = j->verifier;
+
+	j->failed = scram_verifier_make(&j->verifier, j->password, salt.salt,
+					salt.salt_len, salt.iterations);
+}
+
+static void
+verifier_made(struct job *job, void *owner)
+{
+	struct pg_auth_job *j = (struct pg_auth_job *)(void *)job;
+	struct worker *w = owner;
+
+	w->jobs--;
+	if (!j->failed)
+		verifiers_keep(w->weir->verifiers, j->name, j->password,
+			       &j->verifier);
+	if (j->session != NULL) {
+		struct pg_auth *a = &pg_session(j->session)->hello->auth;
+
+		assert(a->job == j);
+		a->job = NULL;
+		if (!j->failed)
+			a->scram.verifier = j->verifier;
+		session_wake(j->session);
+	}
+	job_free(j);
+}
+
+/*
+ * The salt goes out at once and the client makes its proof of it while the
+ * keys are made here.
+ */
+static void
+start_verifier(struct session *s, const struct scram_verifier *salt)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+	struct pg_auth *a = &h->auth;
+	struct pg_auth_job *j = calloc(1, sizeof(*j));
+
+	if (j == NULL || (j->name = strdup(h->user)) == NULL ||
+	    (j->password = strdup(a->secret.password)) == NULL)
+		abort();
+	j->session = s;
+	j->verifier = *salt;
+	a->job = j;
+	s->worker->jobs++;
+	offload_run(s->worker->weir->cpu, &j->job, &s->worker->mailbox,
+		    make_verifier, verifier_made);
+}
+
+void
+pg_auth_free(struct pg_auth *a)
+{
+	if (a->job != NULL)
+		a->job->session = NULL;
+	a->job = NULL;
 }
 
 /* ---- what it will be judged by ---------------------------------------- */
@@ -26,16 +115,15 @@ auth_fail(struct session *s)
 static struct pg_secret
 secret_of_user(const struct conf_user *u)
 {
-	struct pg_secret secret = { .method = u->auth, .known = true };
+	/* A verifier cannot be had from an MD5 answer. */
+	bool scram = u->auth == AUTH_MD5 && u->verifier != NULL;
 
-	secret.password = u->password;
-	if (u->has_verifier) {
-		secret.verifier = &u->verifier;
-		/* A verifier cannot be had from an MD5 answer. */
-		if (secret.method == AUTH_MD5)
-			secret.method = AUTH_SCRAM;
-	}
-	return secret;
+	return (struct pg_secret){
+		.method = scram ? AUTH_SCRAM : u->auth,
+		.known = true,
+		.password = u->password,
+		.verifier = u->verifier,
+	};
 }
 
 /*
@@ -47,12 +135,14 @@ static bool
 auth_find(struct session *s)
 {
 	struct pg_hello *h = pg_session(s)->hello;
+	const struct conf *c = s->snapshot->conf;
 
-	s->user = route_user(s->snapshot->conf, h->user, &h->slug);
-	/* Who is not known is asked as most are, and fails in the end. */
-	h->auth.secret = s->user != NULL
-			     ? secret_of_user(s->user)
-			     : (struct pg_secret){ .method = AUTH_SCRAM };
+	s->user = route_user(c, h->user, &h->slug);
+	if (s->user != NULL)
+		h->auth.secret = secret_of_user(s->user);
+	else
+		h->auth.secret =
+		    (struct pg_secret){ .method = c->unknown_auth };
 	return true;
 }
 
@@ -122,16 +212,24 @@ auth_ask(struct session *s)
 
 /* ---- SCRAM ------------------------------------------------------------ */
 
-static void
-scram_verifier_of(struct session *s, struct scram_verifier *v)
+/*
+ * What the client is shown: for a password and for nobody a salt and rounds
+ * made alike.  False: the keys behind them must be made first.
+ */
+static bool
+scram_show(struct session *s, struct scram_verifier *v)
 {
 	struct pg_hello *h = pg_session(s)->hello;
+	const struct pg_secret *secret = &h->auth.secret;
+	struct verifiers *vs = s->worker->weir->verifiers;
 
-	if (h->auth.secret.verifier != NULL)
-		*v = *h->auth.secret.verifier;
-	else
-		scram_verifier_mock(v, h->user, s->snapshot->mock_key,
-				    sizeof(s->snapshot->mock_key));
+	if (secret->verifier != NULL) {
+		*v = *secret->verifier;
+		return true;
+	}
+	verifiers_mock(vs, h->user, v);
+	return secret->password == NULL ||
+	       verifiers_find(vs, h->user, secret->password, v);
 }
 
 static enum step
@@ -142,16 +240,18 @@ scram_first(struct session *s, struct pg_reader *r)
 	uint8_t nonce[SCRAM_NONCE_RAW], binding[SCRAM_BINDING_MAX];
 	struct scram_verifier v;
 	char out[SCRAM_MESSAGE_MAX + 1];
-	bool plus = slice_is(mechanism, "SCRAM-SHA-256-PLUS");
+	bool plus = slice_is(mechanism, "SCRAM-SHA-256-PLUS"), ready;
 	bool offered = stream_binding(&s->stream, binding) > 0;
 
 	data = pg_read_bytes(r, pg_read_u32(r));
-	scram_verifier_of(s, &v);
+	ready = scram_show(s, &v);
 	if (r->bad || (!plus && !slice_is(mechanism, "SCRAM-SHA-256")) ||
 	    (plus && !offered) || RAND_bytes(nonce, sizeof(nonce)) != 1 ||
 	    scram_server_first(&a->scram, &v, plus, offered, nonce,
 			       (const char *)data.p, data.n, out) != 0)
 		return auth_fail(s);
+	if (!ready)
+		start_verifier(s, &v);
 	OPENSSL_cleanse(&v, sizeof(v));
 	a->phase = PG_AUTH_PROOF;
 	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_CONTINUE,
@@ -168,11 +268,10 @@ scram_proof(struct session *s, struct pg_reader *r)
 	size_t binding_n = stream_binding(&s->stream, binding);
 	char out[SCRAM_MESSAGE_MAX + 1];
 
-	/* The proof is checked for unknown users too: it takes as long. */
 	if (scram_server_final(&a->scram, binding, binding_n,
 			       (const char *)r->p, (size_t)(r->end - r->p),
 			       out) != 0 ||
-	    a->secret.verifier == NULL)
+	    !a->secret.known)
 		return auth_fail(s);
 	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_FINAL,
 		   slice_str(out)) != 0)
@@ -185,9 +284,9 @@ scram_proof(struct session *s, struct pg_reader *r)
 
 /* The answer to our salt.  -1: the library has no MD5. */
 static int
-md5_answer(const struct pg_hello *h, char answer[PG_MD5 + 1])
+md5_answer(const struct pg_hello *h, const char *password,
+	   char answer[PG_MD5 + 1])
 {
-	const char *password = h->auth.secret.password;
 	char stored[PG_MD5 + 1];
 
 	if (pg_md5_is_stored(password))
@@ -201,18 +300,21 @@ static enum step
 auth_password(struct session *s, struct pg_reader *r)
 {
 	struct pg_hello *h = pg_session(s)->hello;
+	const struct pg_secret *secret = &h->auth.secret;
 	struct slice given = pg_read_str(r);
-	const char *password = h->auth.secret.password;
+	const char *password = secret->password ? secret->password : "";
 	char answer[PG_MD5 + 1];
 
 	if (r->bad || r->p != r->end)
 		return auth_fail(s);
-	if (h->auth.secret.method == AUTH_MD5) {
-		if (md5_answer(h, answer) != 0)
+	if (secret->method == AUTH_MD5) {
+		if (md5_answer(h, password, answer) != 0)
 			return auth_fail(s);
 		password = answer;
 	}
-	return secret_same(given, password) ? pg_hello_in(s) : auth_fail(s);
+	if (!secret_same(given, password) || secret->password == NULL)
+		return auth_fail(s);
+	return pg_hello_in(s);
 }
 
 /* ---- messages --------------------------------------------------------- */
@@ -249,6 +351,7 @@ auth_read(struct session *s)
 		return STEP_WAIT;
 	memcpy(message, p + PG_HEADER, f.size - PG_HEADER);
 	stream_consume(&s->stream, f.size);
+	pg_session(s)->hello->auth.heard_ns = s->worker->streams.now_ns;
 	r = pg_reader(message, f.size - PG_HEADER);
 	next = auth_message(s, &r);
 	OPENSSL_cleanse(message, f.size - PG_HEADER);
@@ -265,7 +368,11 @@ pg_auth_begin(struct session *s)
 enum step
 pg_auth_step(struct session *s)
 {
-	if (pg_session(s)->hello->auth.phase == PG_AUTH_FIND)
+	struct pg_auth *a = &pg_session(s)->hello->auth;
+
+	if (a->job != NULL)
+		return STEP_WAIT;
+	if (a->phase == PG_AUTH_FIND)
 		return auth_find(s) ? auth_ask(s) : STEP_WAIT;
 	return auth_read(s);
 }

@@ -19,6 +19,7 @@ pg_hello_free(struct pg_session *ps)
 	if (ps->hello == NULL)
 		return;
 	buf_free(&ps->hello->reports);
+	pg_auth_free(&ps->hello->auth);
 	OPENSSL_cleanse(ps->hello, sizeof(*ps->hello));
 	free(ps->hello);
 	ps->hello = NULL;

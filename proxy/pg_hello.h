@@ -33,9 +33,13 @@ struct pg_secret {
 	const struct scram_verifier *verifier;	/* instead of a password; NULL */
 };
 
+struct pg_auth_job;
+
 struct pg_auth {
 	enum pg_auth_phase  phase;
 	struct pg_secret    secret;
+	struct pg_auth_job *job;	/* under way elsewhere; NULL: none */
+	uint64_t	    heard_ns;	/* when the last answer came */
 	uint8_t		    salt[4];	/* for md5 */
 	struct scram_server scram;
 };
@@ -59,6 +63,7 @@ struct pg_hello {
 
 /* The startup packet is read: find out whether it is true. */
 enum step pg_auth_begin(struct session *);
+void	  pg_auth_free(struct pg_auth *);
 /* It is: AuthenticationOk, and on. */
 enum step pg_hello_in(struct session *);
 

@@ -654,6 +654,7 @@ const struct proto pg_proto = {
 	.step = { [SESSION_TLS] = pg_wait_step,
 		  [SESSION_HELLO] = pg_hello_step,
 		  [SESSION_AUTH] = pg_auth_step,
+		  [SESSION_REFUSED] = pg_wait_step,
 		  [SESSION_IDLE] = pg_ready_step,
 		  [SESSION_WAIT] = pg_wait_step,
 		  [SESSION_LEASED] = pg_leased_step,

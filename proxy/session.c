@@ -8,6 +8,7 @@
 enum deadline {
 	DEADLINE_none,
 	DEADLINE_login,
+	DEADLINE_refuse,
 	DEADLINE_idle,
 	DEADLINE_queue,
 	DEADLINE_query,
@@ -96,6 +97,9 @@ session_arm(struct session *s)
 		break;
 	case DEADLINE_login:
 		when = login_deadline(s, c);
+		break;
+	case DEADLINE_refuse:
+		when = s->refuse_ns;
 		break;
 	case DEADLINE_idle:
 		when = in_ms(s, c->client_idle_timeout_ms);
@@ -237,6 +241,9 @@ session_timeout(struct session *s)
 	case DEADLINE_login:
 		session_close(s, WHY_LOGIN_TIMEOUT, NULL, NULL);
 		break;
+	case DEADLINE_refuse:
+		session_close(s, WHY_BAD_AUTH, NULL, NULL);
+		break;
 	case DEADLINE_idle:
 		session_close(s, WHY_IDLE, NULL, NULL);
 		break;
@@ -257,6 +264,15 @@ session_timeout(struct session *s)
 		session_enter(s, SESSION_DEAD);
 		break;
 	}
+}
+
+/* Who was refused and does not wait to hear it was refused all the same. */
+static enum why
+why_of_eof(const struct session *s)
+{
+	if (s->state == SESSION_REFUSED)
+		return WHY_BAD_AUTH;
+	return s->state == SESSION_HELLO ? WHY_PROBE : WHY_EOF;
 }
 
 static void
@@ -284,9 +300,7 @@ session_event(struct stream *st, enum stream_event e)
 		break;
 	case STREAM_EOF:
 		if (s->proto->leave == NULL || !s->proto->leave(s))
-			session_close(
-			    s, s->state == SESSION_HELLO ? WHY_PROBE : WHY_EOF,
-			    NULL, NULL);
+			session_close(s, why_of_eof(s), NULL, NULL);
 		break;
 	case STREAM_ERROR:
 		session_close(s, s->state == SESSION_TLS ? WHY_TLS : WHY_IO,

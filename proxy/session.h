@@ -28,7 +28,8 @@
 #define SESSION_STATES(X)                                                           \
 	X(TLS,    login,     TO(HELLO))			/* handshake            */     \
 	X(HELLO,  login,     TO(TLS) | TO(AUTH) | TO(IDLE) | TO(WAIT) | TO(LEASED)) /* who are you? */ \
-	X(AUTH,   login,     TO(IDLE) | TO(WAIT) | TO(LEASED))	/* prove it             */     \
+	X(AUTH,   login,     TO(IDLE) | TO(WAIT) | TO(LEASED) | TO(REFUSED))	/* prove it             */     \
+	X(REFUSED, refuse,   0)				/* it was wrong; to be told later */ \
 	X(IDLE,   idle,      TO(WAIT) | TO(LEASED))	/* holds nothing        */     \
 	X(WAIT,   queue,     TO(LEASED) | TO(IDLE))	/* for a server         */     \
 	X(LEASED, query,     TO(IDLE))			/* has one of its own   */     \
@@ -91,6 +92,7 @@ struct session {
 	struct session	       *next, **prev;	/* of its worker */
 	struct session	       *wake_next;	/* on the worker's list of runnable ones */
 	uint64_t		opened_ns;
+	uint64_t		refuse_ns;	/* REFUSED: when it hears of it */
 	bool			awake;		/* on that list */
 	bool			logged_in;	/* counted as such; survives states */
 	bool			told;		/* WAIT: that it waits */

@@ -64,7 +64,8 @@ worker_main(void *arg)
 	cancels_abort(w);
 	pools_close(&w->pools);
 	/* Jobs of ours on other threads come home before we go. */
-	while (w->pools.jobs > 0 || w->dead != NULL || w->pools.dead != NULL)
+	while (w->jobs > 0 || w->pools.jobs > 0 || w->dead != NULL ||
+	       w->pools.dead != NULL)
 		worker_turn(w);
 	atomic_fetch_sub(&w->weir->running, 1);
 	return NULL;

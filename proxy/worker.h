@@ -42,6 +42,7 @@ struct worker {
 	struct session	*awake;		/* to be run this turn */
 	struct session	*dead;		/* to be freed at its end */
 	unsigned	 sessions_n;
+	unsigned	 jobs;		/* log-ins being judged on other threads */
 	uint64_t	 last_id;
 	struct cancels	*cancels;	/* keys we gave out (cancel.h) */
 	struct event	 tick, mail;
@@ -55,6 +56,7 @@ struct weir {
 	struct snapshot	*snapshot;	/* the current one; main's */
 	struct budgets	 budgets;
 	struct offload	*cpu, *dns;
+	struct verifiers *verifiers;
 	struct mailbox **mailboxes;
 	struct worker  **worker;
 	struct stats   **stats;

@@ -723,23 +723,48 @@ templates_and_names_of_variables_are_checked(void **state)
 }
 
 static void
-a_password_becomes_a_verifier_once(void **state)
+a_password_is_kept_as_it_is(void **state)
 {
 	struct conf *c = loads(LEAST "[user u]\npassword = " LONG_SECRET "\n");
 	const struct conf_user *u = conf_user_find(c, "u");
-	struct scram_verifier v;
 
 	(void)state;
 	assert_int_equal(u->auth, AUTH_SCRAM);
-	assert_true(u->has_verifier);
-	assert_int_equal(u->verifier.iterations, SCRAM_ITERATIONS);
-	assert_int_equal(scram_verifier_make(&v, LONG_SECRET, u->verifier.salt,
-					     u->verifier.salt_len,
-					     SCRAM_ITERATIONS),
-			 0);
-	assert_memory_equal(v.stored_key, u->verifier.stored_key, SCRAM_KEY);
+	assert_null(u->verifier);
+	assert_string_equal(u->password, LONG_SECRET);
 	assert_int_equal(errors.warning_n, 0);
 	done(c);
+}
+
+/* How `text` would have an unknown user asked. */
+static enum conf_auth
+asks_unknown(const char *text)
+{
+	struct conf *c = loads(text);
+	enum conf_auth auth = c->unknown_auth;
+
+	done(c);
+	return auth;
+}
+
+static void
+who_is_unknown_is_asked_as_most_are(void **state)
+{
+#define USER(name, auth) \
+	"[user " name "]\nauth = " auth "\npassword = " LONG_SECRET "\n"
+	(void)state;
+	assert_int_equal(asks_unknown(LEAST), AUTH_SCRAM);
+	assert_int_equal(asks_unknown(LEAST USER("a", "md5")), AUTH_MD5);
+	assert_int_equal(asks_unknown(LEAST USER("a", "plain")), AUTH_PLAIN);
+	assert_int_equal(asks_unknown(LEAST "[user a]\nauth = trust\n"),
+			 AUTH_SCRAM);
+	assert_int_equal(
+	    asks_unknown(LEAST USER("a", "md5") USER("b", "scram-sha-256")),
+	    AUTH_SCRAM);
+	assert_int_equal(asks_unknown(LEAST USER("a", "md5") USER("b", "md5")
+					  USER("c", "scram-sha-256")),
+			 AUTH_MD5);
+#undef USER
 }
 
 static void
@@ -752,9 +777,9 @@ a_verifier_is_taken_as_it_is(void **state)
 	const struct conf_user *u = conf_user_find(c, "u");
 
 	(void)state;
-	assert_true(u->has_verifier);
-	assert_int_equal(u->verifier.iterations, 4096);
-	assert_int_equal(u->verifier.salt_len, 16);
+	assert_non_null(u->verifier);
+	assert_int_equal(u->verifier->iterations, 4096);
+	assert_int_equal(u->verifier->salt_len, 16);
 	done(c);
 	refuses(LEAST "[user u]\npassword = SCRAM-SHA-256$x\n",
 		"6: [user u]: the password is not a verifier");
@@ -1050,7 +1075,8 @@ main(void)
 		cmocka_unit_test(users_and_organizations_are_found_among_many),
 		cmocka_unit_test(an_organization_has_an_id_of_its_own),
 		cmocka_unit_test(templates_and_names_of_variables_are_checked),
-		cmocka_unit_test(a_password_becomes_a_verifier_once),
+		cmocka_unit_test(a_password_is_kept_as_it_is),
+		cmocka_unit_test(who_is_unknown_is_asked_as_most_are),
 		cmocka_unit_test(a_verifier_is_taken_as_it_is),
 		cmocka_unit_test(a_stored_form_must_be_of_use_for_the_log_in),
 		cmocka_unit_test(what_is_not_built_is_refused_when_asked_for),

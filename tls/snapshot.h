@@ -21,7 +21,6 @@ struct snapshot {
 	SSL_CTX		*listen;	/* NULL: no certificate configured */
 	SSL_CTX	       **postgres;	/* by conf_postgres.index; NULL: never TLS */
 	SSL_CTX	       **redis;		/* by conf_redis.index; NULL: never TLS */
-	uint8_t		 mock_key[32];	/* for scram_verifier_mock() */
 };
 
 /*

@@ -54,9 +54,9 @@ check_conf(const struct conf *c)
 			   &c->database[i] &&
 		       c->database[i].postgres != NULL);
 	for (size_t i = 0; i < c->user_n; i++)
-		assert(
-		    conf_user_find(c, c->user[i].name) == &c->user[i] &&
-		    (c->user[i].has_verifier || c->user[i].auth == AUTH_TRUST));
+		assert(conf_user_find(c, c->user[i].name) == &c->user[i] &&
+		       (c->user[i].password != NULL ||
+			c->user[i].auth == AUTH_TRUST));
 }
 
 static void

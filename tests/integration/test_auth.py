@@ -5,12 +5,13 @@ a password is never asked for in clear where others can listen.
 Method: real drivers (libpq), and the wire where a driver would help too much.
 """
 import hashlib
+import time
 
 import psycopg2
 import pytest
 
 import pgwire
-from servers import DATABASE
+from servers import DATABASE, wait_for
 
 pytestmark = pytest.mark.weir_only
 
@@ -76,3 +77,110 @@ def test_a_password_message_of_another_form_is_refused(proxy, tail):
     wire.send(pgwire.message("p", b"md5" + b"0" * 32 + tail))
     kind, body = wire.message()
     assert kind == "E" and pgwire.error(body)["C"] in ("28P01", "08P01")
+
+
+# Who is there and who is not.
+
+
+def salt_shown_to(proxy, user):
+    """What a SCRAM client is shown of a user, without the nonce."""
+    wire = proxy.wire(login=False)
+    wire.send(pgwire.startup(user, DATABASE))
+    kind, body = wire.message()
+    assert (kind, body[:4]) == ("R", b"\0\0\0\x0a")
+    first = b"n,,n=,r=abcdefgh"
+    wire.send(pgwire.message("p", b"SCRAM-SHA-256\0", pgwire.I32.pack(len(first)), first))
+    kind, body = wire.message()
+    assert (kind, body[:4]) == ("R", b"\0\0\0\x0b")
+    wire.close()
+    return body[4:].split(b",", 1)[1]
+
+
+def can_log_in(proxy, user, password):
+    try:
+        proxy.wire(login=False).login(user, DATABASE, password)
+    except pgwire.Failed as e:
+        assert e.code == "28P01"
+        return False
+    return True
+
+
+def test_a_salt_stays_the_same_over_a_reload_whoevers_it_is(proxy):
+    names = ["acme_app", "nobody", "nobody.acme", "later"]
+    before = [salt_shown_to(proxy, name) for name in names]
+    assert len(set(before)) == 3 and before[1] == before[2]
+    proxy.reload({"user later": {"password": PASSWORD}})
+    wait_for(lambda: can_log_in(proxy, "later", PASSWORD), 10, "the user is not there")
+    assert [salt_shown_to(proxy, name) for name in names] == before
+    proxy.reload({"user later": None})
+    wait_for(lambda: not can_log_in(proxy, "later", PASSWORD), 10, "the user is still there")
+    assert [salt_shown_to(proxy, name) for name in names] == before
+
+
+def transcript(proxy, user, tls):
+    """All that a client with a wrong password gets, and how long it takes."""
+    wire = proxy.wire(login=False, tls=tls)
+    wire.send(pgwire.startup(user, DATABASE))
+    kind, body = wire.message()
+    reply = [(kind, body[:4] if body[:4] == b"\0\0\0\5" else body)]
+    if body[:4] == b"\0\0\0\x0a":
+        first = b"n,,n=,r=abcdefgh"
+        wire.send(pgwire.message("p", b"SCRAM-SHA-256\0",
+                                 pgwire.I32.pack(len(first)), first))
+        kind, body = wire.message()
+        nonce = body[4:].split(b",")[0]
+        reply.append((kind, len(body)))
+        answer = b"c=biws," + nonce + b",p=" + b"A" * 43 + b"="
+    else:
+        answer = b"md5" + b"0" * 32 + b"\0"
+    asked = time.monotonic()
+    if kind != "E":
+        wire.send(pgwire.message("p", answer))
+    return reply + wire.until_closed(), time.monotonic() - asked
+
+
+NO_ORDINARY_USERS = {"user " + name: None for name in (
+    "acme_app", "beta_app", "plain_app", "default")}
+
+
+@pytest.mark.parametrize("auth, secret, tls", [
+    ("scram-sha-256", PASSWORD, False), ("md5", PASSWORD, False),
+    ("md5", "md5" + "0" * 31 + "1", False), ("plain", PASSWORD, True),
+    ("plain", PASSWORD, False)])
+def test_who_is_not_there_looks_like_who_is(weir, auth, secret, tls):
+    proxy = weir(dict(NO_ORDINARY_USERS, **{"user somebody": {
+        "auth": auth, "password": secret}}))
+    known, after_known = transcript(proxy, "somebody", tls)
+    unknown, after_unknown = transcript(proxy, "nobody", tls)
+    assert known == unknown
+    if auth != "plain" or tls:
+        assert pgwire.errors(known[-1:])[0]["C"] == "28P01"
+        # PBKDF2 and queues are far below what both of them wait.
+        assert after_known > 0.09 and after_unknown > 0.09
+    else:
+        assert pgwire.errors(known)[0]["C"] == "28000"
+
+
+def test_a_first_log_in_needs_no_earlier_one(weir):
+    """The keys of a password are made when they are wanted, for many at once."""
+    proxy = weir(workers=2)
+    wires = [proxy.wire(login=False) for _ in range(20)]
+    for wire in wires:
+        wire.send(pgwire.startup("acme_app", DATABASE))
+    for wire in wires:
+        wire.authenticate("acme_app", "acme-secret")
+    for wire in wires:
+        assert wire.value("SELECT own_organization() IS NOT NULL") == "t"
+
+
+def test_who_leaves_while_its_proof_is_judged_harms_nobody(weir):
+    proxy = weir(workers=1)
+    for i in range(10):
+        wire = proxy.wire(login=False)
+        wire.send(pgwire.startup("acme_app", DATABASE))
+        wire.message()
+        first = b"n,,n=,r=abcdefgh"
+        wire.send(pgwire.message("p", b"SCRAM-SHA-256\0",
+                                 pgwire.I32.pack(len(first)), first))
+        wire.close()
+    assert proxy.wire("acme_app").value("SELECT 1") == "1"
