@@ -18,13 +18,18 @@ cluster=/etc/postgresql-common/createcluster.d/weir-setup.conf
 made_policy=no
 made_cluster=no
 
-# The packages whose line in the list has one of the words.
+# The packages whose line in the list has one of the words, less those whose
+# program is there already.
 wanted() {
 	for word in "$@"; do
 		awk -v w="$word" '!/^#/ {
-			for (i = 2; i <= NF; i++) if ($i == w) print $1
+			c = "-"
+			for (i = 2; i <= NF; i++) if (sub(/^command:/, "", $i)) c = $i
+			for (i = 2; i <= NF; i++) if ($i == w) print $1, c
 		}' "$list"
-	done | sort -u
+	done | sort -u | while read -r package program; do
+		command -v "$program" >/dev/null || echo "$package"
+	done
 }
 
 # Those of the arguments that dpkg does not know as installed.

@@ -271,4 +271,5 @@ def san():
     return SAN
 
 
-collect_ignore = ["pgwire.py", "respwire.py", "servers.py", "weirproc.py", "canary.py"]
+collect_ignore = ["pgwire.py", "respwire.py", "servers.py", "weirproc.py", "canary.py",
+                  "ways.py", "nodejs.py", "node"]

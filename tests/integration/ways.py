@@ -1,0 +1,125 @@
+"""
+ways: one test, three ways to the database.
+
+    from ways import way, workers       # noqa: F401, fixtures
+
+`way` is PostgreSQL itself, then weir without and with TLS: what a real client
+does must first be right directly, or the test is wrong, not weir.  Behind weir
+are 3 servers in transaction mode and 2 workers.  Afterwards the servers must be
+idle, at most 3, and without anything the client left on them.
+"""
+import os
+import subprocess
+import threading
+
+import pytest
+
+import weirproc
+from servers import DATABASE, UPSTREAM_USER, USERS, scaled, wait_for
+
+SERVERS = 3
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+@pytest.fixture(scope="module")
+def workers():
+    return 2
+
+
+class Way:
+    def __init__(self, name, proxy, pg, folder):
+        self.name, self.proxy, self.pg, self.folder = name, proxy, pg, folder
+        self.direct = proxy.direct
+        self.sslmode = "require" if name == "tls" else "disable"
+
+    def url(self, user="acme_app", database=DATABASE, sslmode=None):
+        return "postgresql://%s:%s@127.0.0.1:%d/%s?sslmode=%s" % (
+            user, USERS[user][1], self.proxy.pg_port, database,
+            sslmode or self.sslmode)
+
+    def env(self, user="acme_app", **more):
+        """The environment of a client program of libpq."""
+        return dict({
+            "PATH": os.environ["PATH"], "HOME": self.folder, "LC_ALL": "C.UTF-8",
+            "PGHOST": "127.0.0.1", "PGPORT": str(self.proxy.pg_port),
+            "PGUSER": user, "PGPASSWORD": USERS[user][1], "PGDATABASE": DATABASE,
+            "PGSSLMODE": self.sslmode, "PGGSSENCMODE": "disable",
+            "PGCONNECT_TIMEOUT": str(int(scaled(15))), "DSN": self.url(user),
+            "NODE_EXTRA_CA_CERTS": self.proxy.ca,
+        }, **more)
+
+    def run(self, *argv, user="acme_app", input=None, fails=False, seconds=30, **env):
+        """A program's standard output; it must succeed, unless it must fail."""
+        said = subprocess.run(
+            argv, env=self.env(user, **env), input=input, text=True,
+            stdin=None if input is not None else subprocess.DEVNULL,
+            capture_output=True, timeout=scaled(seconds), cwd=self.folder,
+            start_new_session=True)
+        assert (said.returncode != 0) == fails, "exit status %d\n%s\n%s" % (
+            said.returncode, said.stdout[-3000:], said.stderr[-3000:])
+        return said.stdout if not fails else said.stderr
+
+    def settle(self):
+        """No client, and every server back and clean."""
+        self.proxy.hang_up()
+        if self.direct:
+            return
+        self.proxy.settled()
+
+        def idle():
+            m = self.proxy.metrics()
+            n = m['weir_servers{proto="postgres"}']
+            return n <= SERVERS and n == m['weir_servers_idle{proto="postgres"}']
+        wait_for(idle, 10, "a server is not idle though no client is left")
+        assert self.proxy.metric("clients_waiting", "postgres") == 0
+        left = self.pg.run(
+            "SELECT pid, state, query FROM pg_stat_activity WHERE usename = %s"
+            " AND state IS DISTINCT FROM 'idle'", [UPSTREAM_USER])
+        assert not left, left
+        assert not self.pg.run("SELECT * FROM pg_locks WHERE locktype = 'advisory'")
+        assert len(self.pg.backends()) <= SERVERS
+
+
+class Watch:
+    """with Watch(way): the servers, counted by PostgreSQL, are never too many."""
+
+    def __init__(self, way):
+        self.way, self.most, self.over = way, 0, threading.Event()
+        self.thread = threading.Thread(target=self._count, daemon=True)
+
+    def _count(self):
+        db = self.way.pg.connect()
+        cur = db.cursor()
+        while not self.over.wait(0.05):
+            cur.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = %s",
+                        [UPSTREAM_USER])
+            self.most = max(self.most, cur.fetchone()[0])
+        db.close()
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self.over.set()
+        self.thread.join()
+        assert kind or self.way.direct or 1 <= self.most <= SERVERS, self.most
+
+
+def grant_roles(pg, rd):
+    """PostgreSQL gets the users weir has, once."""
+    if not pg.run("SELECT 1 FROM pg_roles WHERE rolname = 'acme_app'"):
+        weirproc.Direct.prepare(pg, rd)
+
+
+@pytest.fixture(params=["direct", "plain", "tls"])
+def way(request, pg, rd, authority, folder):
+    if request.param == "direct":
+        grant_roles(pg, rd)
+        proxy = weirproc.Direct(pg, rd, authority.crt)
+    else:
+        proxy = request.getfixturevalue("proxy")
+    way = Way(request.param, proxy, pg, folder)
+    yield way
+    if not getattr(request.node, "has_failed", False):
+        way.settle()
