@@ -609,6 +609,9 @@ pg_route(const struct pg_server *pg, uint8_t type)
 		return pg->s.lessee;
 	}
 	e = ledger_at(ledger, 0);
+	/* What fails of ours was done for the lessee's next message. */
+	if (type == 'E' && e->kind != PG_POISON && e->kind != PG_SYNC)
+		return pg->s.lessee;
 	return e->action == LEDGER_FORWARD ? e->lessee : NULL;
 }
 
