@@ -38,6 +38,7 @@ struct buf;
 	X(TRANSACTIONS,	   "transactions_total", "", COUNTER, "Postgres leases that ended at ReadyForQuery") \
 	X(QUERIES,	   "queries_total", "", COUNTER, "Postgres simple queries and executes forwarded") \
 	X(BINDS,	   "binds_total", "", COUNTER, "times a server was given other variables") \
+	X(BEGINS_DEFERRED, "begins_deferred_total", "", COUNTER, "BEGINs answered at once and sent with the first statement") \
 	X(PARSES_REPLAYED, "parses_replayed_total", "", COUNTER, "prepared statements parsed again on a server that lacked them") \
 	X(PINS,		   "pins_total", "", COUNTER, "sessions that had to keep their server")      \
 	X(CANCELS,	   "cancels_total", "", COUNTER, "cancel requests forwarded")                \

@@ -17,7 +17,8 @@ enum bind_known {
 	    1 << 3 /* and BIND_CHUNK - 1 bits above: by number of pairs */
 };
 
-enum { ROUTE_SWALLOW, ROUTE_FORWARD };
+/* In the arg of an Execute of ours: what its answer confirms. */
+enum { OWN_BOUND = 1, OWN_BEGIN };
 
 /* ---- sending ---------------------------------------------------------- */
 
@@ -221,14 +222,37 @@ own_execute(struct server *v)
 }
 
 static void
-own_run(struct server *v, const char *name, const char *sql, unsigned bit)
+own_bind(struct server *v, const char *name)
 {
-	own_parse(v, name, sql, bit);
 	expect(v, NULL, PG_BIND, LEDGER_SWALLOW, 0, STMT_NONE);
 	if (pg_put(stream_out(&v->stream), 'B', "sshhh", "", name, 0, 0, 0) !=
 	    0)
 		abort();
+}
+
+static void
+own_run(struct server *v, const char *name, const char *sql, unsigned bit)
+{
+	own_parse(v, name, sql, bit);
+	own_bind(v, name);
 	own_execute(v);
+}
+
+void
+pg_server_begin(struct server *v, const struct stmt *s)
+{
+	struct pg_server *pg = pg_server(v);
+
+	assert(!pg->beginning && !pg->skipping);
+	if (s == NULL) {
+		own_run(v, "weir_begin", "BEGIN", KNOWN_BEGIN);
+	} else {
+		pg_server_need(v, s);
+		own_bind(v, s->name);
+		own_execute(v);
+	}
+	ledger_at(&v->ledger, v->ledger.n - 1)->arg = OWN_BEGIN;
+	pg->beginning = true;
 }
 
 /* A difference: value NULL takes the setting back to its default. */
@@ -338,7 +362,7 @@ pg_bind(struct server *v, struct lessee *l)
 	bind_changes(v, v->label, l->label);
 	own_run(v, "weir_commit", "COMMIT", KNOWN_COMMIT);
 	/* The last of it: its answer confirms all. */
-	ledger_at(&v->ledger, v->ledger.n - 1)->arg = 1;
+	ledger_at(&v->ledger, v->ledger.n - 1)->arg = OWN_BOUND;
 	pg->unset = false;
 	pg->is_binding = true;
 	pg->echoing = true;
@@ -425,10 +449,12 @@ pg_pop(struct pg_server *pg, bool done)
 		unnamed_settle(pg, done);
 	else if (e.slot != STMT_NONE)
 		stmt_held_settle(&pg->held, e.slot, e.kind == PG_PARSE, done);
-	if (e.lessee == NULL && e.arg != 0 && e.kind == PG_EXECUTE && done)
-		bind_confirmed(pg);
-	else
+	if (e.lessee != NULL)
 		tell(pg, &e, done);
+	else if (e.kind == PG_EXECUTE && e.arg == OWN_BOUND && done)
+		bind_confirmed(pg);
+	else if (e.kind == PG_EXECUTE && e.arg == OWN_BEGIN && done)
+		pg->beginning = false;
 }
 
 static bool
@@ -711,12 +737,19 @@ pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
 	pg_settle(pg);
 }
 
+/* Is something of ours on its way without which nothing may run? */
+static bool
+is_ours(const struct pg_server *pg)
+{
+	return pg->is_binding || pg->beginning;
+}
+
 /* Only these are streamed; the others are small and must lie whole. */
 static bool
 pg_whole(const struct pg_server *pg, uint8_t type)
 {
 	if (type == 'E')
-		return pg->is_binding || pg->s.state == SERVER_RESET ||
+		return is_ours(pg) || pg->s.state == SERVER_RESET ||
 		       pg->s.ledger.n == 0;
 	return !pg_is(type, STREAMED);
 }
@@ -756,9 +789,11 @@ run_add(struct pg_server *pg, struct run *r, struct lessee *to,
 static void
 pg_whole_error(struct pg_server *pg, const struct pg_frame *f, const uint8_t *p)
 {
-	pg_close_with_error(
-	    pg, pg->is_binding ? WHY_BIND_FAILED : WHY_UPSTREAM_LOST,
-	    p + PG_HEADER, f->size - PG_HEADER);
+	enum why w = WHY_UPSTREAM_LOST;
+
+	if (is_ours(pg))
+		w = pg->is_binding ? WHY_BIND_FAILED : WHY_BEGIN_FAILED;
+	pg_close_with_error(pg, w, p + PG_HEADER, f->size - PG_HEADER);
 }
 
 /* Will judging this message call the lessee back?  Then it gets its bytes
@@ -812,7 +847,7 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 		}
 		if (n < f.size)
 			return 0;
-		if (f.type == 'E' && (pg->is_binding || pg->s.ledger.n == 0 ||
+		if (f.type == 'E' && (is_ours(pg) || pg->s.ledger.n == 0 ||
 				      pg->s.state == SERVER_RESET)) {
 			run_flush(pg, r);
 			pg_whole_error(pg, &f, p);
@@ -895,8 +930,7 @@ pg_dirty(const struct server *v)
 	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
 
 	return pg->status != 'I' || pg->pinned || pg->doubt || pg->tainted ||
-	       pg->remain > 0 || pg->skipping || pg->copying_in ||
-	       pg->is_binding;
+	       pg->remain > 0 || pg->skipping || pg->copying_in || is_ours(pg);
 }
 
 static void
@@ -918,7 +952,7 @@ pg_clean(struct server *v)
 
 	assert(v->state == SERVER_RESET && v->ledger.n == 0);
 	if (pg->doubt || pg->tainted || pg->remain > 0 || pg->skipping ||
-	    pg->copying_in || pg->is_binding) {
+	    pg->copying_in || is_ours(pg)) {
 		stats_add(v->pool->home->stats, STAT_SERVER_DOUBTED, 1);
 		server_close(v, WHY_DOUBT, NULL, NULL);
 		return;

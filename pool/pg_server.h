@@ -56,6 +56,7 @@ struct pg_server {
 	const struct tenant *binding_tenant;
 	uint16_t	  bind_known;	/* our own statements this backend has */
 	bool		  is_binding;
+	bool		  beginning;	/* pg_server_begin() is not answered yet */
 	bool		  echoing;	/* a bind's ParameterStatus may come, up to ReadyForQuery */
 	bool		  bind_reports;	/* the lessee wants to see ParameterStatus of it */
 	bool		  skipping;	/* an error: the backend ignores up to Sync */
@@ -110,6 +111,10 @@ bool pg_server_parse_unnamed(struct server *, struct lessee *l, uint64_t owner, 
 bool pg_server_has_unnamed(const struct server *, uint64_t owner, uint64_t gen);
 /* Closes it, whosever it was, with nothing said to the lessee. */
 void pg_server_close_unnamed(struct server *);
+/* A transaction begins, of which the lessee has been told already: by this
+ * statement, or a bare BEGIN (NULL).  If it fails the server is closed, so
+ * nothing behind it runs outside of it.  At rest only. */
+void pg_server_begin(struct server *, const struct stmt *);
 /* Answers this kind at its turn without asking the backend. */
 void pg_server_fake(struct server *, struct lessee *, enum pg_kind, uint32_t arg);
 /* Makes the backend fail here; the lessee hears `settled(PG_POISON, arg, true)`

@@ -37,6 +37,7 @@ struct stmt {
 	struct stmt *chain;
 	unsigned     refs;
 	unsigned     flags;		/* sql_scan()'s, of its text */
+	const void  *parsed_in;		/* the pool that parsed it last; only compared */
 	char	     name[STMT_NAME + 1];
 	size_t	     len;
 	uint8_t	     body[];		/* text, NUL, count and types */

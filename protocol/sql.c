@@ -1,5 +1,7 @@
 #include "protocol/sql.h"
 
+#include <assert.h>
+
 enum token { END, WORD, PUNCT, OTHER };
 
 struct lexer {
@@ -329,7 +331,7 @@ scan_deallocate(const struct lexer *at)
 		return 0;
 	if (is_key(&l, "prepare") && next_token(&l) != WORD)
 		return 0;
-	return scan_own(&l);
+	return is_key(&l, "all") ? SQL_FORGETS : SQL_DROPS | scan_own(&l);
 }
 
 /* PREPARE TRANSACTION 'id' has no name behind it. */
@@ -386,17 +388,30 @@ scan_first(const struct lexer *at)
 
 	switch (l.word[0] | 32) {
 	case 'a':
+		if (is_key(&l, "abort"))
+			return SQL_XACT;
 		return is_key(&l, "alter") ? scan_define(&l) : 0;
+	case 'b':
+		return is_key(&l, "begin") ? SQL_XACT : 0;
 	case 'c':
+		if (is_key(&l, "commit"))
+			return SQL_XACT;
 		return is_key(&l, "create") ? scan_define(&l) : 0;
+	case 'e':
+		return is_key(&l, "end") ? SQL_XACT : 0;
 	case 's':
+		if (is_key(&l, "start"))
+			return SQL_XACT;
 		return is_key(&l, "set") ? scan_set(&l) | scan_identity(&l) : 0;
 	case 'r':
+		if (is_key(&l, "rollback"))
+			return SQL_XACT;
 		return is_key(&l, "reset") ? SQL_SETTING | SQL_UNSETS : 0;
 	case 'd':
 		if (is_key(&l, "discard"))
-			return next_is(&l, "all") ? SQL_SETTING | SQL_UNSETS
-						  : 0;
+			return next_is(&l, "all")
+				   ? SQL_SETTING | SQL_UNSETS | SQL_FORGETS
+				   : 0;
 		if (is_key(&l, "deallocate"))
 			return scan_deallocate(&l);
 		/* The body of a DO block is a quoted string to us. */
@@ -476,6 +491,186 @@ sql_scan(struct slice text)
 	if (l.odd)
 		flags |= SQL_PIN | SQL_SETTING | SQL_HIDES;
 	return flags;
+}
+
+/* ---- whole texts ------------------------------------------------------ */
+
+/* Nothing follows but what ends a statement. */
+static bool
+is_over(struct lexer *l)
+{
+	enum token t;
+
+	while ((t = next_token(l)) == PUNCT && l->punct == ';')
+		;
+	return t == END;
+}
+
+static bool
+next_word(struct lexer *l)
+{
+	return next_token(l) == WORD && !l->quoted;
+}
+
+/* The level behind ISOLATION LEVEL, or 0. */
+static unsigned
+read_isolation(struct lexer *l)
+{
+	if (!next_is(l, "level") || !next_word(l))
+		return 0;
+	if (is(l, "serializable"))
+		return SQL_SERIALIZABLE;
+	if (is(l, "repeatable"))
+		return next_is(l, "read") ? SQL_REPEATABLE_READ : 0;
+	if (!is(l, "read") || !next_word(l))
+		return 0;
+	if (is(l, "committed"))
+		return SQL_READ_COMMITTED;
+	return is(l, "uncommitted") ? SQL_READ_UNCOMMITTED : 0;
+}
+
+/* The mode that begins with the word just read, or 0. */
+static unsigned
+read_mode(struct lexer *l)
+{
+	if (is(l, "isolation"))
+		return read_isolation(l);
+	if (is(l, "deferrable"))
+		return SQL_DEFERRABLE;
+	if (is(l, "not"))
+		return next_is(l, "deferrable") ? SQL_NOT_DEFERRABLE : 0;
+	if (!is(l, "read") || !next_word(l))
+		return 0;
+	if (is(l, "only"))
+		return SQL_READ_ONLY;
+	return is(l, "write") ? SQL_READ_WRITE : 0;
+}
+
+/* Modes that exclude one another: one of a kind may be there. */
+static unsigned
+rivals(unsigned mode)
+{
+	if (mode & SQL_ISOLATION)
+		return SQL_ISOLATION;
+	if (mode & (SQL_READ_ONLY | SQL_READ_WRITE))
+		return SQL_READ_ONLY | SQL_READ_WRITE;
+	return SQL_DEFERRABLE | SQL_NOT_DEFERRABLE;
+}
+
+/* At what follows BEGIN or START TRANSACTION. */
+static bool
+read_modes(struct lexer *l, unsigned *modes)
+{
+	enum token t;
+
+	*modes = 0;
+	while ((t = next_token(l)) == WORD && !l->quoted) {
+		unsigned mode = read_mode(l);
+		struct lexer after = *l;
+
+		if (mode == 0 || *modes & rivals(mode))
+			return false;
+		*modes |= mode;
+		/* A comma stands between two, or nothing. */
+		if (next_token(&after) == PUNCT && after.punct == ',') {
+			*l = after;
+			if (next_token(&after) != WORD)
+				return false;
+		}
+	}
+	return t == END || (t == PUNCT && l->punct == ';' && is_over(l));
+}
+
+/* WORK or TRANSACTION may follow, but say nothing. */
+static void
+skip_work(struct lexer *l)
+{
+	struct lexer after = *l;
+
+	if (next_word(&after) &&
+	    (is(&after, "work") || is(&after, "transaction")))
+		*l = after;
+}
+
+enum sql_xact
+sql_transaction(struct slice text, unsigned *modes)
+{
+	struct lexer l = { .p = (const char *)text.p,
+			   .end = (const char *)text.p + text.n };
+	enum sql_xact xact = SQL_NO_XACT;
+	bool good;
+
+	*modes = 0;
+	if (text.n == 0 || !next_word(&l))
+		return SQL_NO_XACT;
+	if (is(&l, "begin"))
+		xact = SQL_BEGIN;
+	else if (is(&l, "start"))
+		xact = SQL_START;
+	else if (is(&l, "commit") || is(&l, "end"))
+		xact = SQL_COMMIT;
+	else if (is(&l, "rollback") || is(&l, "abort"))
+		xact = SQL_ROLLBACK;
+	else
+		return SQL_NO_XACT;
+	if (xact == SQL_START && !next_is(&l, "transaction"))
+		return SQL_NO_XACT;
+	if (xact != SQL_START)
+		skip_work(&l);
+	good = xact == SQL_BEGIN || xact == SQL_START ? read_modes(&l, modes)
+						      : is_over(&l);
+	return good && !l.odd ? xact : SQL_NO_XACT;
+}
+
+size_t
+sql_begin(char out[SQL_BEGIN_MAX], unsigned modes)
+{
+	static const char *const levels[] = { "", "READ UNCOMMITTED",
+					      "READ COMMITTED",
+					      "REPEATABLE READ",
+					      "SERIALIZABLE" };
+	static const struct {
+		unsigned mode;
+		const char *text;
+	} others[] = { { SQL_READ_ONLY, " READ ONLY" },
+		       { SQL_READ_WRITE, " READ WRITE" },
+		       { SQL_DEFERRABLE, " DEFERRABLE" },
+		       { SQL_NOT_DEFERRABLE, " NOT DEFERRABLE" } };
+	char *p = stpcpy(out, "BEGIN");
+
+	assert((modes & SQL_ISOLATION) <= SQL_SERIALIZABLE);
+	if (modes & SQL_ISOLATION)
+		p = stpcpy(stpcpy(p, " ISOLATION LEVEL "),
+			   levels[modes & SQL_ISOLATION]);
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+		if (modes & others[i].mode)
+			p = stpcpy(p, others[i].text);
+	return (size_t)(p - out);
+}
+
+size_t
+sql_deallocated(struct slice text, char *name, size_t max)
+{
+	struct lexer l = { .p = (const char *)text.p,
+			   .end = (const char *)text.p + text.n };
+	size_t n;
+
+	if (text.n == 0 || !next_is(&l, "deallocate") || next_token(&l) != WORD)
+		return 0;
+	if (is_key(&l, "prepare") && next_token(&l) != WORD)
+		return 0;
+	n = l.word_n;
+	/* A quote inside would have to be undoubled: nobody has such names. */
+	if (n == 0 || n > max || is_key(&l, "all") ||
+	    memchr(l.word, '"', n) != NULL)
+		return 0;
+	for (size_t i = 0; i < n; i++) {
+		char c = l.word[i];
+
+		name[i] =
+		    !l.quoted && c >= 'A' && c <= 'Z' ? (char)(c | 32) : c;
+	}
+	return is_over(&l) && !l.odd ? n : 0;
 }
 
 bool

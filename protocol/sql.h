@@ -19,11 +19,45 @@ enum sql_flag {
 	SQL_TAINTS = 1 << 3,	/* leaves what DISCARD ALL does not undo: LOAD, setseed */
 	SQL_HIDES = 1 << 4,	/* sets who the session is (ROLE, SESSION AUTHORIZATION,
 				   row_security), or a setting whose name cannot be read */
-	SQL_RECALLS = 1 << 5	/* asks what a nextval() before it has given: the first
+	SQL_RECALLS = 1 << 5,	/* asks what a nextval() before it has given: the first
 				   statement of the text calls currval or lastval */
+	SQL_FORGETS = 1 << 6,	/* drops all prepared statements: DISCARD ALL, DEALLOCATE ALL */
+	SQL_XACT = 1 << 7,	/* a statement begins like those of sql_transaction() */
+	SQL_DROPS = 1 << 8	/* a statement is a DEALLOCATE of one name */
 };
 
 unsigned sql_scan(struct slice text);
+
+/*
+ * A text that is one command of a transaction block and nothing else, with
+ * no word in it that is not of PostgreSQL's grammar for it.
+ */
+enum sql_xact { SQL_NO_XACT, SQL_BEGIN, SQL_START, SQL_COMMIT, SQL_ROLLBACK };
+
+enum sql_mode {		/* of BEGIN and START TRANSACTION; 0: as the server's default is */
+	SQL_READ_UNCOMMITTED = 1,
+	SQL_READ_COMMITTED = 2,
+	SQL_REPEATABLE_READ = 3,
+	SQL_SERIALIZABLE = 4,
+	SQL_ISOLATION = 7,	/* mask of the four */
+	SQL_READ_ONLY = 1 << 3,
+	SQL_READ_WRITE = 1 << 4,
+	SQL_DEFERRABLE = 1 << 5,
+	SQL_NOT_DEFERRABLE = 1 << 6
+};
+
+enum { SQL_BEGIN_MAX = 80 };
+
+enum sql_xact sql_transaction(struct slice text, unsigned *modes);
+/* A BEGIN with these modes, and its length. */
+size_t	      sql_begin(char out[SQL_BEGIN_MAX], unsigned modes);
+
+/*
+ * The name in a text that is one DEALLOCATE of a name and nothing else, as
+ * the server would look it up: in lower case unless quoted.  Its length, or 0:
+ * the text is something else, or the name is not one of `max` bytes.
+ */
+size_t sql_deallocated(struct slice text, char *name, size_t max);
 
 /* Does the text hold the last part of this setting's name, in either case,
  * anywhere?  However the rest of it is quoted or spaced. */

@@ -40,6 +40,7 @@
 	X(UPSTREAM_SENSE,   1, "08P01", "ERR",      "upstream broke the protocol")             \
 	X(DOUBT,            1, "08006", "ERR",      "state of the server connection in doubt") \
 	X(BIND_FAILED,      1, "08006", "ERR",      "server refused the session's settings")   \
+	X(BEGIN_FAILED,     1, "08006", "ERR",      "server refused to begin a transaction")   \
 	X(ABANDONED,        0, "",      "",         "its client left in the middle")           \
 	X(SERVER_LIFETIME,  0, "",      "",         "server_lifetime")                         \
 	X(SERVER_IDLE,      0, "",      "",         "server_idle_timeout")                     \

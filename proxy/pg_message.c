@@ -8,6 +8,8 @@
 #include "protocol/sql.h"
 #include "proxy/worker.h"
 
+enum { DEALLOCATE_MAX = 256 }; /* longest name looked for in a text */
+
 static struct pg_server *
 server_of(struct pg_session *ps)
 {
@@ -219,6 +221,13 @@ refusal(const struct pg_session *ps, struct slice text, unsigned flags)
 	return is_guarded(ps, text, flags) ? &guarded : NULL;
 }
 
+bool
+pg_message_is_refused(const struct pg_session *ps, struct slice text,
+		      unsigned flags)
+{
+	return refusal(ps, text, flags) != NULL;
+}
+
 /* At the first request of a lease the server's last nextval() was somebody
  * else's: better no answer than that one. */
 static const struct refusal *
@@ -269,11 +278,27 @@ note_request(struct pg_session *ps)
 }
 
 /* The client has no unnamed statement, whatever its server has. */
-static void
-drop_unnamed(struct pg_session *ps)
+void
+pg_message_drop_unnamed(struct pg_session *ps)
 {
 	ps->has_unnamed = false;
 	ps->unnamed_gen++;
+}
+
+/* Servers know it by another name, and others may use it: it is dropped from
+ * the client's map, as by a Close. */
+bool
+pg_message_deallocate(struct pg_session *ps, struct slice text)
+{
+	char name[DEALLOCATE_MAX];
+	size_t n = sql_deallocated(text, name, sizeof(name));
+	struct stmt_entry *e =
+	    n > 0 ? stmt_names_find(&ps->names, slice_of(name, n)) : NULL;
+
+	if (e == NULL)
+		return false;
+	stmt_names_drop(&ps->names, &ps->s.worker->pools.stmts, e);
+	return true;
 }
 
 /* A Query brings its own Sync; the one that takes its place needs one. */
@@ -313,7 +338,7 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 		return;
 	}
 	apply_flags(ps, flags);
-	drop_unnamed(ps); /* as PostgreSQL does */
+	pg_message_drop_unnamed(ps); /* as PostgreSQL does */
 	note_request(ps);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
 	pass_expecting(ps, f, size, PG_QUERY);
@@ -327,8 +352,9 @@ owner_id(const struct pg_session *ps)
 }
 
 /* Kept so that it can be parsed again where the client's next lease is. */
-static void
-keep_unnamed(struct pg_session *ps, struct slice body, unsigned flags)
+void
+pg_message_keep_unnamed(struct pg_session *ps, struct slice body,
+			unsigned flags)
 {
 	if (ps->unnamed_size < body.n || ps->unnamed_size > 4 * body.n + 256) {
 		free(ps->unnamed);
@@ -359,9 +385,9 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		poison_refused(ps, no);
 		return;
 	}
-	drop_unnamed(ps);
+	pg_message_drop_unnamed(ps);
 	if (whole)
-		keep_unnamed(ps, body, flags);
+		pg_message_keep_unnamed(ps, body, flags);
 	apply_flags(ps, flags);
 	if (pg_server_parse_unnamed(ps->s.lessee.server, &ps->s.lessee,
 				    owner_id(ps), ps->unnamed_gen))
@@ -517,9 +543,9 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 }
 
 /* Describe and Close: a kind, S or P, and a name; both are small. */
-static struct stmt_entry *
-named(struct pg_session *ps, struct feed *f, uint32_t size, uint8_t *kind,
-      struct slice *name, bool *bad)
+struct stmt_entry *
+pg_message_named(struct pg_session *ps, struct feed *f, uint32_t size,
+		 uint8_t *kind, struct slice *name, bool *bad)
 {
 	struct pg_reader r =
 	    pg_reader(f->p + f->at + PG_HEADER, size - PG_HEADER);
@@ -540,7 +566,7 @@ on_describe(struct pg_session *ps, struct feed *f, uint32_t size)
 	uint8_t kind;
 	bool bad;
 
-	e = named(ps, f, size, &kind, &name, &bad);
+	e = pg_message_named(ps, f, size, &kind, &name, &bad);
 	if (bad) {
 		pg_message_bad(ps);
 		return;
@@ -563,13 +589,13 @@ on_close(struct pg_session *ps, struct feed *f, uint32_t size)
 	uint8_t kind;
 	bool bad;
 
-	e = named(ps, f, size, &kind, &name, &bad);
+	e = pg_message_named(ps, f, size, &kind, &name, &bad);
 	if (bad) {
 		pg_message_bad(ps);
 		return;
 	}
 	if (kind == 'S' && name.n == 0) {
-		drop_unnamed(ps);
+		pg_message_drop_unnamed(ps);
 		server_of(ps)->unnamed_owner = 0;
 	}
 	if (e == NULL) {
@@ -634,50 +660,4 @@ pg_message_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 		pg_message_bad(ps);
 		break;
 	}
-}
-
-/* One message that needs no server; false: it does. */
-bool
-pg_message_run_idle(struct pg_session *ps, struct feed *f,
-		    const struct pg_frame *m)
-{
-	static const uint8_t close_complete[5] = { '3', 0, 0, 0, 4 };
-	struct stmt_entry *e;
-	struct slice name;
-	uint8_t kind;
-	bool bad;
-
-	switch (m->type) {
-	case 'S':
-		if (pg_put_ready(stream_out(&ps->s.stream), 'I') != 0)
-			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
-		break;
-	case 'C':
-		e = named(ps, f, m->size, &kind, &name, &bad);
-		if (bad || (kind != 'S' && kind != 'P')) {
-			pg_message_bad(ps);
-			return true;
-		}
-		if (e != NULL)
-			stmt_names_drop(&ps->names, &ps->s.worker->pools.stmts,
-					e);
-		else if (kind == 'S' && name.n == 0)
-			drop_unnamed(ps);
-		if (stream_put(&ps->s.stream, close_complete, 5) != 0)
-			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
-		break;
-	case 'X':
-		session_close(&ps->s, WHY_QUIT, NULL, NULL);
-		break;
-	case 'H': /* nothing is held back here */
-	case 'd': /* late words of a COPY that has failed: */
-	case 'c': /* PostgreSQL ignores them too */
-	case 'f':
-		break;
-	default:
-		return false;
-	}
-	if (!session_is_over(&ps->s))
-		pg_message_drop(ps, f, m->size);
-	return true;
 }

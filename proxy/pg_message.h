@@ -29,8 +29,17 @@ void pg_message_flush(struct pg_session *, struct feed *);
 void pg_message_drop(struct pg_session *, struct feed *, uint32_t size);
 /* One message, with a server in hand. */
 void pg_message_run(struct pg_session *, struct feed *, const struct pg_frame *);
-/* One that needs no server; false: it does. */
-bool pg_message_run_idle(struct pg_session *, struct feed *, const struct pg_frame *);
+/* Describe or Close: its kind, the name, and the statement if it names one. */
+struct stmt_entry *pg_message_named(struct pg_session *, struct feed *, uint32_t size,
+    uint8_t *kind, struct slice *name, bool *bad);
+/* The client's unnamed statement: its Parse message's body, from text on. */
+void pg_message_keep_unnamed(struct pg_session *, struct slice body, unsigned flags);
+void pg_message_drop_unnamed(struct pg_session *);
+/* May this client not run this text (sql_scan()'s flags)? */
+bool pg_message_is_refused(const struct pg_session *, struct slice text, unsigned flags);
+/* Is it a DEALLOCATE of a statement the client prepared in the extended
+ * protocol?  Then it is dropped. */
+bool pg_message_deallocate(struct pg_session *, struct slice text);
 /* The server came to the error we asked for, or skipped it (done is false). */
 void pg_message_poisoned(struct pg_session *, uint32_t id, bool done);
 void pg_message_leaving(struct pg_session *);	/* good-bye, once all is answered */

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "protocol/pg.h"
-#include "proxy/pg_message.h"
+#include "proxy/pg_local.h"
 #include "proxy/worker.h"
 
 enum {
@@ -202,7 +202,7 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 	}
 	if (ps->s.lessee.server != NULL)
 		pg_message_run(ps, f, &m);
-	else if (!pg_message_run_idle(ps, f, &m))
+	else if (!pg_local_run(ps, f, &m))
 		*want = true;
 	return !*want;
 }
@@ -214,6 +214,7 @@ begin_lease(struct pg_session *ps)
 
 	ps->lease_ns = ps->ask_ns = ps->rest_ns = now;
 	ps->asked = false;
+	pg_local_begin(ps);
 	session_enter(&ps->s, SESSION_LEASED);
 	/* Session pooling is a pin from the first request on. */
 	if (ps->mode == POOL_MODE_SESSION)
@@ -277,7 +278,7 @@ pg_ready_step(struct session *s)
 		return STEP_WAIT;
 	}
 	if (!want) {
-		if (f.at == f.n && s->worker->drain_ns != 0)
+		if (f.at == f.n && s->worker->drain_ns != 0 && !ps->begun)
 			session_close(s, WHY_SHUTDOWN, NULL, NULL);
 		return STEP_WAIT;
 	}
@@ -367,6 +368,8 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	}
 	if ((e = stmt_names_find_id(&ps->names, arg)) == NULL)
 		return;
+	if (kind == PG_PARSE && done && e->stmt != NULL)
+		e->stmt->parsed_in = s->pool;
 	if ((kind == PG_PARSE && !done) || (kind == PG_CLOSE && done)) {
 		stmt_names_drop(&ps->names, all, e);
 	} else if (kind == PG_CLOSE) {
@@ -475,7 +478,9 @@ pg_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
 
 	if (session_is_over(s))
 		return;
-	if (s->state == SESSION_WAIT && ps->hello == NULL)
+	/* In a transaction that the client believes open, nothing may seem to
+	 * have failed but could be tried again. */
+	if (s->state == SESSION_WAIT && ps->hello == NULL && !ps->begun)
 		fail_request(ps, w, sqlstate, text);
 	else
 		session_close(s, w, sqlstate, text);
@@ -532,6 +537,20 @@ sooner(uint64_t when, uint64_t from_ns, uint64_t ms)
 	return ms > 0 && (when == 0 || then < when) ? then : when;
 }
 
+/* Without a server: between transactions, or in one that has asked nothing. */
+static uint64_t
+idle_deadline(const struct pg_session *ps)
+{
+	const struct conf *c = ps->s.snapshot->conf;
+	uint64_t when;
+
+	if (ps->begun == 0)
+		return sooner(0, ps->s.worker->streams.now_ns,
+			      c->client_idle_timeout_ms);
+	when = sooner(0, ps->begun_ns, c->idle_transaction_timeout_ms);
+	return sooner(when, ps->begun_ns, c->transaction_timeout_ms);
+}
+
 static uint64_t
 pg_deadline(struct session *s)
 {
@@ -541,6 +560,8 @@ pg_deadline(struct session *s)
 
 	if (ps->hello != NULL)
 		return sooner(0, s->opened_ns, c->client_login_timeout_ms);
+	if (s->lessee.server == NULL)
+		return idle_deadline(ps);
 	if (ps->leaving)
 		return ps->leave_ns + LEAVE_NS;
 	if (ps->remain > 0)
@@ -563,8 +584,11 @@ pg_overdue(struct session *s)
 	struct pg_session *ps = pg_session(s);
 	const struct conf *c = s->snapshot->conf;
 	uint64_t now = s->worker->streams.now_ns;
-	bool asked = server_of(ps)->s.ledger.n > 0;
-	bool open = server_of(ps)->status != 'I';
+	bool has_server = s->lessee.server != NULL;
+	bool asked = has_server && server_of(ps)->s.ledger.n > 0;
+	bool open = has_server ? server_of(ps)->status != 'I' : ps->begun != 0;
+	uint64_t rest_ns = has_server ? ps->rest_ns : ps->begun_ns;
+	uint64_t lease_ns = has_server ? ps->lease_ns : ps->begun_ns;
 
 #define PASSED(from, ms) ((ms) > 0 && now >= (from) + (ms)*1000000u)
 	if (ps->hello != NULL)
@@ -573,12 +597,13 @@ pg_overdue(struct session *s)
 		return s->stream.eof ? WHY_EOF : WHY_QUIT;
 	if (asked && PASSED(ps->ask_ns, c->query_timeout_ms))
 		return WHY_QUERY_TIMEOUT;
-	if (open && PASSED(ps->lease_ns, c->transaction_timeout_ms))
+	if (open && PASSED(lease_ns, c->transaction_timeout_ms))
 		return WHY_XACT_TIMEOUT;
-	if (!asked && open &&
-	    PASSED(ps->rest_ns, c->idle_transaction_timeout_ms))
+	if (!asked && open && PASSED(rest_ns, c->idle_transaction_timeout_ms))
 		return WHY_IDLE_TRANSACTION;
-	if (!asked && !open && PASSED(ps->rest_ns, c->client_idle_timeout_ms))
+	if (!has_server && !open)
+		return WHY_IDLE;
+	if (!asked && !open && PASSED(rest_ns, c->client_idle_timeout_ms))
 		return WHY_IDLE;
 #undef PASSED
 	return ps->remain > 0 ? WHY_STALLED : WHY_MAX;
@@ -589,7 +614,8 @@ pg_quiet(const struct session *s)
 {
 	return s->state == SESSION_TLS || s->state == SESSION_HELLO ||
 	       s->state == SESSION_AUTH ||
-	       (s->state == SESSION_IDLE && buf_len(&s->stream.in) == 0);
+	       (s->state == SESSION_IDLE && buf_len(&s->stream.in) == 0 &&
+		((const struct pg_session *)(const void *)s)->begun == 0);
 }
 
 /* A client may close its side and still wait for its answers.  Half a message

@@ -29,6 +29,7 @@ struct pg_session {
 	unsigned	  unnamed_flags;
 	uint64_t	  unnamed_gen;
 	struct cancel_key key;
+	uint64_t	  begun_ns;	/* when the BEGIN owed was answered */
 	uint64_t	  lease_ns;	/* when the transaction began */
 	uint64_t	  ask_ns;	/* when the last request was sent */
 	uint64_t	  rest_ns;	/* when the server last came to rest */
@@ -37,6 +38,7 @@ struct pg_session {
 	struct pg_poison *poison;	/* errors of ours on their way, oldest first */
 	uint32_t	  last_poison;
 	enum conf_pool_mode mode;
+	uint16_t	  begun;	/* a BEGIN answered, but owed to a server (pg_local.c) */
 	bool		  has_unnamed;	/* `unnamed` is valid */
 	bool		  drop;		/* what remains goes nowhere */
 	bool		  skip;		/* we reported an error: ignore up to Sync */

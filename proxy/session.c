@@ -102,7 +102,9 @@ session_arm(struct session *s)
 		when = s->refuse_ns;
 		break;
 	case DEADLINE_idle:
-		when = in_ms(s, c->client_idle_timeout_ms);
+		when = s->proto->deadline != NULL
+			   ? s->proto->deadline(s)
+			   : in_ms(s, c->client_idle_timeout_ms);
 		break;
 	case DEADLINE_queue:
 		when = queue_deadline(s, c);
@@ -120,7 +122,7 @@ session_arm(struct session *s)
 void
 session_rearm(struct session *s)
 {
-	assert(s->state == SESSION_LEASED);
+	assert(s->state == SESSION_LEASED || s->state == SESSION_IDLE);
 	session_arm(s);
 }
 
@@ -237,6 +239,8 @@ session_waited(struct session *s)
 static void
 session_timeout(struct session *s)
 {
+	enum why w;
+
 	switch (states[s->state].deadline) {
 	case DEADLINE_login:
 		session_close(s, WHY_LOGIN_TIMEOUT, NULL, NULL);
@@ -245,20 +249,16 @@ session_timeout(struct session *s)
 		session_close(s, WHY_BAD_AUTH, NULL, NULL);
 		break;
 	case DEADLINE_idle:
-		session_close(s, WHY_IDLE, NULL, NULL);
-		break;
-	case DEADLINE_queue:
-		session_waited(s);
-		break;
-	case DEADLINE_query: {
-		enum why w = s->proto->overdue(s);
-
+	case DEADLINE_query:
+		w = s->proto->overdue != NULL ? s->proto->overdue(s) : WHY_IDLE;
 		if (w == WHY_MAX)
 			session_arm(s);
 		else
 			session_close(s, w, NULL, NULL);
 		break;
-	}
+	case DEADLINE_queue:
+		session_waited(s);
+		break;
 	case DEADLINE_linger:
 	case DEADLINE_none:
 		session_enter(s, SESSION_DEAD);

@@ -61,9 +61,10 @@ struct proto {
 	enum step (*step[SESSION_MAX])(struct session *);
 	/* The last words to the client; `text` instead of the why's own if not NULL. */
 	void	  (*refuse)(struct session *, enum why, const char *sqlstate, const char *text);
-	/* LEASED only: which why a passed deadline means. */
+	/* IDLE and LEASED: which why a passed deadline means; NULL where only
+	 * client_idle_timeout is asked for. */
 	enum why  (*overdue)(struct session *);
-	uint64_t  (*deadline)(struct session *);	/* LEASED: when, 0: never */
+	uint64_t  (*deadline)(struct session *);	/* when, 0: never; NULL likewise */
 	bool	  (*quiet)(const struct session *);	/* may a drain end it now? */
 	/* WAIT: it has waited for query_wait_notify.  May be NULL. */
 	void	  (*queued)(struct session *);
@@ -104,7 +105,7 @@ void	    session_enter(struct session *, enum session_state);
 void	    session_run(struct session *);
 /* Run it later this turn: for callbacks that must not run it themselves. */
 void	    session_wake(struct session *);
-void	    session_rearm(struct session *);	/* LEASED: ask proto->deadline() again */
+void	    session_rearm(struct session *);	/* IDLE, LEASED: ask proto->deadline() again */
 /* `sqlstate` and `text` override the why's own, if not NULL. */
 void	    session_close(struct session *, enum why, const char *sqlstate, const char *text);
 void	    session_logged_in(struct session *);

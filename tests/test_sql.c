@@ -39,7 +39,8 @@ static void
 check_all(const struct example *e, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if ((scan(e[i].text) & ~(unsigned)SQL_HIDES) != e[i].flags)
+		if ((scan(e[i].text) & ~(unsigned)(SQL_HIDES | SQL_XACT)) !=
+		    e[i].flags)
 			fail_msg("%s: %#x, expected %#x", e[i].text,
 				 scan(e[i].text), e[i].flags);
 }
@@ -107,7 +108,7 @@ tells_settings_that_stay_from_those_that_end(void **state)
 		{ "RESET x", SQL_SETTING | SQL_UNSETS },
 		{ "RESET ALL", SQL_SETTING | SQL_UNSETS },
 		{ "reset role", SQL_SETTING | SQL_UNSETS },
-		{ "DISCARD ALL", SQL_SETTING | SQL_UNSETS },
+		{ "DISCARD ALL", SQL_SETTING | SQL_UNSETS | SQL_FORGETS },
 	};
 
 	(void)state;
@@ -207,10 +208,10 @@ guards_the_names_of_the_proxy_s_own_statements(void **state)
 		{ "EXECUTE weir_set_1('app.x', 'y')", SETS },
 		{ "EXPLAIN ANALYZE EXECUTE weir_reset", SETS },
 		{ "CREATE TABLE t AS EXECUTE \"weir_set_1\"('a', 'b')", SETS },
-		{ "DEALLOCATE weir_begin", SETS },
-		{ "DEALLOCATE PREPARE weir_begin", SETS },
-		{ "DEALLOCATE PREPARE mine", 0 },
-		{ "DEALLOCATE ALL", 0 },
+		{ "DEALLOCATE weir_begin", SETS | SQL_DROPS },
+		{ "DEALLOCATE PREPARE weir_begin", SETS | SQL_DROPS },
+		{ "DEALLOCATE PREPARE mine", SQL_DROPS },
+		{ "DEALLOCATE ALL", SQL_FORGETS },
 		{ "DEALLOCATE prepare", 0 },
 		{ "DEALLOCATE", 0 },
 		{ "SELECT weir_verify()", 0 },
@@ -256,7 +257,8 @@ looks_at_every_statement_of_a_text(void **state)
 		{ ";SET x = 1", SETS },
 		{ "SELECT 1 SET x = 1", 0 },
 		{ "RESET a; DEALLOCATE ALL; LOAD 'x'",
-		  SQL_SETTING | SQL_UNSETS | SQL_PIN | SQL_TAINTS },
+		  SQL_SETTING | SQL_UNSETS | SQL_PIN | SQL_TAINTS |
+		      SQL_FORGETS },
 	};
 
 	(void)state;
@@ -414,7 +416,7 @@ survives_the_end_anywhere(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 		for (size_t n = 0; n <= strlen(texts[i]); n++)
-			assert_int_equal(scan_n(texts[i], n) & ~0x3fu, 0);
+			assert_int_equal(scan_n(texts[i], n) & ~0x1ffu, 0);
 }
 
 static void
@@ -501,6 +503,138 @@ finds_a_setting_however_it_is_quoted(void **state)
 	assert_true(sql_mentions(slice_str("RESET plain"), "plain"));
 }
 
+static void
+reads_every_form_of_a_transaction_command(void **state)
+{
+	static const struct {
+		const char *text;
+		enum sql_xact xact;
+		unsigned modes;
+	} e[] = {
+		{ "BEGIN", SQL_BEGIN, 0 },
+		{ "begin;", SQL_BEGIN, 0 },
+		{ " /* a */ Begin Work ; ; -- end", SQL_BEGIN, 0 },
+		{ "BEGIN TRANSACTION", SQL_BEGIN, 0 },
+		{ "START TRANSACTION", SQL_START, 0 },
+		{ "BEGIN ISOLATION LEVEL SERIALIZABLE READ ONLY", SQL_BEGIN,
+		  SQL_SERIALIZABLE | SQL_READ_ONLY },
+		{ "BEGIN ISOLATION LEVEL REPEATABLE READ, READ WRITE, NOT "
+		  "DEFERRABLE",
+		  SQL_BEGIN,
+		  SQL_REPEATABLE_READ | SQL_READ_WRITE | SQL_NOT_DEFERRABLE },
+		{ "start transaction read only, isolation level read committed "
+		  "deferrable;",
+		  SQL_START,
+		  SQL_READ_COMMITTED | SQL_READ_ONLY | SQL_DEFERRABLE },
+		{ "BEGIN ISOLATION LEVEL READ UNCOMMITTED", SQL_BEGIN,
+		  SQL_READ_UNCOMMITTED },
+		{ "COMMIT", SQL_COMMIT, 0 },
+		{ "COMMIT WORK;", SQL_COMMIT, 0 },
+		{ "END TRANSACTION", SQL_COMMIT, 0 },
+		{ "ROLLBACK", SQL_ROLLBACK, 0 },
+		{ "ABORT", SQL_ROLLBACK, 0 },
+		{ "", SQL_NO_XACT, 0 },
+		{ ";BEGIN", SQL_NO_XACT, 0 },
+		{ "SELECT 1", SQL_NO_XACT, 0 },
+		{ "BEGIN; SELECT 1", SQL_NO_XACT, 0 },
+		{ "BEGIN READ", SQL_NO_XACT, 0 },
+		{ "BEGIN READ ONLY,", SQL_NO_XACT, 0 },
+		{ "BEGIN , READ ONLY", SQL_NO_XACT, 0 },
+		{ "BEGIN READ ONLY READ WRITE", SQL_NO_XACT, 0 },
+		{ "BEGIN READ ONLY READ ONLY", SQL_NO_XACT, 0 },
+		{ "BEGIN ISOLATION LEVEL", SQL_NO_XACT, 0 },
+		{ "BEGIN ISOLATION LEVEL REPEATABLE", SQL_NO_XACT, 0 },
+		{ "BEGIN ISOLATION LEVEL SERIALIZABLE, ISOLATION LEVEL "
+		  "SERIALIZABLE",
+		  SQL_NO_XACT, 0 },
+		{ "BEGIN NOT", SQL_NO_XACT, 0 },
+		{ "BEGIN \"read\" only", SQL_NO_XACT, 0 },
+		{ "BEGIN x", SQL_NO_XACT, 0 },
+		{ "BEGIN 1", SQL_NO_XACT, 0 },
+		{ "\"begin\"", SQL_NO_XACT, 0 },
+		{ "START", SQL_NO_XACT, 0 },
+		{ "COMMIT PREPARED 'x'", SQL_NO_XACT, 0 },
+		{ "COMMIT AND CHAIN", SQL_NO_XACT, 0 },
+		{ "ROLLBACK TO a", SQL_NO_XACT, 0 },
+		{ "ROLLBACK TRANSACTION AND NO CHAIN", SQL_NO_XACT, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(e) / sizeof(e[0]); i++) {
+		struct slice text = slice_str(e[i].text);
+		unsigned modes = 99;
+
+		if (sql_transaction(text, &modes) != e[i].xact)
+			fail_msg("%s: another command", e[i].text);
+		if (e[i].xact == SQL_NO_XACT)
+			continue;
+		assert_int_equal(modes, e[i].modes);
+		assert_true(sql_scan(text) & SQL_XACT);
+		for (size_t n = 0; n < text.n; n++)
+			sql_transaction(slice_of(text.p, n), &modes);
+	}
+}
+
+static void
+writes_a_begin_that_it_reads_as_the_same(void **state)
+{
+	char text[SQL_BEGIN_MAX];
+	unsigned found;
+
+	(void)state;
+	for (unsigned level = 0; level <= SQL_SERIALIZABLE; level++)
+		for (unsigned rest = 0; rest < 16; rest++) {
+			unsigned modes = level | rest << 3;
+			size_t n;
+
+			if ((rest & 3) == 3 || (rest & 12) == 12)
+				continue; /* nobody asks for both */
+			n = sql_begin(text, modes);
+			assert_int_equal(strlen(text), n);
+			assert_int_equal(
+			    sql_transaction(slice_of(text, n), &found),
+			    SQL_BEGIN);
+			assert_int_equal(found, modes);
+		}
+}
+
+static void
+finds_the_one_name_that_is_deallocated(void **state)
+{
+	static const struct {
+		const char *text, *name;
+	} e[] = {
+		{ "DEALLOCATE a", "a" },
+		{ "deallocate PREPARE Abc;", "abc" },
+		{ "DEALLOCATE \"_pg3_0\" -- x", "_pg3_0" },
+		{ "DEALLOCATE \"All\"", "All" },
+		{ "DEALLOCATE \"a b\"", "a b" },
+		{ "DEALLOCATE ALL", "" },
+		{ "DEALLOCATE PREPARE ALL", "" },
+		{ "DEALLOCATE", "" },
+		{ "DEALLOCATE PREPARE", "" },
+		{ "DEALLOCATE \"\"", "" },
+		{ "DEALLOCATE \"a\"\"b\"", "" },
+		{ "DEALLOCATE a b", "" },
+		{ "DEALLOCATE a; SELECT 1", "" },
+		{ "DEALLOCATE U&\"a\"", "" },
+		{ "DEALLOCATE 1", "" },
+		{ "DEALLOCATE nine_byte", "" },
+		{ "SELECT deallocate", "" },
+		{ "", "" },
+	};
+	char name[8];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(e) / sizeof(e[0]); i++) {
+		size_t n =
+		    sql_deallocated(slice_str(e[i].text), name, sizeof(name));
+
+		if (n != strlen(e[i].name) || memcmp(name, e[i].name, n) != 0)
+			fail_msg("%s: %.*s", e[i].text, (int)n, name);
+	}
+}
+
 int
 main(void)
 {
@@ -529,6 +663,9 @@ main(void)
 		cmocka_unit_test(
 		    says_who_asks_for_a_sequence_s_last_value_out_of_the_blue),
 		cmocka_unit_test(finds_a_setting_however_it_is_quoted),
+		cmocka_unit_test(reads_every_form_of_a_transaction_command),
+		cmocka_unit_test(writes_a_begin_that_it_reads_as_the_same),
+		cmocka_unit_test(finds_the_one_name_that_is_deallocated),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

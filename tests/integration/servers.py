@@ -320,13 +320,15 @@ class Relay:
 
     `stop()` refuses new connections and cuts old ones, `start()` is back on the
     same port; `stalled` accepts and then says nothing; `refuse_tls` answers N to
-    an SSLRequest; `delay` holds every byte from the server for that long.
+    an SSLRequest; `delay` holds every byte from the server for that long;
+    `rewrite(data)` changes what clients send, piece by piece.
     """
 
     def __init__(self, target, started=True):
         self.target, self.port = target, free_port()
         self.stalled = self.refuse_tls = False
         self.delay = 0
+        self.rewrite = None
         self.accepted = 0
         self.listener, self.pairs = None, []
         if started:
@@ -377,6 +379,8 @@ class Relay:
                     data = s.recv(65536)
                     if s is server and self.delay:
                         time.sleep(self.delay)
+                    if s is client and self.rewrite:
+                        data = self.rewrite(data)
                     (server if s is client else client).sendall(data)
                     if not data:
                         client.close()

@@ -30,6 +30,7 @@ def busy(w, user="acme_app", database=DATABASE):
     """A client that holds a server."""
     wire = w.wire(user, database=database)
     wire.run(query("BEGIN"))
+    wire.run(query("SELECT 1"))     # a BEGIN alone holds none
     return wire
 
 

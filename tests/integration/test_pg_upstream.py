@@ -283,6 +283,7 @@ def test_server_lifetime_replaces_a_server_but_not_in_a_transaction(weir, worker
     wire = w.wire()
     first = wire.value("SELECT pg_backend_pid()")
     wire.run(query("BEGIN"))
+    assert wire.value("SELECT pg_backend_pid()") == first
     time.sleep(1.6)
     assert wire.value("SELECT pg_backend_pid()") == first
     wire.run(query("COMMIT"))
@@ -308,6 +309,7 @@ def test_query_wait_timeout_is_an_error_in_time(weir, workers):
              workers)
     busy, waiting = w.wire(), w.wire("beta_app")
     busy.run(query("BEGIN"))
+    busy.run(query("SELECT 1"))
     start = time.monotonic()
     waiting.send(query("SELECT 1"))
     reply = waiting.until("EZ")
@@ -322,6 +324,7 @@ def test_waiters_are_served_in_the_order_they_came(weir):
     w = weir(upstream(pool_size=1))
     busy, order = w.wire(), []
     busy.run(query("BEGIN"))
+    busy.run(query("SELECT 1"))
     clients = [w.wire() for _ in range(8)]
 
     def ask(n):
