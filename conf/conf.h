@@ -119,8 +119,10 @@ struct conf_user {		/* [user NAME] */
 };
 
 struct conf_tls {		/* [tls] */
-	char		 *cert_file;	/* NULL: no TLS for clients */
-	char		 *key_file;
+	char		**cert_file;	/* NULL: no TLS for clients */
+	size_t		  cert_file_n;
+	char		**key_file;	/* in the order of the certificates, as many */
+	size_t		  key_file_n;
 	char		 *ca_file;
 	int		  min_version;	/* TLS1_2_VERSION (0x0303) or TLS1_3_VERSION (0x0304) */
 	enum conf_sslmode client_mode;

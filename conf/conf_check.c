@@ -56,19 +56,37 @@ check_listen(const struct conf *c, struct conf_errors *e)
 }
 
 static void
+check_private(const struct conf *c, struct conf_errors *e, unsigned at,
+	      const char *key, const char *path)
+{
+	struct stat st;
+
+	if (stat(path, &st) == 0 && (st.st_mode & S_IRWXO) != 0)
+		WARN(c, e, at,
+		     "%s = %s: open to every user of this machine, expected "
+		     "mode 0600",
+		     key, path);
+}
+
+static void
 check_tls(struct conf *c, struct conf_errors *e)
 {
 	struct conf_tls *t = &c->tls;
 	unsigned cert_at = conf_line(c, &t->cert_file);
 	unsigned key_at = conf_line(c, &t->key_file);
 	unsigned mode_at = conf_line(c, &t->client_mode);
-	struct stat st;
 
 	if (cert_at != 0 && key_at == 0)
 		ERROR(c, e, cert_at,
 		      "cert_file alone, expected a key_file too");
-	if (key_at != 0 && cert_at == 0)
+	else if (key_at != 0 && cert_at == 0)
 		ERROR(c, e, key_at, "key_file alone, expected a cert_file too");
+	else if (t->cert_file_n != t->key_file_n && t->cert_file_n > 0 &&
+		 t->key_file_n > 0)
+		ERROR(c, e, key_at,
+		      "key_file: %zu files for the %zu of cert_file, expected "
+		      "the key of each, in the same order",
+		      t->key_file_n, t->cert_file_n);
 	if (mode_at == 0)
 		t->client_mode = cert_at ? SSLMODE_ALLOW : SSLMODE_DISABLE;
 	else if (t->client_mode != SSLMODE_DISABLE && cert_at == 0)
@@ -79,12 +97,8 @@ check_tls(struct conf *c, struct conf_errors *e)
 		ERROR(c, e, mode_at,
 		      "client_mode: there is nothing to verify certificates "
 		      "of clients with, expected ca_file");
-	if (t->key_file != NULL && stat(t->key_file, &st) == 0 &&
-	    (st.st_mode & S_IRWXO) != 0)
-		WARN(c, e, key_at,
-		     "key_file = %s: open to every user of this machine, "
-		     "expected mode 0600",
-		     t->key_file);
+	for (size_t i = 0; i < t->key_file_n; i++)
+		check_private(c, e, key_at, "key_file", t->key_file[i]);
 }
 
 static void

@@ -98,8 +98,8 @@ static const struct conf_row rows[] = {
 	{ KIND_WEIR, "admin_users", T_LIST, .off = W(admin_users), .aux = W(admin_users_n), .later = "*" },
 	{ KIND_WEIR, "stats_users", T_LIST, .off = W(stats_users), .aux = W(stats_users_n), .later = "*" },
 
-	{ KIND_TLS, "cert_file", T_TEXT, ANY_TEXT, .off = TLS(cert_file) },
-	{ KIND_TLS, "key_file", T_TEXT, ANY_TEXT, .off = TLS(key_file) },
+	{ KIND_TLS, "cert_file", T_LIST, 1, .off = TLS(cert_file), .aux = TLS(cert_file_n) },
+	{ KIND_TLS, "key_file", T_LIST, 1, .off = TLS(key_file), .aux = TLS(key_file_n) },
 	{ KIND_TLS, "ca_file", T_TEXT, ANY_TEXT, .off = TLS(ca_file) },
 	{ KIND_TLS, "min_version", T_WORD, .def = "1.2", .off = TLS(min_version), .words = tls_versions },
 	{ KIND_TLS, "client_mode", T_WORD, .off = TLS(client_mode), .words = client_modes },

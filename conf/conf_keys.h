@@ -35,7 +35,7 @@ enum conf_type {
 	T_TEXT,			/* char *, of lo to hi bytes */
 	T_HOST,			/* char *, a host or an absolute directory */
 	T_URL,			/* char *, of Redis; its parts are filled in too */
-	T_LIST,			/* char **, and a size_t at aux */
+	T_LIST,			/* char **, and a size_t at aux; of at least lo */
 	T_LISTEN,		/* more of conf.listen, of kind lo */
 	T_RATE,			/* struct tenant_rate */
 	T_POSTGRES,		/* const struct conf_postgres *, by its name */

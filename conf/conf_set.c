@@ -112,7 +112,7 @@ set_list(const struct conf_row *row, void *object, const char *text)
 	int rc = 0;
 
 	if (*text == '\0')
-		return 0;
+		return row->lo > 0 ? -1 : 0;
 	while ((item = value_next(&text)) != NULL) {
 		*list = mem_more(*list, *n, sizeof(**list));
 		(*list)[(*n)++] = item;

@@ -1,7 +1,7 @@
 /*
  * mem: memory for settings, which is there or the process ends.
  *
- * Only conf/ uses it, at start and at reload, for amounts bounded by the size
+ * For conf/ and what is loaded with it, at start and at reload: for amounts bounded by the size
  * of the configuration file: no client can make it fail.
  *
  * Owner:    the caller; free() gives it back.

@@ -136,7 +136,8 @@ admit(struct listener *l, int fd)
 		return;
 	}
 	session_open(w, fd, proto,
-		     l->kind == LISTEN_REDIS_TLS ? w->snapshot->listen : NULL,
+		     l->kind == LISTEN_REDIS_TLS ? w->snapshot->listen_redis
+						 : NULL,
 		     l->is_unix);
 }
 

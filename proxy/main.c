@@ -292,6 +292,7 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	conf_errors_free(&errors);
 	if (snapshot == NULL)
 		return;
+	snapshot_inherit(snapshot, weir->snapshot);
 	warn_unchangeable(pr, weir->snapshot->conf, snapshot->conf);
 	log_set(weir->log, snapshot->conf->log_level,
 		snapshot->conf->log_format);

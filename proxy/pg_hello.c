@@ -13,6 +13,8 @@
 #include "proxy/route.h"
 #include "proxy/worker.h"
 
+enum { TLS_HANDSHAKE = 0x16 }; /* what a ClientHello begins with */
+
 void
 pg_hello_free(struct pg_session *ps)
 {
@@ -63,6 +65,25 @@ hello_ssl(struct session *s)
 		abort();
 	session_enter(s, SESSION_TLS);
 	if (stream_start_tls(&s->stream, ctx, true, NULL, false) != 0)
+		session_close(s, WHY_TLS, NULL, s->stream.error);
+	return STEP_WAIT;
+}
+
+/*
+ * TLS from the first byte (PostgreSQL 17's sslnegotiation=direct); what has
+ * been received is its beginning.  Where there is no TLS there is nobody who
+ * would understand an error in clear.
+ */
+static enum step
+hello_direct(struct session *s)
+{
+	SSL_CTX *ctx = s->snapshot->listen_direct;
+
+	session_enter(s, SESSION_TLS);
+	if (ctx == NULL || s->is_unix ||
+	    s->snapshot->conf->tls.client_mode == SSLMODE_DISABLE)
+		session_close(s, WHY_TLS, NULL, "TLS is not offered here");
+	else if (stream_start_direct_tls(&s->stream, ctx) != 0)
 		session_close(s, WHY_TLS, NULL, s->stream.error);
 	return STEP_WAIT;
 }
@@ -261,6 +282,9 @@ pg_hello_step(struct session *s)
 	const uint8_t *p = stream_peek(&s->stream, &n);
 	int got = pg_startup_next(&packet, p, n);
 
+	if (n > 0 && p[0] == TLS_HANDSHAKE && pg_session(s)->hello == NULL &&
+	    s->stream.ssl == NULL)
+		return hello_direct(s);
 	if (got < 0)
 		session_close(s, WHY_BAD_FRAME, NULL, NULL);
 	if (got <= 0)

@@ -15,14 +15,30 @@ contexts(size_t n)
 	return ctx;
 }
 
+static void
+make_listening(struct snapshot *s, struct conf_errors *e)
+{
+	const struct conf *c = s->conf;
+
+	if ((s->certs = certs_load(c, e)) == NULL)
+		return;
+	s->listen = tls_listen(TLS_POSTGRES, c, s->certs, &s->tickets, e);
+	/* What is wrong here is wrong there. */
+	if (s->listen == NULL)
+		return;
+	s->listen_direct =
+	    tls_listen(TLS_POSTGRES_DIRECT, c, s->certs, &s->tickets, e);
+	s->listen_redis = tls_listen(TLS_REDIS, c, s->certs, &s->tickets, e);
+}
+
 /* All of them, so that all errors are told at once. */
 static void
 make_contexts(struct snapshot *s, struct conf_errors *e)
 {
 	const struct conf *c = s->conf;
 
-	if (c->tls.cert_file != NULL)
-		s->listen = tls_listen(c, e);
+	if (c->tls.cert_file_n > 0)
+		make_listening(s, e);
 	s->postgres = contexts(c->postgres_n);
 	s->redis = contexts(c->redis_n);
 	for (size_t i = 0; i < c->postgres_n; i++) {
@@ -53,10 +69,17 @@ snapshot_load(const char *file, struct conf_errors *e)
 		abort();
 	s->conf = conf;
 	atomic_init(&s->refs, 1);
+	tickets_init(&s->tickets);
 	make_contexts(s, e);
 	if (e->n > 0)
 		snapshot_unref(&s);
 	return s;
+}
+
+void
+snapshot_inherit(struct snapshot *s, struct snapshot *before)
+{
+	tickets_copy(&s->tickets, &before->tickets);
 }
 
 struct snapshot *
@@ -80,6 +103,10 @@ snapshot_free(struct snapshot *s)
 	free(s->postgres);
 	free(s->redis);
 	SSL_CTX_free(s->listen);
+	SSL_CTX_free(s->listen_direct);
+	SSL_CTX_free(s->listen_redis);
+	certs_free(&s->certs);
+	tickets_fini(&s->tickets);
 	conf_free(&s->conf);
 	free(s);
 }

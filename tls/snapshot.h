@@ -14,11 +14,17 @@
 #include <stdatomic.h>
 
 #include "conf/conf.h"
+#include "tls/certs.h"
+#include "tls/tickets.h"
 
 struct snapshot {
 	_Atomic unsigned refs;
 	struct conf	*conf;
-	SSL_CTX		*listen;	/* NULL: no certificate configured */
+	struct certs	*certs;		/* NULL: none configured, and none of these: */
+	SSL_CTX		*listen;	/* PostgreSQL behind an SSLRequest */
+	SSL_CTX		*listen_direct;	/* PostgreSQL from the first byte */
+	SSL_CTX		*listen_redis;
+	struct tickets	 tickets;	/* of these three */
 	SSL_CTX	       **postgres;	/* by conf_postgres.index; NULL: never TLS */
 	SSL_CTX	       **redis;		/* by conf_redis.index; NULL: never TLS */
 };
@@ -30,6 +36,11 @@ struct snapshot {
  */
 struct snapshot *snapshot_load(const char *file, struct conf_errors *)
     __attribute__((warn_unused_result));
+/*
+ * What a reload keeps of the snapshot in force: clients resume sessions that
+ * were made before.
+ */
+void		 snapshot_inherit(struct snapshot *, struct snapshot *before);
 struct snapshot *snapshot_ref(struct snapshot *);
 void		 snapshot_unref(struct snapshot **);	/* nulls the pointer */
 

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "protocol/scram.h"
+#include "tls/tls.h"
 
 static void on_readable(evutil_socket_t, short, void *);
 static void on_writable(evutil_socket_t, short, void *);
@@ -320,6 +320,7 @@ handshake(struct stream *st)
 	ERR_clear_error();
 	r = SSL_do_handshake(st->ssl);
 	if (r == 1) {
+		tls_settle(st->ssl);
 		stream_opened(st);
 		return;
 	}
@@ -334,6 +335,17 @@ handshake(struct stream *st)
 		stream_failed(st, tls_reason(st->ssl, "TLS handshake failed"));
 		break;
 	}
+}
+
+static int
+stream_new_ssl(struct stream *st, SSL_CTX *ctx)
+{
+	assert(st->ssl == NULL);
+	st->ssl = SSL_new(ctx);
+	if (st->ssl != NULL && SSL_set_fd(st->ssl, st->fd) == 1)
+		return 0;
+	st->error = "out of memory for TLS";
+	return -1;
 }
 
 int
@@ -353,11 +365,8 @@ stream_start_tls(struct stream *st, SSL_CTX *ctx, bool server, const char *name,
 		}
 		buf_free(&st->out);
 	}
-	if ((st->ssl = SSL_new(ctx)) == NULL ||
-	    SSL_set_fd(st->ssl, st->fd) != 1) {
-		st->error = "out of memory for TLS";
+	if (stream_new_ssl(st, ctx) != 0)
 		return -1;
-	}
 	if (server) {
 		SSL_set_accept_state(st->ssl);
 	} else {
@@ -381,32 +390,59 @@ stream_start_tls(struct stream *st, SSL_CTX *ctx, bool server, const char *name,
 	return 0;
 }
 
-/* The hash is the certificate signature's own, but SHA-256 for MD5 and SHA-1. */
+/* What has come is shown to OpenSSL where it lies, then the socket. */
+int
+stream_start_direct_tls(struct stream *st, SSL_CTX *ctx)
+{
+	size_t n;
+	const uint8_t *p = stream_peek(st, &n);
+	BIO *begun = BIO_new_mem_buf(p, (int)n), *socket;
+	bool left;
+	int r, wants;
+
+	assert(n > 0 && buf_len(&st->out) == 0);
+	if (stream_new_ssl(st, ctx) != 0 || begun == NULL) {
+		BIO_free(begun);
+		st->error = "out of memory for TLS";
+		return -1;
+	}
+	BIO_set_mem_eof_return(begun, -1); /* its end is "not yet" */
+	socket = SSL_get_rbio(st->ssl);
+	BIO_up_ref(socket);
+	SSL_set0_rbio(st->ssl, begun);
+	SSL_set_accept_state(st->ssl);
+	ERR_clear_error();
+	r = SSL_do_handshake(st->ssl);
+	wants = SSL_get_error(st->ssl, r);
+	left = BIO_ctrl_pending(begun) > 0;
+	SSL_set0_rbio(st->ssl, socket);
+	stream_consume(st, n);
+	/* A client says no more before it has our answer. */
+	if (left ||
+	    (wants != SSL_ERROR_WANT_READ && wants != SSL_ERROR_WANT_WRITE)) {
+		st->error = tls_reason(st->ssl, "TLS handshake failed");
+		return -1;
+	}
+	st->opening = 1;
+	if (wants == SSL_ERROR_WANT_WRITE)
+		stream_want_write(st);
+	return 0;
+}
+
 size_t
 stream_binding(const struct stream *st, uint8_t *out)
 {
-	const EVP_MD *md;
-	uint8_t hash[EVP_MAX_MD_SIZE];
-	unsigned n = 0;
-	X509 *cert;
-	int nid = NID_undef;
+	return st->ssl != NULL ? tls_binding(st->ssl, out) : 0;
+}
 
-	if (st->ssl == NULL)
-		return 0;
-	cert = SSL_is_server(st->ssl) ? SSL_get_certificate(st->ssl)
-				      : SSL_get0_peer_certificate(st->ssl);
-	if (cert == NULL ||
-	    X509_get_signature_info(cert, &nid, NULL, NULL, NULL) != 1 ||
-	    nid == NID_undef)
-		return 0;
-	if (nid == NID_md5 || nid == NID_sha1)
-		nid = NID_sha256;
-	if ((md = EVP_get_digestbynid(nid)) == NULL ||
-	    EVP_MD_get_size(md) > SCRAM_BINDING_MAX ||
-	    X509_digest(cert, md, hash, &n) != 1)
-		return 0;
-	memcpy(out, hash, n);
-	return n;
+struct slice
+stream_server_name(const struct stream *st)
+{
+	const char *name = NULL;
+
+	if (st->ssl != NULL)
+		name = SSL_get_servername(st->ssl, TLSEXT_NAMETYPE_host_name);
+	return slice_str(name != NULL ? name : "");
 }
 
 /* ---- reading ---------------------------------------------------------- */

@@ -35,6 +35,7 @@
 
 #include "conf/stats.h"
 #include "protocol/buf.h"
+#include "protocol/slice.h"
 #include "tls/wheel.h"
 
 enum {
@@ -114,6 +115,11 @@ int  stream_dial(struct stream *, struct streams *, const struct sockaddr *, soc
  */
 int  stream_start_tls(struct stream *, SSL_CTX *, bool server, const char *name, bool verify_name)
     __attribute__((warn_unused_result));
+/*
+ * The server's end of a handshake that has begun: what was received and not
+ * consumed is its beginning, and is consumed.  STREAM_OPEN follows.
+ */
+int  stream_start_direct_tls(struct stream *, SSL_CTX *) __attribute__((warn_unused_result));
 void stream_close(struct stream *);	/* idempotent */
 /* No more sending: the peer reads an end.  What is in `out` must have left. */
 void stream_shutdown(struct stream *);
@@ -141,12 +147,13 @@ void stream_resume(struct stream *);	/* ... here; the owner looks at what was ke
 
 void stream_deadline(struct stream *, uint64_t deadline_ns);	/* 0: none */
 
-/*
- * Channel binding data tls-server-end-point (RFC 5929) of the certificate the
- * server's end of this connection showed, into `out` of SCRAM_BINDING_MAX
- * bytes.  0: there is none (no TLS, or a signature without a hash).
- */
+/* tls_binding(), of SCRAM_BINDING_MAX bytes; 0 without TLS too. */
 size_t stream_binding(const struct stream *, uint8_t *out);
+/*
+ * The host name the client asked for (SNI), at most 255 bytes, as long as the
+ * stream lives; empty: none.  Nobody has checked it.
+ */
+struct slice stream_server_name(const struct stream *);
 
 /* An idle stream leaves its worker and joins another: both ends of a move. */
 void stream_detach(struct stream *);

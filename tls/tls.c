@@ -3,8 +3,11 @@
 #include <assert.h>
 #include <errno.h>
 #include <openssl/err.h>
+#include <openssl/x509.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "protocol/scram.h"
 
 /* TLS 1.2's; those of 1.3 are all good. */
 #define CIPHERS "ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL"
@@ -12,21 +15,16 @@
 static_assert(TLS1_2_VERSION == 0x0303, "conf_keys.c says so");
 static_assert(TLS1_3_VERSION == 0x0304, "conf_keys.c says so");
 
-/*
- * One line about one file: why it could not be opened, or else what OpenSSL
- * made of it.  `field` is where the conf keeps the name, which tells the line.
- */
-static void
-cannot(const struct conf *c, struct conf_errors *e, char *const *field,
-       const char *key, const char *expected)
+void
+tls_cannot(const struct conf *c, struct conf_errors *e, unsigned line,
+	   const char *key, const char *path, const char *expected)
 {
 	unsigned long code = ERR_peek_error();
 	const char *why = code ? ERR_reason_error_string(code) : NULL;
 
-	if (access(*field, R_OK) == -1)
+	if (access(path, R_OK) == -1)
 		why = strerror(errno);
-	conf_errors_add(e, c->file, conf_line(c, field),
-			"%s = %s: %s, expected %s", key, *field,
+	conf_errors_add(e, c->file, line, "%s = %s: %s, expected %s", key, path,
 			why ? why : "cannot be used", expected);
 	ERR_clear_error();
 }
@@ -42,31 +40,13 @@ no_pass_phrase(char *buf, int size, int writing, void *arg)
 	return -1;
 }
 
-static int
-choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_n,
-	    const unsigned char *in, unsigned in_n, void *arg)
-{
-	static const unsigned char ours[] = TLS_ALPN;
-	unsigned char *chosen;
-
-	(void)ssl;
-	(void)arg;
-	if (SSL_select_next_proto(&chosen, out_n, ours, sizeof(ours) - 1, in,
-				  in_n) != OPENSSL_NPN_NEGOTIATED)
-		return SSL_TLSEXT_ERR_NOACK;
-	*out = chosen;
-	return SSL_TLSEXT_ERR_OK;
-}
-
-/* What both ends have in common. */
-static SSL_CTX *
-context(const SSL_METHOD *method, int min_version)
+SSL_CTX *
+tls_context(const SSL_METHOD *method)
 {
 	SSL_CTX *ctx = SSL_CTX_new(method);
 
-	if (ctx == NULL ||
-	    SSL_CTX_set_min_proto_version(ctx, min_version) != 1 ||
-	    SSL_CTX_set_cipher_list(ctx, CIPHERS) != 1) {
+	if (ctx == NULL || SSL_CTX_set_cipher_list(ctx, CIPHERS) != 1 ||
+	    SSL_CTX_set_min_proto_version(ctx, TLS1_2_VERSION) != 1) {
 		SSL_CTX_free(ctx);
 		return NULL;
 	}
@@ -75,6 +55,7 @@ context(const SSL_METHOD *method, int min_version)
 	SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS |
 				  SSL_MODE_ENABLE_PARTIAL_WRITE |
 				  SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	SSL_CTX_set_default_passwd_cb(ctx, no_pass_phrase);
 	return ctx;
 }
@@ -88,32 +69,132 @@ no_context(const struct conf *c, struct conf_errors *e)
 			"libssl");
 }
 
-static int
-load_certificate(SSL_CTX *ctx, const struct conf *c, struct conf_errors *e)
-{
-	const struct conf_tls *t = &c->tls;
-	int rc = 0;
+/* ---- ALPN ------------------------------------------------------------- */
 
-	ERR_clear_error();
-	if (SSL_CTX_use_certificate_chain_file(ctx, t->cert_file) != 1) {
-		cannot(c, e, &t->cert_file, "cert_file",
-		       "a PEM certificate and its chain");
-		rc = -1;
-	}
-	if (SSL_CTX_use_PrivateKey_file(ctx, t->key_file, SSL_FILETYPE_PEM) !=
-	    1) {
-		cannot(c, e, &t->key_file, "key_file",
-		       "the certificate's private key, PEM without a pass "
-		       "phrase");
-		rc = -1;
-	}
-	if (rc == 0 && SSL_CTX_check_private_key(ctx) != 1) {
-		cannot(c, e, &t->key_file, "key_file",
-		       "the private key of cert_file");
-		rc = -1;
-	}
-	return rc;
+/* The reason goes to our log; the alert says the same to the client. */
+static void
+no_protocol(void)
+{
+	ERR_raise(ERR_LIB_SSL, SSL_R_NO_APPLICATION_PROTOCOL);
 }
+
+static int
+choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_n,
+	    const unsigned char *in, unsigned in_n, void *arg)
+{
+	static const unsigned char ours[] = TLS_ALPN;
+	unsigned char *chosen;
+
+	(void)ssl;
+	(void)arg;
+	if (SSL_select_next_proto(&chosen, out_n, ours, sizeof(ours) - 1, in,
+				  in_n) != OPENSSL_NPN_NEGOTIATED) {
+		no_protocol();
+		return SSL_TLSEXT_ERR_ALERT_FATAL;
+	}
+	*out = chosen;
+	return SSL_TLSEXT_ERR_OK;
+}
+
+/* Without the extension choose_alpn() would not be asked. */
+static int
+want_alpn(SSL *ssl, int *alert, void *arg)
+{
+	const unsigned char *p;
+	size_t n;
+
+	(void)arg;
+	if (SSL_client_hello_get0_ext(
+		ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &p,
+		&n) == 1)
+		return SSL_CLIENT_HELLO_SUCCESS;
+	no_protocol();
+	*alert = SSL_AD_NO_APPLICATION_PROTOCOL;
+	return SSL_CLIENT_HELLO_ERROR;
+}
+
+static void
+set_alpn(SSL_CTX *ctx, enum tls_door door)
+{
+	if (door != TLS_REDIS)
+		SSL_CTX_set_alpn_select_cb(ctx, choose_alpn, NULL);
+	if (door == TLS_POSTGRES_DIRECT)
+		SSL_CTX_set_client_hello_cb(ctx, want_alpn, NULL);
+}
+
+/* ---- channel binding -------------------------------------------------- */
+
+/* The hash is the certificate signature's own, but SHA-256 for MD5 and SHA-1. */
+static size_t
+hash_certificate(const X509 *cert, uint8_t *out)
+{
+	uint8_t hash[EVP_MAX_MD_SIZE];
+	int nid = NID_undef;
+	const EVP_MD *md;
+	unsigned n = 0;
+
+	if (cert == NULL ||
+	    X509_get_signature_info((X509 *)(uintptr_t)cert, &nid, NULL, NULL,
+				    NULL) != 1 ||
+	    nid == NID_undef)
+		return 0;
+	if (nid == NID_md5 || nid == NID_sha1)
+		nid = NID_sha256;
+	if ((md = EVP_get_digestbynid(nid)) == NULL ||
+	    EVP_MD_get_size(md) > SCRAM_BINDING_MAX ||
+	    X509_digest(cert, md, hash, &n) != 1)
+		return 0;
+	memcpy(out, hash, n);
+	return n;
+}
+
+/* Whoever resumes shows no certificate: the ticket remembers which it was. */
+static size_t
+resumed_binding(const SSL *ssl, uint8_t *out)
+{
+	SSL_SESSION *session = SSL_get_session(ssl);
+	void *data = NULL;
+	size_t n = 0;
+
+	if (session == NULL ||
+	    SSL_SESSION_get0_ticket_appdata(session, &data, &n) != 1 ||
+	    data == NULL || n > SCRAM_BINDING_MAX)
+		return 0;
+	memcpy(out, data, n);
+	return n;
+}
+
+size_t
+tls_binding(const SSL *ssl, uint8_t *out)
+{
+	if (!SSL_is_server(ssl))
+		return hash_certificate(SSL_get0_peer_certificate(ssl), out);
+	if (SSL_session_reused(ssl))
+		return resumed_binding(ssl, out);
+	return hash_certificate(SSL_get_certificate(ssl), out);
+}
+
+static int
+remember_binding(SSL *ssl, void *arg)
+{
+	uint8_t binding[SCRAM_BINDING_MAX];
+	size_t n = tls_binding(ssl, binding);
+
+	(void)arg;
+	return SSL_SESSION_set1_ticket_appdata(SSL_get_session(ssl), binding,
+					       n);
+}
+
+void
+tls_settle(SSL *ssl)
+{
+	SSL_SESSION *session = SSL_get_session(ssl);
+
+	if (SSL_is_server(ssl) && !SSL_session_reused(ssl) && session != NULL)
+		SSL_SESSION_set1_ticket_appdata(session, NULL, 0);
+}
+
+/* ---- contexts --------------------------------------------------------- */
 
 static int
 verify_clients(SSL_CTX *ctx, const struct conf *c, struct conf_errors *e)
@@ -126,7 +207,8 @@ verify_clients(SSL_CTX *ctx, const struct conf *c, struct conf_errors *e)
 	names = SSL_load_client_CA_file(t->ca_file);
 	if (names == NULL || SSL_CTX_load_verify_file(ctx, t->ca_file) != 1) {
 		sk_X509_NAME_pop_free(names, X509_NAME_free);
-		cannot(c, e, &t->ca_file, "ca_file", "PEM certificates");
+		tls_cannot(c, e, conf_line(c, &t->ca_file), "ca_file",
+			   t->ca_file, "PEM certificates");
 		return -1;
 	}
 	SSL_CTX_set_client_CA_list(ctx, names);
@@ -136,32 +218,66 @@ verify_clients(SSL_CTX *ctx, const struct conf *c, struct conf_errors *e)
 }
 
 /*
+ * A session is resumed only where it was made: behind a door of the same
+ * protocol, with the same demand for a certificate and the same authorities,
+ * because who resumes shows no certificate again.
+ */
+static int
+name_sessions(SSL_CTX *ctx, enum tls_door door, const struct conf *c)
+{
+	const uint8_t what[] = { door == TLS_REDIS,
+				 (uint8_t)c->tls.client_mode };
+	STACK_OF(X509_OBJECT) *all =
+	    X509_STORE_get0_objects(SSL_CTX_get_cert_store(ctx));
+	uint8_t one[EVP_MAX_MD_SIZE], id[EVP_MAX_MD_SIZE];
+	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	unsigned n = 0;
+	int ok = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+		 EVP_DigestUpdate(md, what, sizeof(what)) == 1;
+
+	for (int i = 0; ok && i < sk_X509_OBJECT_num(all); i++) {
+		X509 *x = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
+
+		ok = x == NULL || (X509_digest(x, EVP_sha256(), one, &n) == 1 &&
+				   EVP_DigestUpdate(md, one, n) == 1);
+	}
+	ok = ok && EVP_DigestFinal_ex(md, id, &n) == 1 &&
+	     SSL_CTX_set_session_id_context(ctx, id, n) == 1;
+	EVP_MD_CTX_free(md);
+	return ok ? 0 : -1;
+}
+
+/*
  * Sessions are resumed by ticket alone: a cache in memory would be shared by
  * all workers behind a lock, and is no use to a client that comes back to a
  * restarted process.
  */
 SSL_CTX *
-tls_listen(const struct conf *c, struct conf_errors *e)
+tls_listen(enum tls_door door, const struct conf *c, const struct certs *certs,
+	   struct tickets *tickets, struct conf_errors *e)
 {
-	static const unsigned char id[] = "weir";
-	SSL_CTX *ctx = context(TLS_server_method(), c->tls.min_version);
+	SSL_CTX *ctx = tls_context(TLS_server_method());
 
-	assert(c->tls.cert_file != NULL && c->tls.key_file != NULL);
-	if (ctx == NULL) {
+	if (ctx == NULL || certs_use(certs, ctx) != 0 ||
+	    SSL_CTX_set_min_proto_version(ctx, c->tls.min_version) != 1) {
 		no_context(c, e);
-		return NULL;
+		goto failed;
 	}
 	SSL_CTX_set_options(ctx, SSL_OP_CIPHER_SERVER_PREFERENCE);
-	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
-	SSL_CTX_set_session_id_context(ctx, id, sizeof(id) - 1);
 	SSL_CTX_set_num_tickets(ctx, 1);
-	SSL_CTX_set_alpn_select_cb(ctx, choose_alpn, NULL);
-	if (load_certificate(ctx, c, e) == -1 ||
-	    verify_clients(ctx, c, e) == -1) {
-		SSL_CTX_free(ctx);
-		return NULL;
+	SSL_CTX_set_session_ticket_cb(ctx, remember_binding, NULL, NULL);
+	tickets_use(tickets, ctx);
+	set_alpn(ctx, door);
+	if (verify_clients(ctx, c, e) == -1)
+		goto failed;
+	if (name_sessions(ctx, door, c) == -1) {
+		no_context(c, e);
+		goto failed;
 	}
 	return ctx;
+failed:
+	SSL_CTX_free(ctx);
+	return NULL;
 }
 
 /*
@@ -172,7 +288,7 @@ SSL_CTX *
 tls_dial(const struct conf *c, enum conf_sslmode mode, char *const *rootcert,
 	 struct conf_errors *e)
 {
-	SSL_CTX *ctx = context(TLS_client_method(), TLS1_2_VERSION);
+	SSL_CTX *ctx = tls_context(TLS_client_method());
 	bool verify = mode >= SSLMODE_VERIFY_CA ||
 		      (mode == SSLMODE_REQUIRE && *rootcert != NULL);
 
@@ -181,7 +297,6 @@ tls_dial(const struct conf *c, enum conf_sslmode mode, char *const *rootcert,
 		no_context(c, e);
 		return NULL;
 	}
-	SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
 	if (!verify)
 		return ctx;
 	ERR_clear_error();
@@ -189,7 +304,8 @@ tls_dial(const struct conf *c, enum conf_sslmode mode, char *const *rootcert,
 	if (*rootcert == NULL) {
 		SSL_CTX_set_default_verify_paths(ctx);
 	} else if (SSL_CTX_load_verify_file(ctx, *rootcert) != 1) {
-		cannot(c, e, rootcert, "sslrootcert", "PEM certificates");
+		tls_cannot(c, e, conf_line(c, rootcert), "sslrootcert",
+			   *rootcert, "PEM certificates");
 		SSL_CTX_free(ctx);
 		return NULL;
 	}

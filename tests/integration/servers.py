@@ -150,15 +150,16 @@ class Authority:
     def _paths(folder, name):
         return os.path.join(folder, name + ".crt"), os.path.join(folder, name + ".key")
 
-    def issue(self, name, alt="DNS:localhost,IP:127.0.0.1"):
+    def issue(self, name, alt="DNS:localhost,IP:127.0.0.1", new_key=None,
+              digest="sha256"):
         """(certificate, key), paths, for a server called localhost."""
         crt, key = self._paths(self.folder, name)
         csr = crt + ".csr"
-        openssl("req", "-new", "-subj", "/CN=" + name, *NEW_KEY, "-keyout", key,
-                "-out", csr, "-addext", "subjectAltName=" + alt)
+        openssl("req", "-new", "-subj", "/CN=" + name, *(new_key or NEW_KEY),
+                "-keyout", key, "-out", csr, "-addext", "subjectAltName=" + alt)
         openssl("x509", "-req", "-in", csr, "-CA", self.crt, "-CAkey", self.key,
                 "-CAcreateserial", "-days", "30", "-copy_extensions", "copy",
-                "-out", crt)
+                "-" + digest, "-out", crt)
         return crt, key
 
 
