@@ -73,6 +73,8 @@ struct conf_postgres {		/* [postgres NAME]: an upstream */
 	unsigned	    min_pool_size;
 	unsigned	    reserve_pool_size;
 	uint64_t	    reserve_pool_timeout_ms;
+	unsigned	    max_connections;	/* servers of all its pools; 0: no cap */
+	unsigned	    max_waiting_clients;	/* of a pool; 0: no bound of its own */
 	bool		    multiplex;
 	unsigned	    multiplex_depth;
 	enum conf_health    health_check;
@@ -149,6 +151,7 @@ struct conf {
 	uint64_t	      transaction_timeout_ms;
 	uint64_t	      server_lifetime_ms;
 	uint64_t	      server_idle_timeout_ms;
+	uint64_t	      pool_idle_timeout_ms;
 	uint64_t	      server_connect_timeout_ms;
 	uint64_t	      server_login_retry_ms;
 	unsigned	      max_prepared_statements;	/* per server */

@@ -35,6 +35,10 @@ struct buf;
 	X(SERVER_CLOSED,   "server_closed_total", "", COUNTER, "server connections closed")         \
 	X(SERVER_MOVED,	   "server_moved_total", "", COUNTER, "idle servers handed to another worker") \
 	X(SERVER_DOUBTED,  "server_doubted_total", "", COUNTER, "servers closed because their state was in doubt") \
+	X(SERVER_EVICTED,  "server_evicted_total", "", COUNTER, "idle servers closed to make room for another pool") \
+	X(SERVER_RESERVE,  "server_reserve_total", "", COUNTER, "servers opened above pool_size, from the reserve") \
+	X(QUEUE_REFUSED,   "queue_refused_total", "", COUNTER, "requests refused by max_waiting_clients") \
+	X(POOLS,	   "pools", "", GAUGE, "pools, counted on each worker that has one")        \
 	X(TRANSACTIONS,	   "transactions_total", "", COUNTER, "Postgres leases that ended at ReadyForQuery") \
 	X(QUERIES,	   "queries_total", "", COUNTER, "Postgres simple queries and executes forwarded") \
 	X(BINDS,	   "binds_total", "", COUNTER, "times a server was given other variables") \

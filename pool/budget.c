@@ -23,6 +23,14 @@ budgets_init(struct budgets *all, unsigned workers, struct mailbox **mailbox,
 	return 0;
 }
 
+static void
+budget_free(struct budget *b)
+{
+	free(b->key);
+	buf_free(&b->welcome);
+	free(b);
+}
+
 void
 budgets_fini(struct budgets *all)
 {
@@ -31,9 +39,7 @@ budgets_fini(struct budgets *all)
 
 		while ((b = all->bucket[i]) != NULL) {
 			all->bucket[i] = b->next;
-			free(b->key);
-			buf_free(&b->welcome);
-			free(b);
+			budget_free(b);
 		}
 	}
 	free(all->bucket);
@@ -48,6 +54,8 @@ budget_new(struct budgets *all, const char *key, int limit)
 
 	if (b == NULL || (b->key = strdup(key)) == NULL)
 		abort();
+	b->all = all;
+	b->refs = 1;
 	b->limit = limit;
 	buf_init(&b->welcome, BUDGET_WELCOME_MAX);
 	for (unsigned i = 0; i < all->workers; i++) {
@@ -58,19 +66,28 @@ budget_new(struct budgets *all, const char *key, int limit)
 	return b;
 }
 
-struct budget *
-budget_find(struct budgets *all, const char *key, int limit)
+static struct budget **
+budget_bucket(struct budgets *all, const char *key)
 {
 	uint32_t h = 2166136261u;
-	struct budget **at, *b;
 
 	for (const char *p = key; *p != '\0'; p++)
 		h = (h ^ (uint8_t)*p) * 16777619u;
+	return &all->bucket[h % BUCKETS];
+}
+
+struct budget *
+budget_find(struct budgets *all, const char *key, int limit)
+{
+	struct budget **at, *b;
+
 	pthread_mutex_lock(&all->lock);
-	at = &all->bucket[h % BUCKETS];
+	at = budget_bucket(all, key);
 	for (b = *at; b != NULL && strcmp(b->key, key) != 0; b = b->next)
 		;
-	if (b == NULL && all->n < BUDGETS_MAX) {
+	if (b != NULL) {
+		atomic_fetch_add(&b->refs, 1);
+	} else if (all->n < BUDGETS_MAX) {
 		b = budget_new(all, key, limit);
 		b->next = *at;
 		*at = b;
@@ -80,6 +97,32 @@ budget_find(struct budgets *all, const char *key, int limit)
 	return b;
 }
 
+/* The last reference goes under the lock, or budget_find() could give out
+ * what is being freed. */
+void
+budget_unref(struct budgets *all, struct budget **held)
+{
+	struct budget **at, *b = *held;
+	unsigned refs = atomic_load(&b->refs);
+
+	*held = NULL;
+	while (refs > 1)
+		if (atomic_compare_exchange_weak(&b->refs, &refs, refs - 1))
+			return;
+	pthread_mutex_lock(&all->lock);
+	if (atomic_fetch_sub(&b->refs, 1) > 1) {
+		pthread_mutex_unlock(&all->lock);
+		return;
+	}
+	for (at = budget_bucket(all, b->key); *at != b; at = &(*at)->next)
+		;
+	*at = b->next;
+	all->n--;
+	pthread_mutex_unlock(&all->lock);
+	assert(atomic_load(&b->count) == 0);
+	budget_free(b);
+}
+
 void
 budget_limit(struct budget *b, int limit)
 {
@@ -87,21 +130,35 @@ budget_limit(struct budget *b, int limit)
 }
 
 bool
-budget_is_over(struct budget *b)
+budget_is_over(struct budget *b, int extra)
 {
-	return atomic_load(&b->count) > atomic_load(&b->limit);
+	return atomic_load(&b->count) - extra > atomic_load(&b->limit);
+}
+
+int
+budget_room(struct budget *b)
+{
+	int count = atomic_load(&b->count), limit = atomic_load(&b->limit);
+
+	return count < limit ? limit - count : 0;
+}
+
+bool
+budget_take_to(struct budget *b, int most)
+{
+	int count = atomic_load(&b->count);
+
+	do {
+		if (count >= most)
+			return false;
+	} while (!atomic_compare_exchange_weak(&b->count, &count, count + 1));
+	return true;
 }
 
 bool
 budget_take(struct budget *b)
 {
-	int count = atomic_load(&b->count);
-
-	do {
-		if (count >= atomic_load(&b->limit))
-			return false;
-	} while (!atomic_compare_exchange_weak(&b->count, &count, count + 1));
-	return true;
+	return budget_take_to(b, atomic_load(&b->limit));
 }
 
 static void
@@ -111,9 +168,29 @@ budget_nudge(struct budgets *all, struct budget *b, uint64_t mask)
 		unsigned i = (unsigned)__builtin_ctzll(mask);
 
 		mask &= mask - 1;
-		if (!atomic_exchange(&b->side[i].nudged, true))
-			mailbox_post(all->mailbox[i], &b->side[i].nudge);
+		if (atomic_exchange(&b->side[i].nudged, true))
+			continue;
+		/* Whoever nudges holds a reference, so there is one to add to. */
+		atomic_fetch_add(&b->refs, 1);
+		mailbox_post(all->mailbox[i], &b->side[i].nudge);
 	}
+}
+
+void
+budget_nudge_one(struct budgets *all, struct budget *b, unsigned who)
+{
+	budget_nudge(all, b, 1ull << who);
+}
+
+struct budget_side *
+budget_nudged(struct message *m)
+{
+	struct budget_side *side =
+	    (struct budget_side *)(void *)((char *)m -
+					   offsetof(struct budget_side, nudge));
+
+	atomic_store(&side->nudged, false);
+	return side;
 }
 
 void
@@ -232,19 +309,24 @@ budget_get_welcome(struct budgets *all, struct budget *b, struct buf *out)
 	pthread_mutex_unlock(&all->lock);
 }
 
-const char *
-budgets_down(struct budgets *all)
+bool
+budgets_down(struct budgets *all, char *key, size_t n)
 {
-	const char *key = NULL;
+	bool found = false;
 
 	pthread_mutex_lock(&all->lock);
-	for (unsigned i = 0; i < BUCKETS && key == NULL; i++)
-		for (struct budget *b = all->bucket[i]; b; b = b->next)
-			if (atomic_load(&b->failures) != 0 &&
-			    atomic_load(&b->count) == 0)
-				key = b->key;
+	for (unsigned i = 0; i < BUCKETS && !found; i++) {
+		for (struct budget *b = all->bucket[i]; b; b = b->next) {
+			if (atomic_load(&b->failures) == 0 ||
+			    atomic_load(&b->count) > 0)
+				continue;
+			snprintf(key, n, "%s", b->key);
+			found = true;
+			break;
+		}
+	}
 	pthread_mutex_unlock(&all->lock);
-	return key;
+	return found;
 }
 
 void
@@ -260,6 +342,20 @@ void
 budget_idle_over(struct budget *b, unsigned me)
 {
 	atomic_fetch_and(&b->idle, ~(1ull << me));
+}
+
+bool
+budget_is_wanted(struct budget *b)
+{
+	return atomic_load(&b->waiting) != 0;
+}
+
+bool
+budget_claim(struct budget *b, unsigned who)
+{
+	uint64_t bit = 1ull << who;
+
+	return (atomic_fetch_and(&b->waiting, ~bit) & bit) != 0;
 }
 
 int

@@ -1,15 +1,16 @@
 /*
- * budget: the exact count of server connections of one pool, for the whole
- * process, and who waits for one.
+ * budget: an exact count for the whole process, and who waits for its room.
  *
  * Every worker has its own half of a pool (pool.h); the budget is what the
- * halves share.  A worker takes before it dials and gives back after it
+ * halves share.  Above the budgets of an upstream's pools stands that of the
+ * upstream, its cap.  A cap is taken first and given back last, so that who
+ * is refused has taken nothing that another could have used.  A worker takes before it dials and gives back after it
  * closed, so the limit holds however many workers there are.  A worker that
  * waits in vain raises its bit and nudges those who may have an idle server;
  * one that has a server to spare sees the bit.  Bit first, look second, on
  * both sides, so that no pair of them can miss each other.
  *
- * Owner:    the struct budgets of the process; none is freed before its end.
+ * Owner:    whoever holds a reference; a nudge on its way holds one too.
  * Threads:  all calls from any worker.
  * Bounds:   BUDGETS_MAX of them.
  */
@@ -35,14 +36,20 @@ struct budget_side {
 	_Atomic bool	 nudged;	/* it is on its way */
 	_Atomic uint64_t oldest_ns;	/* since when its first waiter waits */
 	struct budget	*budget;
-	struct pool	*pools;		/* this worker's pools that live from it */
+	struct pool	*pool;		/* this worker's half, NULL: none */
+	struct pool	*pools;		/* of a cap: its pools here that have servers or wait */
 };
 
 struct budget {
 	char		  *key;
+	struct budgets	  *all;		/* the registry it is in */
 	struct budget	  *next;	/* in the registry */
+	_Atomic unsigned   refs;
 	_Atomic int	   count;	/* connections open or being opened */
 	_Atomic int	   limit;
+	_Atomic int	   ready;	/* of `count`, those that are logged in */
+	_Atomic int	   waiters;	/* lessees that wait, on all workers */
+	_Atomic int	   users;	/* sessions that would borrow here */
 	_Atomic uint64_t   waiting;	/* a bit a worker: has waiters it cannot serve */
 	_Atomic uint64_t   idle;	/* a bit a worker: may have idle servers */
 	_Atomic unsigned   failures;	/* attempts to open a server, failed in a row */
@@ -56,7 +63,7 @@ struct budget {
 struct budgets {
 	pthread_mutex_t	  lock;
 	struct budget	**bucket;
-	unsigned	  n;
+	_Atomic unsigned  n;
 	unsigned	  workers;
 	struct mailbox	**mailbox;	/* of each worker */
 	void		(*nudge)(struct message *, void *owner);
@@ -66,11 +73,15 @@ int  budgets_init(struct budgets *, unsigned workers, struct mailbox **,
     void (*nudge)(struct message *, void *owner)) __attribute__((warn_unused_result));
 void budgets_fini(struct budgets *);
 
-/* The budget of that name, made with the limit if need be; NULL: too many. */
+/* The budget of that name with one reference more, made with the limit if need
+ * be; NULL: too many. */
 struct budget *budget_find(struct budgets *, const char *key, int limit);
+void	       budget_unref(struct budgets *, struct budget **);	/* nulls the pointer */
 void	       budget_limit(struct budget *, int limit);
 bool	       budget_take(struct budget *);
-bool	       budget_is_over(struct budget *);	/* the limit was lowered below the count */
+bool	       budget_take_to(struct budget *, int most);	/* below `most`, whatever the limit */
+int	       budget_room(struct budget *);	/* places left, at this moment */
+bool	       budget_is_over(struct budget *, int extra);	/* above the limit and `extra` */
 void	       budget_give(struct budgets *, struct budget *);	/* and nudges who waits */
 
 /* What servers of this pool tell at their log-in, for workers that have had none. */
@@ -93,10 +104,17 @@ bool budget_recovered(struct budget *);
 bool budget_may_try(struct budget *, uint64_t now_ns, uint64_t first_ns);
 /* The last failure, for people: both NUL-terminated. */
 void budget_error(struct budgets *, struct budget *, char sqlstate[6], char text[BUDGET_ERROR_MAX]);
-/* The key of one that has no server and cannot get one, or NULL. */
-const char *budgets_down(struct budgets *);
+/* The key of one that has no server and cannot get one; false: there is none. */
+bool budgets_down(struct budgets *, char *key, size_t n);
 /* The worker, other than me, that has waited longest, or -1. */
 int  budget_longest(struct budget *, unsigned me, uint64_t *oldest_ns);
+bool budget_is_wanted(struct budget *);	/* does any worker wait for it? */
+/* Whoever serves a waiting worker claims it first, so that only one does. */
+bool budget_claim(struct budget *, unsigned who);
+void budget_nudge_one(struct budgets *, struct budget *, unsigned who);
+/* A nudge has arrived: for the function given to budgets_init(), first thing;
+ * the reference it came with is then the caller's. */
+struct budget_side *budget_nudged(struct message *);
 /* Asks every worker but me to close an idle server of this budget, or hand it on. */
 void budget_nudge_others(struct budgets *, struct budget *, unsigned me);
 

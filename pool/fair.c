@@ -123,6 +123,27 @@ fair_take(struct fair *f)
 	return l;
 }
 
+/* Each queue is in the order of time. */
+unsigned
+fair_older(const struct fair *f, uint64_t before_ns, unsigned most)
+{
+	const struct fair_queue *q = f->turn;
+	unsigned n = 0;
+
+	if (q == NULL)
+		return 0;
+	do {
+		for (const struct lessee *l = q->head; l != NULL && n < most;
+		     l = l->next) {
+			if (l->since_ns >= before_ns)
+				break;
+			n++;
+		}
+		q = q->ring_next;
+	} while (q != f->turn && n < most);
+	return n;
+}
+
 uint64_t
 fair_oldest_ns(const struct fair *f)
 {

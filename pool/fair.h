@@ -31,6 +31,8 @@ void	       fair_put(struct fair *, struct lessee *);
 void	       fair_remove(struct fair *, struct lessee *);
 struct lessee *fair_first(const struct fair *);	/* who would be next; NULL: nobody waits */
 struct lessee *fair_take(struct fair *);		/* removes and returns it */
+/* How many of them, up to `most`, began to wait before that. */
+unsigned       fair_older(const struct fair *, uint64_t before_ns, unsigned most);
 /* When the oldest of all began to wait, UINT64_MAX if nobody does. */
 uint64_t       fair_oldest_ns(const struct fair *);
 

@@ -2,11 +2,14 @@
 
 #include <arpa/inet.h>
 #include <assert.h>
+#include <limits.h>
 #include <netdb.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "pool/room.h"
 
 /* ---- a worker's share ------------------------------------------------- */
 
@@ -37,7 +40,17 @@ free_secret(char *s)
 static void
 pool_free(struct pool *p)
 {
-	assert(p->waiters.n == 0 && p->resolve == NULL);
+	struct pools *home = p->home;
+
+	assert(p->waiters.n == 0 && p->excess.n == 0 && p->resolve == NULL);
+	assert(p->held == 0 && p->users == 0);
+	wheel_set(&home->streams->wheel, &p->timer, 0);
+	room_leave(p);
+	p->budget->side[home->worker].pool = NULL;
+	budget_wait_over(p->budget, home->worker);
+	budget_unref(home->budgets, &p->budget);
+	budget_unref(home->budgets, &p->cap);
+	stats_add(home->stats, STAT_POOLS, -1);
 	snapshot_unref(&p->snapshot);
 	buf_free(&p->welcome);
 	free(p->key);
@@ -64,10 +77,41 @@ pools_fini(struct pools *home)
 	stmts_fini(&home->stmts);
 }
 
+/*
+ * Nobody points to it, and nobody will: a server of the pool, on whatever
+ * worker, is counted in its budget from before it could be sent here until it
+ * is closed, and we have taken our hand down before we look at the count.
+ */
+static bool
+pool_is_unused(const struct pool *p)
+{
+	return p->users == 0 && p->held == 0 && p->waiters.n == 0 &&
+	       p->excess.n == 0 && p->resolve == NULL && !p->known;
+}
+
+static void
+pool_reap(struct pool *p)
+{
+	struct pools *home = p->home;
+	struct pool **at = pool_bucket(home, p->key);
+
+	p->gone = false;
+	if (p->dirty || !pool_is_unused(p))
+		return;
+	budget_wait_over(p->budget, home->worker);
+	if (atomic_load(&p->budget->count) > 0)
+		return;
+	while (*at != p)
+		at = &(*at)->chain;
+	*at = p->chain;
+	pool_free(p);
+}
+
 void
 pools_reap(struct pools *home)
 {
 	struct server **at = &home->dead, *v;
+	struct pool *p;
 
 	while ((v = *at) != NULL) {
 		assert(v->state == SERVER_DEAD && v->stream.fd < 0);
@@ -76,11 +120,17 @@ pools_reap(struct pools *home)
 			continue;
 		}
 		*at = v->next;
+		v->pool->held--;
+		pool_touch(v->pool);
 		stream_close(&v->stream); /* what was put to a dead one */
 		v->ops->fini(v);
 		ledger_free(&v->ledger);
 		v->magic = 0;
 		free(v);
+	}
+	while ((p = home->gone) != NULL) {
+		home->gone = p->gone_next;
+		pool_reap(p);
 	}
 }
 
@@ -137,22 +187,42 @@ pool_timer(struct wheel_entry *e)
 	    (struct pool *)(void *)((char *)e - offsetof(struct pool, timer)));
 }
 
+/* What all pools of the upstream may have together. */
+static int
+pool_cap(const struct pool *p)
+{
+	if (p->redis != NULL)
+		return (int)p->redis->connections;
+	return p->postgres->max_connections ? (int)p->postgres->max_connections
+					    : INT_MAX;
+}
+
+static bool
+pool_budgets(struct pools *home, const struct pool *like, const char *key,
+	     struct budget **b, struct budget **cap)
+{
+	char name[128]; /* an upstream's has 63 bytes at most */
+
+	snprintf(name, sizeof(name), "%s %.100s",
+		 like->postgres ? "postgres" : "redis",
+		 like->postgres ? like->postgres->name : like->redis->name);
+	*cap = budget_find(home->budgets, name, pool_cap(like));
+	if (*cap == NULL)
+		return false;
+	*b = budget_find(home->budgets, key, pool_limit(like));
+	if (*b == NULL)
+		budget_unref(home->budgets, cap);
+	return *b != NULL;
+}
+
 /* The rest of a new pool, once its identity is set. */
 static struct pool *
-pool_make(struct pools *home, const struct pool *like, const char *key,
-	  const char *budget_key)
+pool_make(struct pools *home, const struct pool *like, const char *key)
 {
-	struct budget *b =
-	    budget_find(home->budgets, budget_key, pool_limit(like));
-	struct budget *health;
+	struct budget *b, *cap;
 	struct pool *p, **at = pool_bucket(home, key);
 
-	/* Redis pools share a budget, but one with a wrong password must not
-	 * hold up the others. */
-	health = strcmp(key, budget_key) == 0
-		     ? b
-		     : budget_find(home->budgets, key, 0);
-	if (b == NULL || health == NULL)
+	if (!pool_budgets(home, like, key, &b, &cap))
 		return NULL;
 	if ((p = malloc(sizeof(*p))) == NULL)
 		abort();
@@ -160,7 +230,7 @@ pool_make(struct pools *home, const struct pool *like, const char *key,
 	p->key = copy(key);
 	p->home = home;
 	p->budget = b;
-	p->health = health;
+	p->cap = cap;
 	snapshot_ref(p->snapshot);
 	p->dbname = copy(like->dbname);
 	p->user = copy(like->user);
@@ -169,8 +239,10 @@ pool_make(struct pools *home, const struct pool *like, const char *key,
 	wheel_entry_init(&p->timer, pool_timer);
 	p->chain = *at;
 	*at = p;
-	p->side_next = b->side[home->worker].pools;
-	b->side[home->worker].pools = p;
+	assert(b->side[home->worker].pool == NULL);
+	b->side[home->worker].pool = p;
+	stats_add(home->stats, STAT_POOLS, 1);
+	pool_touch(p);
 	return p;
 }
 
@@ -222,7 +294,7 @@ pool_pass_keys(struct pool *p, const struct scram_verifier *v,
 	    CRYPTO_memcmp(&s.keys, &p->scram.keys, sizeof(s.keys)) != 0) {
 		p->scram = s;
 		/* What failed with the old ones is worth another try. */
-		budget_recovered(p->health);
+		budget_recovered(p->budget);
 	}
 	OPENSSL_cleanse(&s, sizeof(s));
 }
@@ -244,7 +316,7 @@ pool_find_postgres(struct pools *home, struct snapshot *snap,
 		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)
 		return pool_renew(p, snap, password);
-	return pool_make(home, &like, key, key);
+	return pool_make(home, &like, key);
 }
 
 struct pool *
@@ -252,7 +324,7 @@ pool_find_redis(struct pools *home, struct snapshot *snap,
 		const struct conf_redis *up, const char *user,
 		const char *password, unsigned db, int resp)
 {
-	char key[1024], budget[300];
+	char key[1024];
 	struct pool *p, like = { .ops = &redis_server_ops,
 				 .snapshot = snap,
 				 .redis = up,
@@ -266,8 +338,30 @@ pool_find_redis(struct pools *home, struct snapshot *snap,
 		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)
 		return pool_renew(p, snap, password);
-	snprintf(budget, sizeof(budget), "redis %s", up->name);
-	return pool_make(home, &like, key, budget);
+	return pool_make(home, &like, key);
+}
+
+void
+pool_join(struct pool *p)
+{
+	p->users++;
+	/* The first of all brings min_pool_size. */
+	if (atomic_fetch_add(&p->budget->users, 1) == 0)
+		pool_touch(p);
+}
+
+void
+pool_leave(struct pool **at)
+{
+	struct pool *p = *at;
+
+	*at = NULL;
+	if (p == NULL)
+		return;
+	assert(p->users > 0);
+	atomic_fetch_sub(&p->budget->users, 1);
+	if (--p->users == 0)
+		pool_touch(p);
 }
 
 /* ---- addresses -------------------------------------------------------- */
@@ -416,7 +510,7 @@ pool_failed(struct pool *p, enum why w, const char *sqlstate, const char *text)
 		return;
 	if (text == NULL)
 		text = why_table[w].text;
-	if (budget_failed(home->budgets, p->health, home->streams->now_ns,
+	if (budget_failed(home->budgets, p->budget, home->streams->now_ns,
 			  POOL_RETRY_FIRST_NS, most, sqlstate, text) == 0)
 		LOG(home->log, LOG_ERROR, LOG_EV_UPSTREAM_DOWN,
 		    log_str("pool", p->key), log_str("error", text));
@@ -479,6 +573,30 @@ pool_pick_alive(struct pool *p, const struct lessee *l)
 	return NULL;
 }
 
+/* Servers that may still come: being opened, or not yet. */
+static int
+pool_coming(const struct pool *p)
+{
+	int own = budget_room(p->budget), cap = budget_room(p->cap);
+	int opening =
+	    atomic_load(&p->budget->count) - atomic_load(&p->budget->ready);
+
+	return (opening > 0 ? opening : 0) + (own < cap ? own : cap);
+}
+
+/* Counts one more that waits, unless there are too many on all workers. */
+static bool
+pool_may_wait(struct pool *p)
+{
+	int most = p->postgres ? (int)p->postgres->max_waiting_clients : 0;
+	int before = atomic_fetch_add(&p->budget->waiters, 1);
+
+	if (most == 0 || before < most + pool_coming(p))
+		return true;
+	atomic_fetch_sub(&p->budget->waiters, 1);
+	return false;
+}
+
 bool
 pool_want(struct pool *p, struct lessee *l)
 {
@@ -490,13 +608,15 @@ pool_want(struct pool *p, struct lessee *l)
 			l->server = v;
 			return true;
 		}
-	} else if (p->waiters.n == 0 && (v = pool_pick_alive(p, l)) != NULL) {
+	} else if (p->waiters.n == 0 && !budget_is_wanted(p->cap) &&
+		   (v = pool_pick_alive(p, l)) != NULL) {
 		server_grant(v, l);
 		return true;
 	}
 	l->since_ns = p->home->streams->now_ns;
 	l->waiting = p;
-	fair_put(&p->waiters, l);
+	l->excess = !pool_may_wait(p);
+	fair_put(l->excess ? &p->excess : &p->waiters, l);
 	count_waiting(p, 1);
 	pool_touch(p);
 	return false;
@@ -508,6 +628,8 @@ pool_unqueue(struct pool *p, struct lessee *l)
 	uint64_t now = p->home->streams->now_ns;
 
 	l->waiting = NULL;
+	if (!l->excess)
+		atomic_fetch_sub(&p->budget->waiters, 1);
 	count_waiting(p, -1);
 	stats_add(p->home->stats, STAT_WAIT_US,
 		  (int64_t)((now - l->since_ns) / 1000));
@@ -520,7 +642,7 @@ pool_unwant(struct lessee *l)
 
 	if (p == NULL)
 		return;
-	fair_remove(&p->waiters, l);
+	fair_remove(l->excess ? &p->excess : &p->waiters, l);
 	pool_unqueue(p, l);
 	pool_touch(p);
 }
@@ -533,14 +655,17 @@ server_arrives(struct message *m, void *owner)
 	struct server *v =
 	    (struct server *)(void *)((char *)m -
 				      offsetof(struct server, move));
-	/* The worker it was sent to waited, so it has the pool. */
-	struct pool *p = v->pool->budget->side[v->destination].pools;
+	/* The worker it was sent to waited, so it has the pool; and both
+	 * halves stay while the server is counted in their budget. */
+	struct pool *p = v->pool->budget->side[v->destination].pool;
 	struct pools *home = p->home;
 
 	(void)owner;
 	assert(v->state == SERVER_MOVING && home->worker == v->destination);
 	assert(strcmp(p->key, v->pool->key) == 0);
 	v->pool = p;
+	p->held++;
+	p->served = true;
 	home->n++;
 	stats_add(home->stats, v->ops->stat_open, 1);
 	stream_attach(&v->stream, home->streams);
@@ -556,6 +681,7 @@ server_move(struct server *v, unsigned worker)
 
 	server_enter(v, SERVER_MOVING);
 	stream_detach(&v->stream);
+	v->pool->held--;
 	home->n--;
 	stats_add(home->stats, v->ops->stat_open, -1);
 	stats_add(home->stats, STAT_SERVER_MOVED, 1);
@@ -607,100 +733,20 @@ pool_share(struct pool *p)
 	return true;
 }
 
-/*
- * Shared servers are not handed on: a pool that needs room gets it by the end
- * of another's.  One that nobody uses ends at once, unless it was opened this
- * turn and is about to be used; one at work has its slice of time first.
- */
-static bool
-pool_evict(struct server *v)
-{
-	uint64_t age = v->pool->home->streams->now_ns - v->opened_ns;
-
-	if (v->ledger.n == 0 && age > 0) {
-		server_close(v, WHY_ROOM, NULL, NULL);
-		return true;
-	}
-	if (age >= POOL_SLICE_NS)
-		v->leaving = true;
-	return false;
-}
-
 void
 pools_nudged(struct message *m, void *owner)
 {
-	struct budget_side *side =
-	    (struct budget_side *)(void *)((char *)m -
-					   offsetof(struct budget_side, nudge));
+	struct budget_side *side = budget_nudged(m);
+	struct budget *b = side->budget;
 
 	(void)owner;
-	atomic_store(&side->nudged, false);
-	for (struct pool *p = side->pools; p != NULL; p = p->side_next) {
-		struct server *v = p->list[SERVER_SHARED];
-		uint64_t theirs;
-
-		if (v != NULL &&
-		    budget_longest(p->budget, p->home->worker, &theirs) >= 0)
-			pool_evict(v);
-		pool_touch(p);
-	}
+	if (side->pool != NULL)
+		pool_touch(side->pool);
+	room_nudged(side);
+	budget_unref(b->all, &b);
 }
 
 /* ---- the turn --------------------------------------------------------- */
-
-static unsigned
-pool_opening(const struct pool *p)
-{
-	return p->n[SERVER_DIAL] + p->n[SERVER_LOGIN];
-}
-
-/* A shared server of another pool of the same budget: of those nobody uses
- * the one idle for longest, else the oldest. */
-static bool
-pool_make_room(struct pool *p)
-{
-	struct pool *other = p->budget->side[p->home->worker].pools;
-	struct server *idle = NULL, *busy = NULL;
-
-	for (; other != NULL; other = other->side_next) {
-		struct server *v = other->list[SERVER_SHARED];
-
-		if (other == p || v == NULL)
-			continue;
-		if (v->ledger.n == 0 &&
-		    (idle == NULL || v->idle_ns < idle->idle_ns))
-			idle = v;
-		if (busy == NULL || v->opened_ns < busy->opened_ns)
-			busy = v;
-	}
-	if (idle != NULL)
-		return pool_evict(idle);
-	return busy != NULL && pool_evict(busy);
-}
-
-/* The last place of a budget that several pools live from belongs to whoever
- * has waited longest. */
-static bool
-pool_must_yield(struct pool *p)
-{
-	uint64_t theirs, ours = fair_oldest_ns(&p->waiters);
-	struct pool *other = p->budget->side[p->home->worker].pools;
-
-	if (p->redis == NULL ||
-	    atomic_load(&p->budget->count) + 1 < atomic_load(&p->budget->limit))
-		return false;
-	if (budget_longest(p->budget, p->home->worker, &theirs) >= 0 &&
-	    theirs < ours)
-		return true;
-	for (; other != NULL; other = other->side_next) {
-		if (fair_oldest_ns(&other->waiters) < ours &&
-		    pool_opening(other) == 0) {
-			pool_touch(other);
-			return true;
-		}
-	}
-	return false;
-}
 
 static unsigned
 pool_wants(const struct pool *p)
@@ -710,28 +756,81 @@ pool_wants(const struct pool *p)
 	unsigned opening = pool_opening(p) + p->n[SERVER_RESET];
 
 	/* While attempts fail, one at a time is enough to find out. */
-	if (want > 1 && atomic_load(&p->health->failures) > 0)
+	if (want > 1 && atomic_load(&p->budget->failures) > 0)
 		want = 1;
 	if (want > POOL_OPENING_MAX + p->n[SERVER_RESET])
 		want = POOL_OPENING_MAX + p->n[SERVER_RESET];
 	return want > opening ? want - opening : 0;
 }
 
+/* How many more have waited so long that the reserve is for them. */
+static unsigned
+pool_wants_reserve(const struct pool *p)
+{
+	uint64_t now = p->home->streams->now_ns, wait;
+	unsigned n, opening = pool_opening(p) + p->n[SERVER_RESET];
+
+	if (p->postgres == NULL || p->postgres->reserve_pool_size == 0)
+		return 0;
+	wait = p->postgres->reserve_pool_timeout_ms * 1000000u;
+	if (now <= wait)
+		return 0;
+	n = fair_older(&p->waiters, now - wait + 1, POOL_OPENING_MAX);
+	return n > opening ? n - opening : 0;
+}
+
+int
+pool_floor(const struct pool *p)
+{
+	int least, limit = atomic_load(&p->budget->limit);
+
+	if (p->postgres == NULL ||
+	    (!p->known && atomic_load(&p->budget->users) == 0))
+		return 0;
+	least = (int)p->postgres->min_pool_size;
+	return least < limit ? least : limit;
+}
+
+/* Opened where a client of the pool is: only there its keys may be known. */
+static bool
+pool_lacks(const struct pool *p)
+{
+	bool fails = atomic_load(&p->budget->failures) > 0;
+
+	return (p->known || p->users > 0) &&
+	       atomic_load(&p->budget->count) < pool_floor(p) &&
+	       pool_opening(p) < (fails ? 1 : POOL_OPENING_MAX);
+}
+
+/* For those who wait, from the reserve if they have waited long, and for
+ * nobody in particular. */
 static void
 pool_dial(struct pool *p)
 {
+	int limit = atomic_load(&p->budget->limit), extra;
 	unsigned want = pool_wants(p);
 
-	if (pool_must_yield(p))
-		return;
-	while (want-- > 0) {
-		if (!budget_take(p->budget) &&
-		    (p->redis == NULL || !pool_make_room(p) ||
-		     !budget_take(p->budget)))
+	for (; want > 0 && room_take(p, limit); want--)
+		if (server_open(p) == NULL)
 			return;
+	if (want == 0 || p->capped)
+		return;
+	if ((want = pool_wants_reserve(p)) == 0)
+		return;
+	extra = (int)p->postgres->reserve_pool_size;
+	for (; want > 0 && room_take(p, limit + extra); want--) {
+		stats_add(p->home->stats, STAT_SERVER_RESERVE, 1);
 		if (server_open(p) == NULL)
 			return;
 	}
+}
+
+static void
+pool_fill(struct pool *p)
+{
+	while (pool_lacks(p) && room_take_spare(p, pool_floor(p)))
+		if (server_open(p) == NULL)
+			return;
 }
 
 /* Nothing there, nothing coming: whoever waits hears why. */
@@ -741,7 +840,7 @@ pool_fail_waiters(struct pool *p)
 	char sqlstate[6], text[POOL_ERROR_MAX];
 	struct lessee *l;
 
-	budget_error(p->home->budgets, p->health, sqlstate, text);
+	budget_error(p->home->budgets, p->budget, sqlstate, text);
 	while ((l = fair_take(&p->waiters)) != NULL) {
 		pool_unqueue(p, l);
 		l->ops->lost(l, WHY_UPSTREAM_DOWN,
@@ -760,7 +859,7 @@ pool_grant_waiters(struct pool *p)
 
 		if (v == NULL &&
 		    (p->list[SERVER_IDLE] == NULL || pool_deserves(p) >= 0 ||
-		     (v = pool_pick_alive(p, l)) == NULL))
+		     room_owes(p) || (v = pool_pick_alive(p, l)) == NULL))
 			break;
 		fair_take(&p->waiters);
 		pool_unqueue(p, l);
@@ -771,13 +870,54 @@ pool_grant_waiters(struct pool *p)
 	}
 }
 
+/* When an unused pool is looked at again; 0: it may go now. */
+static uint64_t
+pool_keep(struct pool *p)
+{
+	uint64_t now = p->home->streams->now_ns, keep = POOL_FAILED_NS, end;
+
+	if (p->served)
+		keep = p->snapshot->conf->pool_idle_timeout_ms * 1000000u;
+	if (atomic_load(&p->home->budgets->n) > BUDGETS_MAX / 2)
+		keep = POOL_CROWDED_NS;
+	else if (keep == 0)
+		return UINT64_MAX;
+	end = p->unused_ns + keep;
+	if (now >= end && atomic_load(&p->budget->count) == 0)
+		return 0;
+	/* Soon enough for when there are too many. */
+	return now + (keep < POOL_FAILED_NS ? keep : POOL_FAILED_NS);
+}
+
+static uint64_t
+pool_show_unused(struct pool *p)
+{
+	uint64_t again;
+
+	if (!pool_is_unused(p)) {
+		p->unused_ns = 0;
+		return UINT64_MAX;
+	}
+	if (p->unused_ns == 0)
+		p->unused_ns = p->home->streams->now_ns;
+	if ((again = pool_keep(p)) > 0)
+		return again;
+	if (!p->gone) {
+		p->gone = true;
+		p->gone_next = p->home->gone;
+		p->home->gone = p;
+	}
+	/* Unless somebody needs it this very turn. */
+	return p->home->streams->now_ns + POOL_CROWDED_NS;
+}
+
 /* What the other workers see of us, and when we look again by ourselves. */
 static void
 pool_show(struct pool *p)
 {
 	struct budgets *all = p->home->budgets;
 	unsigned me = p->home->worker;
-	uint64_t again = 0, now = p->home->streams->now_ns;
+	uint64_t now = p->home->streams->now_ns, again = pool_show_unused(p);
 
 	if (p->list[SERVER_IDLE] != NULL)
 		budget_idle(p->budget, me);
@@ -785,15 +925,17 @@ pool_show(struct pool *p)
 		budget_idle_over(p->budget, me);
 	if (p->waiters.n > pool_opening(p) + p->n[SERVER_RESET]) {
 		budget_wait(all, p->budget, me, fair_oldest_ns(&p->waiters));
-		if (p->redis != NULL)
-			budget_nudge_others(all, p->budget, me);
 		again = now + POOL_AGAIN_NS;
 	} else {
 		budget_wait_over(p->budget, me);
 	}
-	wheel_set(&p->home->streams->wheel, &p->timer, again);
+	if (again > now + POOL_MIN_NS && pool_lacks(p))
+		again = now + POOL_MIN_NS;
+	room_show(p);
+	wheel_set(&p->home->streams->wheel, &p->timer,
+		  again == UINT64_MAX ? 0 : again);
 	/* Look once more: a waiter elsewhere may have come between. */
-	if (pool_share(p))
+	if (pool_share(p) || room_cede(p))
 		pool_touch(p);
 }
 
@@ -802,21 +944,40 @@ static bool
 pool_is_hopeless(const struct pool *p)
 {
 	return p->waiters.n > 0 && p->resolve == NULL && pool_opening(p) == 0 &&
-	       !pool_has_servers(p) && atomic_load(&p->health->failures) > 0;
+	       !pool_has_servers(p) && atomic_load(&p->budget->failures) > 0;
+}
+
+/* Who waits where too many do hears so in the turn in which it asked. */
+static void
+pool_refuse_excess(struct pool *p)
+{
+	struct lessee *l;
+
+	while ((l = fair_take(&p->excess)) != NULL) {
+		pool_unqueue(p, l);
+		stats_add(p->home->stats, STAT_QUEUE_REFUSED, 1);
+		l->ops->lost(l, WHY_QUEUE_FULL, NULL, NULL);
+	}
 }
 
 static void
 pool_poke(struct pool *p)
 {
 	uint64_t now = p->home->streams->now_ns;
+	bool wants;
 
+	pool_refuse_excess(p);
 	do
 		pool_grant_waiters(p);
-	while (pool_share(p));
-	if (p->waiters.n > 0 && !p->home->closing && pool_wants(p) > 0 &&
-	    budget_may_try(p->health, now, POOL_RETRY_FIRST_NS) &&
-	    pool_addresses(p))
+	while (pool_share(p) || room_cede(p));
+	p->capped = false;
+	wants = p->waiters.n > 0 && pool_wants(p) > 0;
+	if ((wants || pool_lacks(p)) && !p->home->closing &&
+	    budget_may_try(p->budget, now, POOL_RETRY_FIRST_NS) &&
+	    pool_addresses(p)) {
 		pool_dial(p);
+		pool_fill(p);
+	}
 	if (pool_is_hopeless(p))
 		pool_fail_waiters(p);
 	pool_show(p);
@@ -849,14 +1010,15 @@ pool_retire(struct pool *p)
 			v->leaving = true;
 	}
 	p->address_ns = 0;
-	budget_recovered(p->health);
+	budget_recovered(p->budget);
 }
 
 /* More than a lowered limit allows: idle ones go, the others when released. */
 static void
 pool_shrink(struct pool *p)
 {
-	while (p->list[SERVER_IDLE] != NULL && budget_is_over(p->budget))
+	while (p->list[SERVER_IDLE] != NULL &&
+	       (budget_is_over(p->budget, 0) || budget_is_over(p->cap, 0)))
 		server_close(p->list[SERVER_IDLE], WHY_RECONFIGURED, NULL,
 			     NULL);
 }
@@ -874,7 +1036,9 @@ pool_reload(struct pool *p, struct snapshot *snap)
 		redis = conf_redis_find(snap->conf, p->redis->name);
 	if (pg == NULL && redis == NULL) {
 		pool_retire(p); /* gone; those at work end with their work */
+		p->known = false;
 		budget_limit(p->budget, 0);
+		budget_limit(p->cap, 0);
 		return;
 	}
 	if (pg != NULL)
@@ -888,11 +1052,49 @@ pool_reload(struct pool *p, struct snapshot *snap)
 	p->snapshot = snap;
 	p->postgres = pg;
 	p->redis = redis;
+	p->known = false; /* pools_open_known() says it again */
 	budget_limit(p->budget, pool_limit(p));
+	budget_limit(p->cap, pool_cap(p));
 	if (moved)
 		pool_retire(p);
 	pool_shrink(p);
 	pool_touch(p);
+}
+
+static void
+pool_open_known(struct pools *home, struct snapshot *snap,
+		const struct conf_postgres *up, const char *dbname)
+{
+	struct pool *p;
+
+	if (dbname == NULL || up->user == NULL || up->min_pool_size == 0)
+		return;
+	p = pool_find_postgres(home, snap, up, dbname, up->user, up->password);
+	if (p == NULL)
+		return;
+	p->known = true;
+	pool_touch(p);
+}
+
+void
+pools_open_known(struct pools *home, struct snapshot *snap)
+{
+	const struct conf *c = snap->conf;
+
+	for (size_t i = 0; i < c->postgres_n; i++)
+		pool_open_known(home, snap, &c->postgres[i],
+				c->postgres[i].dbname);
+	for (size_t i = 0; i < c->database_n; i++) {
+		const struct conf_database *d = &c->database[i];
+		const char *name = strcmp(d->name, "*") == 0 ? NULL : d->name;
+
+		if (d->postgres == NULL)
+			continue;
+		if (d->postgres->dbname != NULL)
+			name = d->postgres->dbname;
+		pool_open_known(home, snap, d->postgres,
+				d->dbname ? d->dbname : name);
+	}
 }
 
 void
@@ -901,4 +1103,5 @@ pools_reload(struct pools *home, struct snapshot *snap)
 	for (unsigned i = 0; i < POOL_BUCKETS; i++)
 		for (struct pool *p = home->bucket[i]; p; p = p->chain)
 			pool_reload(p, snap);
+	pools_open_known(home, snap);
 }

@@ -9,8 +9,16 @@
  * done once a turn by pools_poke(), which looks only at pools where something
  * has changed.
  *
- * Owner:    the worker's struct pools.
- * Bounds:   servers by the budget, waiters by the number of sessions.
+ * Servers are opened for those who wait, up to pool_size; by reserve_pool_size
+ * more once somebody has waited for reserve_pool_timeout; and up to
+ * min_pool_size while the pool is in use, or known from the configuration
+ * alone.  All three are counted over all workers, and so are those who wait,
+ * of whom max_waiting_clients may be more than there are servers to come.
+ *
+ * Owner:    the worker's struct pools.  A pool goes when it has been without
+ *           servers, waiters and sessions for pool_idle_timeout.
+ * Bounds:   servers by the budget, waiters by the number of sessions, pools
+ *           by the number of budgets.
  */
 #ifndef POOL_POOL_H
 #define POOL_POOL_H
@@ -44,6 +52,10 @@ enum {
 #define POOL_RETRY_FIRST_NS (250ull * 1000000)	/* doubles up to server_login_retry */
 #define POOL_AGAIN_NS	    (50ull * 1000000)	/* ask again for room */
 #define POOL_SLICE_NS	    (50ull * 1000000)	/* a shared server at work keeps its place so long */
+#define POOL_RESERVE_IDLE_NS (1000ull * 1000000) /* above pool_size: idle so long, it goes */
+#define POOL_MIN_NS	    (1000ull * 1000000)	/* look again for min_pool_size */
+#define POOL_FAILED_NS	    (30ull * 1000000000)	/* a pool that never had a server is kept ... */
+#define POOL_CROWDED_NS	    (1000ull * 1000000)	/* ... and any, when there are too many */
 #define POOL_UNFAIR_NS	    (5ull * 1000000)	/* another worker may wait this much longer */
 
 struct address {
@@ -69,9 +81,13 @@ struct pool_scram {
 struct pool {
 	char			    *key;
 	struct pool		    *chain;		/* in its bucket */
-	struct pool		    *side_next;		/* of the same budget */
-	struct pool		    *dirty_next;
+	struct pool		    *cap_next, **cap_prev; /* on its cap's list (room.h) */
+	struct pool		    *dirty_next, *gone_next;
 	bool			     dirty;
+	bool			     gone;	/* to be freed, if it is still unused then */
+	bool			     capped;	/* its waiters were refused by the cap */
+	bool			     known;	/* no client is needed to name it */
+	bool			     served;	/* it has had a server */
 	struct pools		    *home;
 	const struct server_ops	    *ops;
 	struct snapshot		    *snapshot;		/* counted */
@@ -80,10 +96,15 @@ struct pool {
 	char			    *dbname, *user, *password;	/* of the log-in; may be NULL */
 	unsigned		     db;		/* Redis */
 	int			     resp;		/* Redis: 2 or 3 */
-	struct budget		    *budget;
-	struct budget		    *health;	/* whose failures count: the pool's, on all workers */
+	struct budget		    *budget;	/* of the pool, on all workers */
+	struct budget		    *cap;	/* of the upstream */
+	unsigned		     users;	/* sessions that point here */
+	unsigned		     held;	/* servers that do, until they are freed */
+	uint64_t		     ceded_ns;	/* when it last gave a place to another pool */
+	uint64_t		     unused_ns;	/* since when nobody does; 0: somebody */
 
 	struct fair		     waiters;
+	struct fair		     excess;	/* too many to wait: told so this turn */
 	struct server		    *list[SERVER_MAX];	/* by state, latest first */
 	unsigned		     n[SERVER_MAX];
 
@@ -113,6 +134,7 @@ struct pools {
 	struct stmts	  stmts;
 	struct pool	 *bucket[POOL_BUCKETS];
 	struct pool	 *dirty;
+	struct pool	 *gone;
 	struct server	 *dead;
 	uint64_t	  last_id;
 	unsigned	  n;		/* servers in all */
@@ -127,10 +149,13 @@ void pools_reap(struct pools *);	/* once a turn, last */
 void pools_close(struct pools *);	/* end: says goodbye to every server */
 /* A new configuration: limits change, servers of gone upstreams leave. */
 void pools_reload(struct pools *, struct snapshot *);
+/* Opens pools that the configuration names whole, for their min_pool_size. */
+void pools_open_known(struct pools *, struct snapshot *);
 void pools_nudged(struct message *, void *pools);	/* for budgets_init() */
 
 /*
- * The pool, made if need be; NULL: too many.  Strings are copied.
+ * The pool, made if need be; NULL: too many.  Strings are copied.  Whoever
+ * keeps it past the turn joins it, and leaves it in the end.
  */
 struct pool *pool_find_postgres(struct pools *, struct snapshot *, const struct conf_postgres *,
     const char *dbname, const char *user, const char *password);
@@ -144,11 +169,30 @@ struct pool *pool_find_redis(struct pools *, struct snapshot *, const struct con
  */
 void pool_pass_keys(struct pool *, const struct scram_verifier *, const uint8_t client_key[SCRAM_KEY]);
 
+void pool_join(struct pool *);
+void pool_leave(struct pool **);	/* nulls the pointer, which may be NULL */
+
 /* True: granted at once (l->server is set).  False: queued, an op will follow. */
 bool pool_want(struct pool *, struct lessee *) __attribute__((warn_unused_result));
 void pool_unwant(struct lessee *);	/* if it waits anywhere */
 void pool_touch(struct pool *);		/* look at it at the end of the turn */
 /* An attempt to open a server failed; NULL where the upstream said nothing. */
 void pool_failed(struct pool *, enum why, const char *sqlstate, const char *text);
+
+/* So many servers of this pool stay open though they are idle. */
+int  pool_floor(const struct pool *);
+
+static inline unsigned
+pool_opening(const struct pool *p)
+{
+	return p->n[SERVER_DIAL] + p->n[SERVER_LOGIN];
+}
+
+static inline unsigned
+pool_servers(const struct pool *p)
+{
+	return pool_opening(p) + p->n[SERVER_IDLE] + p->n[SERVER_LEASED] +
+	    p->n[SERVER_SHARED] + p->n[SERVER_RESET];
+}
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "pool/pool.h"
+#include "pool/room.h"
 
 static const struct {
 	const char *name;
@@ -90,6 +91,9 @@ server_arm(struct server *v)
 		when = after(v->idle_ns, c->server_idle_timeout_ms);
 		life = after(v->opened_ns, c->server_lifetime_ms);
 		when = life < when ? life : when;
+		if (budget_is_over(v->pool->budget, 0) &&
+		    v->idle_ns + POOL_RESERVE_IDLE_NS < when)
+			when = v->idle_ns + POOL_RESERVE_IDLE_NS;
 		break;
 	case SERVER_MOVING:
 	case SERVER_LEASED:
@@ -174,6 +178,7 @@ server_open(struct pool *p)
 	v->stream.fd = -1;
 	p->ops->init(v);
 	server_link(v);
+	p->held++;
 	home->n++;
 	stats_add(home->stats, p->ops->stat_open, 1);
 	if (server_dial(v) != 0) {
@@ -188,8 +193,11 @@ void
 server_ready(struct server *v)
 {
 	struct pool *p = v->pool;
-	bool was_down = budget_recovered(p->health);
+	bool was_down = budget_recovered(p->budget);
 
+	v->ready = true;
+	p->served = true;
+	atomic_fetch_add(&p->budget->ready, 1);
 	v->opened_ns = p->home->streams->now_ns;
 	stats_add(p->home->stats, STAT_SERVER_OPENED, 1);
 	if (was_down)
@@ -254,7 +262,7 @@ server_release(struct server *v)
 	server_part(v);
 	if (server_is_old(v)) {
 		server_close(v, WHY_SERVER_LIFETIME, NULL, NULL);
-	} else if (budget_is_over(p->budget)) {
+	} else if (room_is_over(p)) {
 		server_close(v, WHY_RECONFIGURED, NULL, NULL);
 	} else if (v->ops->dirty(v)) {
 		server_enter(v, SERVER_RESET);
@@ -317,7 +325,9 @@ server_close(struct server *v, enum why w, const char *sqlstate,
 		v->ops->lost(v, w, sqlstate, text);
 	stream_close(&v->stream);
 	label_unref(&v->label);
-	budget_give(home->budgets, p->budget);
+	if (v->ready)
+		atomic_fetch_sub(&p->budget->ready, 1);
+	room_give(p);
 	pool_touch(p);
 }
 
@@ -340,18 +350,24 @@ server_undialled(struct server *v, enum why w, const char *error)
 static void
 server_expire(struct server *v)
 {
-	uint64_t now = v->pool->home->streams->now_ns;
-	uint64_t idle = v->pool->snapshot->conf->server_idle_timeout_ms;
-	bool old = server_is_old(v);
+	struct pool *p = v->pool;
+	uint64_t now = p->home->streams->now_ns;
+	uint64_t idle = p->snapshot->conf->server_idle_timeout_ms;
+	bool old = server_is_old(v), over = budget_is_over(p->budget, 0);
 
 	if (v->ledger.n > 0) {
 		v->leaving |= old;
 		stream_deadline(&v->stream, now + 1000000000u);
-	} else if (old || (idle > 0 && now >= v->idle_ns + idle * 1000000u)) {
-		server_close(v, old ? WHY_SERVER_LIFETIME : WHY_SERVER_IDLE,
-			     NULL, NULL);
-	} else {
+	} else if (old) {
+		server_close(v, WHY_SERVER_LIFETIME, NULL, NULL);
+	} else if (over && now >= v->idle_ns + POOL_RESERVE_IDLE_NS) {
+		server_close(v, WHY_SERVER_IDLE, NULL, NULL);
+	} else if (idle == 0 || now < v->idle_ns + idle * 1000000u) {
 		server_arm(v);
+	} else if (atomic_load(&p->budget->count) > pool_floor(p)) {
+		server_close(v, WHY_SERVER_IDLE, NULL, NULL);
+	} else { /* one of min_pool_size: asked again, its age too */
+		stream_deadline(&v->stream, now + POOL_MIN_NS);
 	}
 }
 

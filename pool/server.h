@@ -75,6 +75,7 @@ struct server {
 	uint64_t		 opened_ns;	/* monotonic; when it became usable */
 	uint64_t		 idle_ns;
 	unsigned		 address;	/* DIAL: which one is tried */
+	bool			 ready;		/* counted in its budget as logged in */
 	bool			 leaving;	/* SHARED: takes no more, and closes when it owes nothing */
 	unsigned		 cancels;	/* cancel requests under way: not to be pooled */
 };

@@ -34,6 +34,7 @@
 	X(UNSUPPORTED,      0, "0A000", "ERR",      "not supported")                           \
 	X(CLIENTS_FULL,     0, "53300", "ERR",      "no more connections allowed (max_client_conn)") \
 	X(TENANT_FULL,      0, "53300", "ERR",      "organization at its limit")               \
+	X(QUEUE_FULL,       0, "53300", "ERR",      "too many clients wait for a server (max_waiting_clients)") \
 	X(POOL_TIMEOUT,     1, "53300", "ERR",      "query_wait_timeout")                      \
 	X(UPSTREAM_DOWN,    1, "08006", "ERR",      "upstream is unreachable")                 \
 	X(UPSTREAM_LOST,    1, "08006", "ERR",      "upstream connection lost")                \

@@ -45,14 +45,14 @@ static void
 on_readyz(struct evhttp_request *req, void *arg)
 {
 	struct admin *a = arg;
-	const char *down = budgets_down(&a->weir->budgets);
-	char text[1200];
+	char text[1200], key[1024];
+	bool down = budgets_down(&a->weir->budgets, key, sizeof(key));
 	int n;
 
 	if (atomic_load(&a->weir->draining))
 		n = snprintf(text, sizeof(text), "draining\n");
-	else if (down != NULL)
-		n = snprintf(text, sizeof(text), "unreachable: %s\n", down);
+	else if (down)
+		n = snprintf(text, sizeof(text), "unreachable: %s\n", key);
 	else
 		n = snprintf(text, sizeof(text), "ready\n");
 	answer(req, text[0] == 'r' ? HTTP_OK : HTTP_SERVUNAVAIL, "text/plain",

@@ -417,6 +417,7 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 	*w = WHY_CLIENTS_FULL;
 	if (s->pool == NULL)
 		return -1;
+	pool_join(s->pool);
 	if (h->auth.phase == PG_AUTH_PROVED && r.postgres->user == NULL)
 		pool_pass_keys(s->pool, &h->auth.scram.verifier,
 			       h->auth.scram.client_key);

@@ -240,7 +240,7 @@ redis_rehome(struct redis_session *rs)
 	assert(redis_is_idle(rs));
 	redis_leave_queue(rs);
 	rs->via = NULL;
-	rs->s.pool = NULL;
+	pool_leave(&rs->s.pool);
 	redis_hope(rs);
 }
 
@@ -249,10 +249,12 @@ redis_has_pool(struct redis_session *rs)
 {
 	struct session *s = &rs->s;
 
-	if (s->pool == NULL)
-		s->pool =
-		    pool_find_redis(&s->worker->pools, s->snapshot, rs->redis,
-				    rs->user, rs->password, rs->db, rs->resp);
+	if (s->pool != NULL)
+		return true;
+	s->pool = pool_find_redis(&s->worker->pools, s->snapshot, rs->redis,
+				  rs->user, rs->password, rs->db, rs->resp);
+	if (s->pool != NULL)
+		pool_join(s->pool);
 	return s->pool != NULL;
 }
 

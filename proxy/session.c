@@ -465,6 +465,7 @@ sessions_reap(struct worker *w)
 		assert(s->state == SESSION_DEAD && !s->awake);
 		stream_close(&s->stream); /* what was put to a dead one */
 		s->proto->fini(s);
+		pool_leave(&s->pool);
 		label_unref(&s->lessee.label);
 		snapshot_unref(&s->snapshot);
 		s->magic = 0;

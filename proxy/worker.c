@@ -59,6 +59,7 @@ worker_main(void *arg)
 {
 	struct worker *w = arg;
 
+	pools_open_known(&w->pools, w->snapshot);
 	while (!worker_is_done(w))
 		worker_turn(w);
 	cancels_abort(w);

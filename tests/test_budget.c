@@ -21,12 +21,10 @@ struct house {
 static void
 on_nudge(struct message *m, void *owner)
 {
-	struct budget_side *side =
-	    (struct budget_side *)(void *)((char *)m -
-					   offsetof(struct budget_side, nudge));
+	struct budget *b = budget_nudged(m)->budget;
 
-	atomic_store(&side->nudged, false);
 	++*(int *)owner;
+	budget_unref(b->all, &b);
 }
 
 static void
@@ -104,12 +102,12 @@ gives_no_more_than_its_limit(void **state)
 	assert_false(budget_take(b));
 	budget_give(&h.all, b);
 	assert_true(budget_take(b));
-	assert_false(budget_is_over(b));
+	assert_false(budget_is_over(b, 0));
 	/* A lower limit holds from now on, and is reached by giving back. */
 	budget_limit(b, 1);
-	assert_true(budget_is_over(b));
+	assert_true(budget_is_over(b, 0));
 	budget_give(&h.all, b);
-	assert_false(budget_is_over(b));
+	assert_false(budget_is_over(b, 0));
 	assert_false(budget_take(b));
 	budget_give(&h.all, b);
 	assert_true(budget_take(b));
@@ -231,7 +229,7 @@ waits_longer_after_each_failure(void **state)
 	(void)state;
 	house_open(&h);
 	b = budget_find(&h.all, "a", 5);
-	assert_null(budgets_down(&h.all));
+	assert_false(budgets_down(&h.all, text, sizeof(text)));
 	assert_true(budget_may_try(b, 0, 10));
 	assert_int_equal(budget_failed(&h.all, b, 1000, 10, 35, "28P01", "no"),
 			 0);
@@ -247,10 +245,11 @@ waits_longer_after_each_failure(void **state)
 	budget_error(&h.all, b, sqlstate, text);
 	assert_string_equal(sqlstate, "");
 	assert_string_equal(text, "down");
-	assert_string_equal(budgets_down(&h.all), "a");
+	assert_true(budgets_down(&h.all, text, sizeof(text)));
+	assert_string_equal(text, "a");
 	assert_true(budget_recovered(b));
 	assert_false(budget_recovered(b));
-	assert_null(budgets_down(&h.all));
+	assert_false(budgets_down(&h.all, text, sizeof(text)));
 	assert_true(budget_may_try(b, 0, 10));
 	house_close(&h);
 }
@@ -269,6 +268,80 @@ one_worker_at_a_time_tries_what_fails(void **state)
 	assert_false(budget_may_try(b, 1010, 10));
 	assert_false(budget_may_try(b, 1019, 10));
 	assert_true(budget_may_try(b, 1020, 10)); /* it was never heard of */
+	house_close(&h);
+}
+
+static void
+takes_above_or_below_its_limit_when_told_so(void **state)
+{
+	struct budget *b;
+	struct house h;
+
+	(void)state;
+	house_open(&h);
+	b = budget_find(&h.all, "a", 2);
+	assert_int_equal(budget_room(b), 2);
+	assert_true(budget_take_to(b, 1));
+	assert_false(budget_take_to(b, 1));
+	assert_int_equal(budget_room(b), 1);
+	assert_true(budget_take(b));
+	assert_false(budget_take(b));
+	assert_true(budget_take_to(b, 3));
+	assert_false(budget_take_to(b, 3));
+	assert_int_equal(budget_room(b), 0);
+	assert_true(budget_is_over(b, 0));
+	assert_false(budget_is_over(b, 1));
+	house_close(&h);
+}
+
+static void
+one_of_those_who_would_serve_a_waiter_may(void **state)
+{
+	struct budget *b;
+	struct house h;
+
+	(void)state;
+	house_open(&h);
+	b = budget_find(&h.all, "a", 0);
+	assert_false(budget_is_wanted(b));
+	assert_false(budget_claim(b, 3));
+	budget_wait(&h.all, b, 3, 5);
+	assert_true(budget_is_wanted(b));
+	assert_true(budget_claim(b, 3));
+	assert_false(budget_claim(b, 3));
+	assert_false(budget_is_wanted(b));
+	budget_nudge_one(&h.all, b, 3);
+	nudged(&h, 0, 0, 0, 1);
+	house_close(&h);
+}
+
+/* The last reference frees it; a nudge on its way is one. */
+static void
+lives_as_long_as_somebody_holds_it(void **state)
+{
+	struct budget *a, *b, *again;
+	struct house h;
+
+	(void)state;
+	house_open(&h);
+	a = budget_find(&h.all, "a", 3);
+	b = budget_find(&h.all, "a", 3);
+	assert_int_equal(h.all.n, 1);
+	budget_unref(&h.all, &a);
+	assert_null(a);
+	again = budget_find(&h.all, "a", 9);
+	assert_ptr_equal(again, b);
+	assert_int_equal(again->limit, 3);
+	budget_unref(&h.all, &again);
+	budget_nudge_one(&h.all, b, 2);
+	a = b;
+	budget_unref(&h.all, &a);
+	assert_int_equal(h.all.n, 1);
+	nudged(&h, 0, 0, 1, 0);
+	assert_int_equal(h.all.n, 0);
+	a = budget_find(&h.all, "a", 9);
+	assert_int_equal(a->limit, 9);
+	budget_unref(&h.all, &a);
 	house_close(&h);
 }
 
@@ -357,12 +430,10 @@ struct moving {
 static void
 side_nudged(struct message *m, void *owner)
 {
-	struct budget_side *side =
-	    (struct budget_side *)(void *)((char *)m -
-					   offsetof(struct budget_side, nudge));
+	struct budget *b = budget_nudged(m)->budget;
 
 	(void)owner;
-	atomic_store(&side->nudged, false);
+	budget_unref(b->all, &b);
 }
 
 static void
@@ -507,6 +578,74 @@ nobody_waits_for_a_server_that_idles_elsewhere(void **state)
 	budgets_fini(&t.all);
 }
 
+/*
+ * Two levels as pools have them: the cap first, then the pool's own; given
+ * back in reverse.  Budgets come and go meanwhile.
+ */
+struct city {
+	struct house h;
+	_Atomic int open, most, took, next;
+};
+
+static void *
+takes_both(void *arg)
+{
+	struct city *c = arg;
+	unsigned seed = (unsigned)atomic_fetch_add(&c->next, 1) + 1;
+	char key[16];
+
+	for (int i = 0; i < 10000; i++) {
+		struct budget *cap = budget_find(&c->h.all, "cap", LIMIT), *b;
+		int open, most;
+
+		snprintf(key, sizeof(key), "pool %d", rand_r(&seed) % 3);
+		b = budget_find(&c->h.all, key, 2);
+		if (budget_take(cap)) {
+			if (budget_take(b)) {
+				open = atomic_fetch_add(&c->open, 1) + 1;
+				most = atomic_load(&c->most);
+				while (open > most &&
+				       !atomic_compare_exchange_weak(
+					   &c->most, &most, open))
+					;
+				atomic_fetch_add(&c->took, 1);
+				budget_nudge_others(&c->h.all, b, 0);
+				atomic_fetch_sub(&c->open, 1);
+				budget_give(&c->h.all, b);
+			}
+			budget_give(&c->h.all, cap);
+		}
+		budget_unref(&c->h.all, &b);
+		budget_unref(&c->h.all, &cap);
+	}
+	return NULL;
+}
+
+static void
+two_levels_hold_while_budgets_come_and_go(void **state)
+{
+	static struct city c;
+	pthread_t thread[WORKERS];
+
+	(void)state;
+	house_open(&c.h);
+	for (int i = 0; i < WORKERS; i++)
+		assert_int_equal(
+		    pthread_create(&thread[i], NULL, takes_both, &c), 0);
+	while (atomic_load(&c.took) < 1000)
+		for (int i = 0; i < WORKERS; i++)
+			mailbox_drain(&c.h.mailbox[i]);
+	for (int i = 0; i < WORKERS; i++)
+		pthread_join(thread[i], NULL);
+	for (int i = 0; i < WORKERS; i++) {
+		mailbox_drain(&c.h.mailbox[i]);
+		c.h.nudges[i] = 0;
+	}
+	assert_in_range(c.most, 1, LIMIT);
+	assert_int_equal(c.h.all.n, 0); /* nothing was left behind */
+	house_close(&c.h);
+}
+
 int
 main(void)
 {
@@ -520,6 +659,10 @@ main(void)
 		cmocka_unit_test(knows_who_has_waited_longest),
 		cmocka_unit_test(waits_longer_after_each_failure),
 		cmocka_unit_test(one_worker_at_a_time_tries_what_fails),
+		cmocka_unit_test(takes_above_or_below_its_limit_when_told_so),
+		cmocka_unit_test(one_of_those_who_would_serve_a_waiter_may),
+		cmocka_unit_test(lives_as_long_as_somebody_holds_it),
+		cmocka_unit_test(two_levels_hold_while_budgets_come_and_go),
 		cmocka_unit_test(never_passes_its_limit_under_threads),
 		cmocka_unit_test(
 		    nobody_waits_for_a_server_that_idles_elsewhere),

@@ -805,8 +805,6 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 {
 	static const char *const asked[] = {
 		"5: multiplex = on",
-		"5: min_pool_size = 1",
-		"5: reserve_pool_size = 1",
 	};
 	static const char *const sections[] = { "directory", "context",
 						"batch t", "auth" };
@@ -841,7 +839,8 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 	refuses(LEAST "[organization o]\nrate_queries = 1\n",
 		"6: rate_queries = 1: expected a rate");
 	refuses(LEAST "[tls]\nsni_domain = x\n", "6: sni_domain = x is not");
-	done(loads(LEAST "multiplex = off\nmin_pool_size = 0\n"
+	done(loads(LEAST "multiplex = off\nmin_pool_size = 1\n"
+			 "reserve_pool_size = 1\nmax_connections = 5\n"
 			 "reserve_pool_timeout = 9\npool_mode = transaction\n"
 			 "[user u]\nauth = trust\npool_mode = transaction\n"));
 }

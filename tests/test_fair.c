@@ -139,6 +139,28 @@ who_leaves_the_queue_leaves_no_gap(void **state)
 	assert_null(f.turn);
 }
 
+static void
+counts_those_who_have_waited_since(void **state)
+{
+	struct tenant t[2] = { { .weight = 1 }, { .weight = 1 } };
+	struct lessee l[6];
+	struct fair f = { 0 };
+
+	(void)state;
+	assert_int_equal(fair_older(&f, 100, 10), 0);
+	for (int i = 0; i < 6; i++) {
+		l[i] = waiter(&t[i % 2], (uint64_t)i + 1);
+		fair_put(&f, &l[i]);
+	}
+	assert_int_equal(fair_older(&f, 1, 10), 0);
+	assert_int_equal(fair_older(&f, 2, 10), 1);
+	assert_int_equal(fair_older(&f, 5, 10), 4);
+	assert_int_equal(fair_older(&f, 5, 3), 3);
+	assert_int_equal(fair_older(&f, 100, 10), 6);
+	while (fair_take(&f) != NULL)
+		;
+}
+
 /* ---- against a naive list --------------------------------------------- */
 
 enum { TENANTS = 9, WAITERS = 64 };
@@ -263,6 +285,7 @@ main(void)
 		cmocka_unit_test(serves_organizations_by_their_weight),
 		cmocka_unit_test(waiters_without_an_organization_are_one),
 		cmocka_unit_test(who_leaves_the_queue_leaves_no_gap),
+		cmocka_unit_test(counts_those_who_have_waited_since),
 		cmocka_unit_test(agrees_with_a_naive_list),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,6 +20,7 @@ from servers import DATABASE, wait_for
 pytestmark = pytest.mark.weir_only
 
 FULL = "53300"
+BEGIN = "BEGIN; SELECT 1"        # a bare BEGIN takes no server yet
 
 
 def upstream(**keys):
@@ -29,7 +30,7 @@ def upstream(**keys):
 def busy(w, user="acme_app", database=DATABASE):
     """A client that holds a server."""
     wire = w.wire(user, database=database)
-    wire.run(query("BEGIN"))
+    wire.run(query(BEGIN))
     wire.run(query("SELECT 1"))     # a BEGIN alone holds none
     return wire
 
@@ -63,3 +64,213 @@ def test_nobody_is_told_who_does_not_want_to_hear(weir):
     assert pgwire.kinds(other.until()) == "EZ"
     holder.run(query("COMMIT"))
     assert other.value("SELECT 1") == "1"
+
+
+# Servers.
+
+
+class Sampler:
+    """The most backends there ever were, asked of the server all along.
+
+    One that was told to go stays in the view for a moment, so where servers
+    make room for others only those at work are counted.
+    """
+
+    def __init__(self, pg, working=False):
+        self.most, self.stop = 0, threading.Event()
+        self.sql = ("SELECT count(*) FROM pg_stat_activity"
+                    " WHERE usename = 'weir_upstream'")
+        if working:
+            self.sql += " AND (state = 'active' OR state LIKE 'idle in %')"
+        self.db = pg.connect()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def _run(self):
+        with self.db.cursor() as cur:
+            while not self.stop.is_set():
+                cur.execute(self.sql)
+                self.most = max(self.most, cur.fetchone()[0])
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        self.db.close()
+
+
+@pytest.fixture
+def databases(pg):
+    """Three databases anybody may use."""
+    names = ["limits_%d" % i for i in range(3)]
+    for name in names:
+        if not pg.run("SELECT 1 FROM pg_database WHERE datname = %s", [name]):
+            pg.run("CREATE DATABASE " + name)
+    return names
+
+
+def servers_are(pg, n, seconds=10):
+    wait_for(lambda: len(pg.backends()) == n, seconds,
+             "%d servers instead of %d" % (len(pg.backends()), n))
+
+
+def test_so_many_servers_are_kept_open_from_the_start_on(weir, pg, workers):
+    w = weir(upstream(pool_size=5, min_pool_size=2, dbname=DATABASE), workers)
+    servers_are(pg, 2)
+    pg.run("SELECT pg_terminate_backend(%s)", [pg.backends()[0]])
+    servers_are(pg, 2)
+    assert w.wire().value("SELECT 1") == "1"
+    # Another worker than the one that opened them may open one of its own.
+    assert 2 <= len(pg.backends()) <= (2 if workers == 1 else 3)
+
+
+def test_a_pool_of_clients_is_filled_while_it_has_some(weir, pg, workers):
+    w = weir({"postgres main": {"pool_size": 5, "min_pool_size": 3},
+              "weir": {"server_idle_timeout": "300ms"}}, workers)
+    time.sleep(0.3)
+    assert pg.backends() == []
+    wire = w.wire()
+    servers_are(pg, 3)
+    time.sleep(1.5)     # past their idle timeout
+    assert len(pg.backends()) == 3
+    wire.close()
+    servers_are(pg, 0)
+
+
+def test_the_reserve_comes_after_a_wait_and_goes_again(weir, pg, workers):
+    w = weir(upstream(pool_size=1, reserve_pool_size=2,
+                      reserve_pool_timeout="400ms"), workers)
+    with Sampler(pg) as seen:
+        holders = [busy(w)]
+        begun = time.monotonic()
+        holders += [w.wire() for _ in range(4)]
+        for wire in holders[1:]:
+            wire.send(query(BEGIN))
+        wait_for(lambda: len(pg.backends()) == 3, 5, "no reserve")
+        assert time.monotonic() - begun >= 0.35
+        time.sleep(0.6)
+        holders[0].run(query("COMMIT"))
+        for wire in holders[1:]:
+            assert pgwire.kinds(wire.until()) == "CTDCZ"
+            wire.run(query("COMMIT"))
+        servers_are(pg, 1)
+    assert seen.most == 3
+    assert w.metric("server_reserve_total") >= 2
+
+
+def hammer(w, databases, seconds, rest=0.0):
+    """A client per database, as fast as it can; how often each was served."""
+    end, counts, failed = time.monotonic() + seconds, {}, []
+
+    def run(name, wire):
+        try:
+            while time.monotonic() < end:
+                assert wire.value("SELECT current_database(), pg_sleep(0.005)") == name[0]
+                counts[name] += 1
+                time.sleep(rest)
+        except BaseException as e:      # noqa: B902
+            failed.append(e)
+    threads = []
+    for name in [(d, i) for i in range(2) for d in databases]:
+        counts[name] = 0
+        threads.append(threading.Thread(
+            target=run, args=(name, w.wire("plain_app", database=name[0]))))
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failed, failed
+    return counts
+
+
+def test_the_cap_of_an_upstream_holds_for_all_its_databases(weir, pg, workers, databases):
+    w = weir(upstream(pool_size=3, max_connections=2), workers)
+    with Sampler(pg, working=True) as seen:
+        counts = hammer(w, databases, 3)
+    assert 1 <= seen.most <= 2
+    assert min(counts.values()) > 0, counts
+    assert w.metric("server_evicted_total") > 0
+
+
+def test_no_more_servers_are_open_than_the_cap_allows(weir, pg, workers, databases):
+    w = weir(upstream(pool_size=3, max_connections=4), workers)
+    wires = [w.wire("plain_app", database=d) for d in databases * 3]
+    for wire in wires:
+        wire.send(query(BEGIN))
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 5, 10, "not five wait")
+    with Sampler(pg) as seen:
+        time.sleep(0.5)
+    assert seen.most == 4
+    ready = []
+    for wire in wires:          # each ends when it has had its turn
+        wire.sock.settimeout(0.01)
+        with contextlib.suppress(TimeoutError):
+            wire.until()
+            ready.append(wire)
+    assert len(ready) == 4
+    for wire in ready:
+        wire.sock.settimeout(20)
+        wire.run(query("COMMIT"))
+    for wire in set(wires) - set(ready):
+        wire.sock.settimeout(20)
+        wire.until()
+        wire.run(query("COMMIT"))
+    assert len(pg.backends()) <= 4
+
+
+def test_an_idle_server_makes_way_at_once(weir, pg, workers, databases):
+    w = weir(upstream(pool_size=3, max_connections=1), workers)
+    wires = [w.wire("plain_app", database=d) for d in databases]
+    for _ in range(2):
+        for wire, name in zip(wires, databases):
+            begun = time.monotonic()
+            assert wire.value("SELECT current_database()") == name
+            assert time.monotonic() - begun < 2
+            servers_are(pg, 1)
+
+
+def test_a_transaction_keeps_its_server_whoever_waits(weir, pg, workers, databases):
+    w = weir(upstream(pool_size=3, max_connections=1), workers)
+    holder, *others = [w.wire("plain_app", database=d) for d in databases]
+    holder.run(query(BEGIN))
+    for wire in others:
+        wire.send(query("SELECT 1"))
+    time.sleep(0.3)
+    assert holder.value("SELECT 1") == "1"
+    holder.run(query("COMMIT"))
+    for wire in others:
+        assert pgwire.kinds(wire.until()) == "TDCZ"
+
+
+def test_one_more_waiter_is_refused_and_may_ask_again(weir, workers):
+    w = weir(upstream(pool_size=1, max_waiting_clients=2), workers)
+    wires = [w.wire() for _ in range(5)]
+    wires[0].run(query(BEGIN))
+    for wire in wires[1:3]:
+        wire.send(query("SELECT 1"))
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 2, 5, "they do not wait")
+    for wire, ask in ((wires[3], query("SELECT 1")),
+                      (wires[4], pgwire.extended("SELECT 1"))):
+        reply = wire.run(ask)
+        assert [e["C"] for e in pgwire.errors(reply)] == [FULL]
+        assert "max_waiting_clients" in pgwire.errors(reply)[0]["M"]
+        assert pgwire.status(reply) == "I"
+    assert w.metric("queue_refused_total") == 2
+    wires[0].run(query("COMMIT"))
+    for wire in wires[1:3]:
+        assert pgwire.kinds(wire.until()) == "TDCZ"
+    assert wires[3].value("SELECT 1") == "1"
+    assert wires[4].value("SELECT 1") == "1"
+
+
+def test_pools_of_databases_that_do_not_exist_do_not_pile_up(weir, workers):
+    w = weir({"postgres main": {}, "weir": {"pool_idle_timeout": "500ms",
+                                            "server_idle_timeout": "300ms"}}, workers)
+    wire = w.wire()
+    assert wire.value("SELECT 1") == "1"
+    assert w.metric("pools") == 1
+    wire.close()
+    wait_for(lambda: w.metric("pools") == 0, 10, "the pool is still there")
+    assert w.wire().value("SELECT 1") == "1"

@@ -1,0 +1,594 @@
+/*
+ * Limits of pools, over a scripted server: who gets a place, who loses one,
+ * and that all of them come back.
+ */
+#include "tests/t.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/world.h"
+
+enum { SERVERS = 16 };
+
+/* The world, and every connection that was logged in. */
+struct town {
+	struct world w;
+	int fd[SERVERS];
+	int n;
+};
+
+static void
+town_open(struct town *t)
+{
+	t->n = 0;
+	world_open(&t->w);
+	t->w.conf.server_idle_timeout_ms = 600000;
+	t->w.conf.pool_idle_timeout_ms = 60000;
+	t->w.upstream.pool_size = 2;
+}
+
+/* The configuration has changed: what a reload tells the pools. */
+static void
+town_reload(struct town *t)
+{
+	pools_reload(&t->w.pools, &t->w.snapshot);
+	world_turns(&t->w, 2);
+}
+
+static void
+town_close(struct town *t)
+{
+	struct pools *home = &t->w.pools;
+
+	for (unsigned i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool *p = home->bucket[i]; p; p = p->chain) {
+			assert_int_equal(p->waiters.n + p->excess.n, 0);
+			assert_int_equal(p->users, 0);
+		}
+	pools_close(home);
+	world_turns(&t->w, 2);
+	for (unsigned i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool *p = home->bucket[i]; p; p = p->chain) {
+			assert_int_equal(p->budget->count, 0);
+			assert_int_equal(p->budget->ready, 0);
+			assert_int_equal(p->budget->waiters, 0);
+			assert_int_equal(p->budget->users, 0);
+			assert_int_equal(p->cap->count, 0);
+		}
+	for (int i = 0; i < t->n; i++)
+		close(t->fd[i]);
+	world_close(&t->w);
+}
+
+/* Lets in whoever dials, and says how many did. */
+static int
+logs_in(struct town *t)
+{
+	int before = t->n;
+
+	for (;;) {
+		world_turns(&t->w, 3);
+		t->w.fd = -1;
+		if (!world_accept(&t->w))
+			return t->n - before;
+		assert_true(t->n < SERVERS);
+		t->fd[t->n++] = t->w.fd;
+		world_turns(&t->w, 2);
+		world_read(&t->w);
+		WORLD_PUT(&t->w, 'R', "i", 0u);
+		WORLD_PUT(&t->w, 'K', "ii", 4711u, 4712u);
+		WORLD_PUT(&t->w, 'Z', "c", 'I');
+		t->w.fd = -1;
+	}
+}
+
+static struct pool *
+pool_of(struct town *t, const char *user)
+{
+	struct pool *p =
+	    pool_find_postgres(&t->w.pools, &t->w.snapshot, &t->w.upstream,
+			       "database", user, "password");
+
+	assert_non_null(p);
+	return p;
+}
+
+/* Time passes: what is measured from the past lies further in it. */
+static void
+age_servers(struct pool *p, uint64_t ns)
+{
+	for (int state = 0; state < SERVER_DEAD; state++)
+		for (struct server *v = p->list[state]; v; v = v->next)
+			v->opened_ns -= ns;
+}
+
+static void
+wants(struct client *c, struct pool *p)
+{
+	if (pool_want(p, &c->l))
+		client_note(c, 'g');
+}
+
+static void
+gives(struct client *c)
+{
+	assert_non_null(c->l.server);
+	server_release(c->l.server);
+}
+
+static void
+opens_in_the_background_what_is_missing(void **state)
+{
+	struct town t;
+	struct pool *p;
+
+	(void)state;
+	town_open(&t);
+	assert_int_equal(logs_in(&t), 0);
+	t.w.upstream.min_pool_size = 2;
+	assert_int_equal(logs_in(&t), 0); /* nobody is there */
+	p = t.w.pool;
+	pool_join(p);
+	assert_int_equal(logs_in(&t), 2);
+	assert_int_equal(p->n[SERVER_IDLE], 2);
+	/* Lost ones are replaced. */
+	server_close(p->list[SERVER_IDLE], WHY_UPSTREAM_LOST, NULL, NULL);
+	assert_int_equal(logs_in(&t), 1);
+	assert_int_equal(p->budget->count, 2);
+	pool_leave(&p);
+	server_close(t.w.pool->list[SERVER_IDLE], WHY_UPSTREAM_LOST, NULL,
+		     NULL);
+	assert_int_equal(logs_in(&t), 0);
+	town_close(&t);
+}
+
+static void
+keeps_idle_servers_down_to_the_least(void **state)
+{
+	struct client c[2];
+	struct pool *p;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	p = t.w.pool;
+	pool_join(p);
+	for (int i = 0; i < 2; i++) {
+		client_open(&c[i], &t.w, NULL, NULL);
+		wants(&c[i], p);
+	}
+	assert_int_equal(logs_in(&t), 2);
+	t.w.upstream.min_pool_size = 1;
+	for (int i = 0; i < 2; i++)
+		gives(&c[i]);
+	assert_int_equal(p->n[SERVER_IDLE], 2);
+	for (struct server *v = p->list[SERVER_IDLE]; v; v = v->next) {
+		v->idle_ns -= 601ull * 1000000000;
+		stream_deadline(&v->stream, 1);
+	}
+	world_turns(&t.w, 1);
+	wheel_run(&t.w.streams.wheel, t.w.streams.now_ns + WHEEL_TICK_NS);
+	world_turns(&t.w, 3);
+	assert_int_equal(p->n[SERVER_IDLE], 1);
+	assert_int_equal(p->budget->count, 1);
+	for (int i = 0; i < 2; i++)
+		client_close(&c[i]);
+	pool_leave(&p);
+	town_close(&t);
+}
+
+static void
+a_pool_known_beforehand_needs_no_client(void **state)
+{
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.min_pool_size = 1;
+	pools_open_known(&t.w.pools, &t.w.snapshot);
+	assert_int_equal(logs_in(&t), 0); /* whose? */
+	t.w.upstream.user = (char *)(uintptr_t) "user";
+	pools_open_known(&t.w.pools, &t.w.snapshot);
+	assert_int_equal(logs_in(&t), 0); /* of which database? */
+	t.w.upstream.dbname = (char *)(uintptr_t) "database";
+	pools_open_known(&t.w.pools, &t.w.snapshot);
+	assert_int_equal(logs_in(&t), 1);
+	assert_true(t.w.pool->known);
+	town_close(&t);
+}
+
+static void
+the_reserve_is_for_those_who_have_waited(void **state)
+{
+	struct client c[5];
+	struct pool *p;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	p = t.w.pool;
+	t.w.upstream.reserve_pool_size = 2;
+	t.w.upstream.reserve_pool_timeout_ms = 5000;
+	for (int i = 0; i < 5; i++) {
+		client_open(&c[i], &t.w, NULL, NULL);
+		wants(&c[i], p);
+	}
+	assert_int_equal(logs_in(&t), 2); /* pool_size */
+	c[2].l.since_ns -= 6000000000ull;
+	pool_touch(p);
+	assert_int_equal(logs_in(&t), 1); /* one has waited long enough */
+	assert_string_equal(c[2].heard, "g");
+	c[3].l.since_ns -= 6000000000ull;
+	c[4].l.since_ns -= 6000000000ull;
+	pool_touch(p);
+	assert_int_equal(logs_in(&t), 1); /* the reserve has two */
+	assert_string_equal(c[3].heard, "g");
+	assert_int_equal(p->budget->count, 4);
+	assert_int_equal(
+	    stats_sum((struct stats *[]){ &t.w.stats }, 1, STAT_SERVER_RESERVE),
+	    2);
+	/* They serve whoever is next, */
+	gives(&c[3]);
+	world_turns(&t.w, 2);
+	assert_string_equal(c[4].heard, "g");
+	/* and go when they have been idle for a while, down to pool_size. */
+	for (int i = 0; i < 5; i++)
+		client_close(&c[i]);
+	world_turns(&t.w, 2);
+	assert_int_equal(p->n[SERVER_IDLE], 4);
+	for (struct server *v = p->list[SERVER_IDLE]; v; v = v->next)
+		v->idle_ns -= POOL_RESERVE_IDLE_NS;
+	wheel_run(&t.w.streams.wheel, t.w.streams.now_ns +
+					  POOL_RESERVE_IDLE_NS +
+					  2 * WHEEL_TICK_NS);
+	world_turns(&t.w, 2);
+	assert_int_equal(p->budget->count, 2);
+	town_close(&t);
+}
+
+static void
+an_idle_server_makes_room_for_another_pool(void **state)
+{
+	struct client a, b;
+	struct pool *other;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.max_connections = 1;
+	town_reload(&t);
+	other = pool_of(&t, "other");
+	assert_ptr_equal(other->cap, t.w.pool->cap);
+	client_open(&a, &t.w, NULL, NULL);
+	client_open(&b, &t.w, NULL, NULL);
+	wants(&a, t.w.pool);
+	assert_int_equal(logs_in(&t), 1);
+	wants(&b, other);
+	assert_int_equal(logs_in(&t), 0); /* it is used */
+	assert_true(other->capped);
+	age_servers(t.w.pool, POOL_SLICE_NS);
+	gives(&a);
+	assert_int_equal(logs_in(&t), 1);
+	assert_string_equal(b.heard, "g");
+	assert_int_equal(t.w.pool->budget->count, 0);
+	assert_int_equal(other->budget->count, 1);
+	assert_int_equal(other->cap->count, 1);
+	client_close(&a);
+	client_close(&b);
+	town_close(&t);
+}
+
+static void
+a_new_server_keeps_its_place_for_a_slice(void **state)
+{
+	struct client a, b;
+	struct pool *other;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.max_connections = 1;
+	town_reload(&t);
+	other = pool_of(&t, "other");
+	client_open(&a, &t.w, NULL, NULL);
+	client_open(&b, &t.w, NULL, NULL);
+	wants(&a, t.w.pool);
+	assert_int_equal(logs_in(&t), 1);
+	wants(&b, other);
+	age_servers(t.w.pool, -(uint64_t)10000000000); /* as new as can be */
+	gives(&a);
+	assert_int_equal(logs_in(&t), 0);
+	assert_int_equal(t.w.pool->n[SERVER_IDLE], 1);
+	age_servers(t.w.pool, 20000000000ull);
+	pool_touch(t.w.pool);
+	assert_int_equal(logs_in(&t), 1);
+	assert_string_equal(b.heard, "g");
+	client_close(&a);
+	client_close(&b);
+	town_close(&t);
+}
+
+/* Of two pools with waiters, whose has waited longer gets the server. */
+static void
+the_longer_wait_wins_between_pools(void **state)
+{
+	struct client a[3], b;
+	struct pool *other;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.max_connections = 1;
+	town_reload(&t);
+	other = pool_of(&t, "other");
+	for (int i = 0; i < 3; i++)
+		client_open(&a[i], &t.w, NULL, NULL);
+	client_open(&b, &t.w, NULL, NULL);
+	wants(&a[0], t.w.pool);
+	assert_int_equal(logs_in(&t), 1);
+	wants(&a[1], t.w.pool);
+	wants(&a[2], t.w.pool);
+	wants(&b, other);
+	assert_int_equal(logs_in(&t), 0);
+	age_servers(t.w.pool, POOL_SLICE_NS);
+	gives(&a[0]);
+	assert_int_equal(logs_in(&t), 0); /* about as long: no need to move */
+	assert_string_equal(a[1].heard, "g");
+	b.l.since_ns -= 1000000000;
+	gives(&a[1]);
+	assert_int_equal(logs_in(&t), 1);
+	assert_string_equal(b.heard, "g");
+	assert_string_equal(a[2].heard, "");
+	/* And the other way round. */
+	age_servers(other, POOL_SLICE_NS);
+	gives(&b);
+	assert_int_equal(logs_in(&t), 1);
+	assert_string_equal(a[2].heard, "g");
+	for (int i = 0; i < 3; i++)
+		client_close(&a[i]);
+	client_close(&b);
+	town_close(&t);
+}
+
+/* A client that comes back at once may not keep the others out for ever. */
+static void
+a_busy_client_does_not_keep_the_place_for_ever(void **state)
+{
+	struct client a, b;
+	struct pool *other;
+	struct town t;
+	int rounds = 0;
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.max_connections = 1;
+	town_reload(&t);
+	other = pool_of(&t, "other");
+	client_open(&a, &t.w, NULL, NULL);
+	client_open(&b, &t.w, NULL, NULL);
+	wants(&a, t.w.pool);
+	assert_int_equal(logs_in(&t), 1);
+	age_servers(t.w.pool, POOL_SLICE_NS);
+	wants(&b, other);
+	world_turns(&t.w, 2);
+	b.l.since_ns -= 1000000000;
+	while (b.heard[0] == '\0' && rounds++ < 10) {
+		if (a.l.server != NULL) {
+			gives(&a);
+			wants(&a, t.w.pool);
+		}
+		logs_in(&t);
+	}
+	assert_string_equal(b.heard, "g");
+	client_close(&a);
+	client_close(&b);
+	town_close(&t);
+}
+
+static void
+one_more_waiter_than_may_is_told_so_at_once(void **state)
+{
+	struct client c[6];
+	struct pool *p;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	p = t.w.pool;
+	t.w.upstream.max_waiting_clients = 2;
+	for (int i = 0; i < 6; i++)
+		client_open(&c[i], &t.w, NULL, NULL);
+	/* Two servers are to come, so four may wait. */
+	for (int i = 0; i < 5; i++)
+		wants(&c[i], p);
+	world_turns(&t.w, 1);
+	assert_string_equal(c[4].heard, "x");
+	assert_int_equal(c[4].why, WHY_QUEUE_FULL);
+	assert_null(c[4].l.waiting);
+	assert_int_equal(logs_in(&t), 2);
+	assert_string_equal(c[0].heard, "g");
+	assert_string_equal(c[1].heard, "g");
+	wants(&c[5], p);
+	world_turns(&t.w, 1);
+	assert_string_equal(c[5].heard, "x");
+	/* A place in the queue is given back: by leaving, and by a grant. */
+	client_close(&c[3]);
+	wants(&c[5], p);
+	world_turns(&t.w, 1);
+	assert_string_equal(c[5].heard, "x");
+	assert_non_null(c[5].l.waiting);
+	gives(&c[0]);
+	world_turns(&t.w, 2);
+	assert_string_equal(c[2].heard, "g");
+	wants(&c[0], p);
+	world_turns(&t.w, 1);
+	assert_non_null(c[0].l.waiting);
+	wants(&c[4], p);
+	client_close(&c[4]); /* gone before it was told */
+	client_open(&c[3], &t.w, NULL, NULL);
+	client_open(&c[4], &t.w, NULL, NULL);
+	for (int i = 0; i < 6; i++)
+		client_close(&c[i]);
+	town_close(&t);
+}
+
+/* Time goes by for a pool that nobody uses. */
+static void
+forget(struct town *t, struct pool *p, uint64_t ns)
+{
+	world_turns(&t->w, 3);
+	assert_true(p->unused_ns != 0);
+	p->unused_ns -= ns;
+	pool_touch(p);
+	world_turns(&t->w, 1);
+}
+
+static unsigned
+pools_now(const struct town *t)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool *p = t->w.pools.bucket[i]; p; p = p->chain)
+			n++;
+	return n;
+}
+
+static void
+a_pool_that_nobody_uses_is_forgotten(void **state)
+{
+	struct client c;
+	struct pool *p, *held;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	p = held = pool_of(&t, "other");
+	assert_int_equal(pools_now(&t), 2);
+	assert_int_equal(t.w.budgets.n, 3); /* and the cap of both */
+	pool_join(held);
+	client_open(&c, &t.w, NULL, NULL);
+	wants(&c, p);
+	assert_int_equal(logs_in(&t), 1);
+	client_close(&c);
+	world_turns(&t.w, 3);
+	assert_true(p->unused_ns == 0); /* a session and a server */
+	pool_leave(&held);
+	world_turns(&t.w, 3);
+	assert_true(p->unused_ns == 0); /* a server */
+	server_close(p->list[SERVER_IDLE], WHY_SERVER_IDLE, NULL, NULL);
+	forget(&t, p, 50000000000ull);
+	assert_int_equal(pools_now(&t), 2); /* not yet */
+	forget(&t, p, 50000000000ull);
+	assert_int_equal(pools_now(&t), 1);
+	assert_int_equal(t.w.budgets.n, 2);
+	/* It comes back as if it had never gone. */
+	p = pool_of(&t, "other");
+	client_open(&c, &t.w, NULL, NULL);
+	wants(&c, p);
+	assert_int_equal(logs_in(&t), 1);
+	assert_string_equal(c.heard, "g");
+	client_close(&c);
+	town_close(&t);
+}
+
+static void
+a_pool_that_never_had_a_server_is_forgotten_sooner(void **state)
+{
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	forget(&t, pool_of(&t, "nobody"), POOL_FAILED_NS / 2);
+	assert_int_equal(pools_now(&t), 2);
+	forget(&t, pool_of(&t, "nobody"), POOL_FAILED_NS / 2);
+	assert_int_equal(pools_now(&t), 1);
+	town_close(&t);
+}
+
+/* A client that asks for ever other databases finds an end, and nobody else
+ * does for long. */
+static void
+when_there_are_too_many_unused_ones_go_at_once(void **state)
+{
+	struct town t;
+	char user[32];
+	struct pool *used;
+	unsigned n;
+
+	(void)state;
+	town_open(&t);
+	used = t.w.pool;
+	pool_join(used);
+	for (n = 0; n < BUDGETS_MAX - 2; n++) {
+		snprintf(user, sizeof(user), "user %u", n);
+		pool_of(&t, user);
+	}
+	assert_null(pool_find_postgres(&t.w.pools, &t.w.snapshot, &t.w.upstream,
+				       "database", "one more", NULL));
+	world_turns(&t.w, 2);
+	for (unsigned i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool *p = t.w.pools.bucket[i]; p; p = p->chain) {
+			p->unused_ns -= POOL_CROWDED_NS;
+			pool_touch(p);
+		}
+	world_turns(&t.w, 2);
+	assert_int_equal(pools_now(&t), 1);
+	assert_int_equal(t.w.budgets.n, 2);
+	assert_non_null(pool_of(&t, "one more"));
+	pool_leave(&used);
+	town_close(&t);
+}
+
+static void
+a_lowered_cap_is_reached_by_closing_what_is_idle(void **state)
+{
+	struct client c[2];
+	struct pool *other;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	other = pool_of(&t, "other");
+	client_open(&c[0], &t.w, NULL, NULL);
+	client_open(&c[1], &t.w, NULL, NULL);
+	wants(&c[0], t.w.pool);
+	wants(&c[1], other);
+	assert_int_equal(logs_in(&t), 2);
+	gives(&c[0]);
+	t.w.upstream.max_connections = 1;
+	town_reload(&t);
+	assert_int_equal(other->cap->count, 1);
+	gives(&c[1]);
+	world_turns(&t.w, 2);
+	assert_int_equal(other->n[SERVER_IDLE], 1);
+	for (int i = 0; i < 2; i++)
+		client_close(&c[i]);
+	town_close(&t);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(opens_in_the_background_what_is_missing),
+		cmocka_unit_test(keeps_idle_servers_down_to_the_least),
+		cmocka_unit_test(a_pool_known_beforehand_needs_no_client),
+		cmocka_unit_test(the_reserve_is_for_those_who_have_waited),
+		cmocka_unit_test(an_idle_server_makes_room_for_another_pool),
+		cmocka_unit_test(a_new_server_keeps_its_place_for_a_slice),
+		cmocka_unit_test(the_longer_wait_wins_between_pools),
+		cmocka_unit_test(
+		    a_busy_client_does_not_keep_the_place_for_ever),
+		cmocka_unit_test(one_more_waiter_than_may_is_told_so_at_once),
+		cmocka_unit_test(a_pool_that_nobody_uses_is_forgotten),
+		cmocka_unit_test(
+		    a_pool_that_never_had_a_server_is_forgotten_sooner),
+		cmocka_unit_test(
+		    when_there_are_too_many_unused_ones_go_at_once),
+		cmocka_unit_test(
+		    a_lowered_cap_is_reached_by_closing_what_is_idle),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
