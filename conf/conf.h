@@ -31,6 +31,7 @@ enum {
 	CONF_LINE_MAX = 16384,
 	CONF_FILE_MAX = 16 << 20,
 	CONF_WORKERS_MAX = 64,
+	CONF_HOSTS_MAX = 16,		/* of one upstream */
 	CONF_ERRORS_MAX = 1000		/* more are counted, not kept */
 };
 
@@ -46,6 +47,8 @@ enum conf_sslmode {		/* libpq's, for upstreams; client_mode uses ... */
 enum conf_auth { AUTH_SCRAM, AUTH_MD5, AUTH_PLAIN, AUTH_CERT, AUTH_JWT, AUTH_TRUST };
 enum conf_pool_mode { POOL_MODE_TRANSACTION, POOL_MODE_SESSION, POOL_MODE_STATEMENT };
 enum conf_health { HEALTH_ACTIVE, HEALTH_PASSIVE };
+enum conf_balance { BALANCE_DISABLE, BALANCE_ROUND_ROBIN };
+enum conf_role { ROLE_ANY, ROLE_PRIMARY, ROLE_STANDBY };
 enum conf_profile { PROFILE_SHARED, PROFILE_DEDICATED };
 enum conf_listen_kind { LISTEN_POSTGRES, LISTEN_REDIS, LISTEN_REDIS_TLS, LISTEN_ADMIN };
 
@@ -58,11 +61,20 @@ struct conf_listen {
 	unsigned		line;	/* of the file, for messages */
 };
 
+struct conf_host {
+	char	*name;		/* name, address without brackets, or /dir of a unix socket */
+	unsigned port;		/* never 0 after load */
+};
+
 struct conf_postgres {		/* [postgres NAME]: an upstream */
 	char		   *name;
 	unsigned	    index;	/* its place in conf.postgres[] */
-	char		   *host;	/* name, address, or /dir of a unix socket */
-	unsigned	    port;
+	char		   *host;	/* as written, for messages */
+	struct conf_host   *hosts;	/* the same, taken apart; none twice */
+	size_t		    hosts_n;	/* 1 to CONF_HOSTS_MAX */
+	unsigned	    port;	/* of the hosts that name none */
+	enum conf_balance   load_balance_hosts;
+	enum conf_role	    target_role;	/* hosts of another are passed over */
 	char		   *dbname;	/* NULL: the client's database name */
 	char		   *user;	/* NULL: the client's user */
 	char		   *password;	/* NULL: the client user's configured one */

@@ -101,10 +101,33 @@ check_tls(struct conf *c, struct conf_errors *e)
 		check_private(c, e, key_at, "key_file", t->key_file[i]);
 }
 
+/* Each gets its port; true: all are directories. */
+static bool
+check_hosts(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
+{
+	bool local = p->hosts_n > 0;
+
+	for (size_t i = 0; i < p->hosts_n; i++) {
+		struct conf_host *h = &p->hosts[i];
+
+		if (h->port == 0)
+			h->port = p->port;
+		local = local && h->name[0] == '/';
+		for (size_t k = 0; k < i; k++)
+			if (strcmp(p->hosts[k].name, h->name) == 0 &&
+			    p->hosts[k].port == h->port)
+				ERROR(c, e, conf_line(c, &p->host),
+				      "host: %s with port %u a second time, "
+				      "expected each once",
+				      h->name, h->port);
+	}
+	return local;
+}
+
 static void
 check_postgres(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
 {
-	bool local = p->host != NULL && p->host[0] == '/';
+	bool local = check_hosts(c, e, p);
 
 	if (!GIVEN(c, p->host))
 		ERROR(c, e, conf_line(c, &p->name),

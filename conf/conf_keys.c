@@ -64,6 +64,14 @@ static const struct conf_word auths[] = {
 static const struct conf_word healths[] = {
 	{ "active", HEALTH_ACTIVE }, { "passive", HEALTH_PASSIVE }, { NULL, 0 },
 };
+static const struct conf_word balances[] = {
+	{ "disable", BALANCE_DISABLE }, { "round-robin", BALANCE_ROUND_ROBIN },
+	{ NULL, 0 },
+};
+static const struct conf_word roles[] = {
+	{ "any", ROLE_ANY }, { "primary", ROLE_PRIMARY },
+	{ "standby", ROLE_STANDBY }, { NULL, 0 },
+};
 static const struct conf_word profiles[] = {
 	{ "shared", PROFILE_SHARED }, { "dedicated", PROFILE_DEDICATED },
 	{ NULL, 0 },
@@ -108,6 +116,8 @@ static const struct conf_row rows[] = {
 
 	{ KIND_POSTGRES, "host", T_HOST, .off = P(host) },
 	{ KIND_POSTGRES, "port", T_UINT, 1, 65535, .def = "5432", .off = P(port) },
+	{ KIND_POSTGRES, "load_balance_hosts", T_WORD, .def = "disable", .off = P(load_balance_hosts), .words = balances },
+	{ KIND_POSTGRES, "target_role", T_WORD, .def = "any", .off = P(target_role), .words = roles },
 	{ KIND_POSTGRES, "dbname", T_TEXT, 1, ID_MAX, .off = P(dbname) },
 	{ KIND_POSTGRES, "user", T_TEXT, 1, ID_MAX, .off = P(user) },
 	{ KIND_POSTGRES, "password", T_TEXT, ANY_TEXT, .off = P(password), .secret = true },
@@ -409,8 +419,8 @@ conf_keys_expected(const struct conf_row *row, char out[CONF_EXPECTED_MAX])
 		    row->hi);
 		break;
 	case T_HOST:
-		add(out, "a host name, an address, or the /directory of a unix "
-			 "socket");
+		add(out, "at most 16 of host, host:port, [v6]:port and "
+			 "/directory, with commas between");
 		break;
 	case T_URL:
 		add(out, "redis://[user[:password]@]host[:port][/db] or "

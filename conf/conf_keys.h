@@ -33,7 +33,7 @@ enum conf_type {
 	T_SIZE,			/* size_t, bytes, from lo to hi */
 	T_WORD,			/* an enum or int, one of `words` */
 	T_TEXT,			/* char *, of lo to hi bytes */
-	T_HOST,			/* char *, a host or an absolute directory */
+	T_HOST,			/* struct conf_postgres, its hosts: names, addresses, directories */
 	T_URL,			/* char *, of Redis; its parts are filled in too */
 	T_LIST,			/* char **, and a size_t at aux; of at least lo */
 	T_LISTEN,		/* more of conf.listen, of kind lo */

@@ -2,7 +2,6 @@
 
 #include <string.h>
 #include <strings.h>
-#include <sys/un.h>
 
 #include "conf/conf.h"
 #include "conf/mem.h"
@@ -79,19 +78,26 @@ set_text(const struct conf_row *row, char **field, const char *text)
 	return 0;
 }
 
-/* PostgreSQL's socket lies in its directory as .s.PGSQL.port. */
 static int
-set_host(char **field, const char *text)
+set_hosts(struct conf_postgres *p, const char *text)
 {
-	const size_t name = sizeof("/.s.PGSQL.65535");
-	size_t n = strlen(text);
-	struct sockaddr_un sun;
+	struct conf_host host;
+	char *item;
+	int rc = 0;
 
-	if (text[0] == '/' ? n + name > sizeof(sun.sun_path)
-			   : !value_is_host(text))
-		return -1;
-	*field = mem_text(text, n);
-	return 0;
+	p->host = mem_text(text, strlen(text));
+	while ((item = value_next(&text)) != NULL) {
+		if (p->hosts_n == CONF_HOSTS_MAX ||
+		    value_host(item, &host) == -1) {
+			rc = -1;
+		} else {
+			p->hosts =
+			    mem_more(p->hosts, p->hosts_n, sizeof(*p->hosts));
+			p->hosts[p->hosts_n++] = host;
+		}
+		free(item);
+	}
+	return rc;
 }
 
 static int
@@ -183,7 +189,7 @@ conf_set(struct conf *c, const struct conf_row *row, void *object,
 	case T_TEXT:
 		return set_text(row, field, text);
 	case T_HOST:
-		return set_host(field, text);
+		return set_hosts(object, text);
 	case T_URL:
 		return set_url(object, text);
 	case T_LIST:
@@ -248,14 +254,25 @@ free_list(char **list, size_t n)
 	free(list);
 }
 
+static void
+free_hosts(struct conf_postgres *p)
+{
+	for (size_t i = 0; i < p->hosts_n; i++)
+		free(p->hosts[i].name);
+	free(p->hosts);
+	free(p->host);
+}
+
 void
 conf_set_free(const struct conf_row *row, void *object)
 {
 	char **field = conf_set_field(row, object);
 	struct conf_redis *r = object;
 
-	if (row->type == T_TEXT || row->type == T_HOST || row->type == T_URL)
+	if (row->type == T_TEXT || row->type == T_URL)
 		free_text(*field);
+	if (row->type == T_HOST)
+		free_hosts(object);
 	if (row->type == T_LIST)
 		free_list(*(char ***)(void *)field,
 			  *(size_t *)aux_of(row, object));

@@ -53,6 +53,8 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 	X(SERVER_CLOSE,	"server-close")                                       \
 	X(UPSTREAM_DOWN, "upstream-down")	/* log-ins began to fail */   \
 	X(UPSTREAM_UP,	"upstream-up")                                        \
+	X(HOST_DOWN,	"host-down")		/* one of several of an upstream */ \
+	X(HOST_UP,	"host-up")                                            \
 	X(DROPPED,	"log-dropped")                                        \
 	X(FAULT,	"fault")		/* something we must look at */
 

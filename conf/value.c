@@ -206,6 +206,49 @@ take_port(const char *p, unsigned *port)
 	return 0;
 }
 
+/* Where the port of host:port begins, its colon; the end if there is none: a
+ * bare IPv6 address has colons of its own, a directory may have some. */
+static size_t
+host_length(const char *text)
+{
+	const char *colon = strrchr(text, ':');
+
+	if (colon == NULL ||
+	    (text[0] != '/' && text[0] != '[' && strchr(text, ':') != colon))
+		return strlen(text);
+	if (text[0] == '[' && colon[-1] != ']')
+		return strlen(text);
+	return (size_t)(colon - text);
+}
+
+int
+value_host(const char *text, struct conf_host *host)
+{
+	/* PostgreSQL's socket lies in its directory as .s.PGSQL.port. */
+	const size_t most = sizeof(((struct sockaddr_un *)0)->sun_path) -
+			    sizeof("/.s.PGSQL.65535");
+	size_t n = host_length(text);
+	unsigned port = 0;
+	char *name;
+	bool ok;
+
+	if (text[n] == ':' && take_port(text + n + 1, &port) == -1)
+		return -1;
+	if (text[0] == '[' && n >= 2 && text[n - 1] == ']') {
+		name = mem_text(text + 1, n - 2);
+		ok = strchr(name, ':') != NULL && value_is_host(name);
+	} else {
+		name = mem_text(text, n);
+		ok = name[0] == '/' ? n <= most : value_is_host(name);
+	}
+	if (!ok) {
+		free(name);
+		return -1;
+	}
+	*host = (struct conf_host){ name, port };
+	return 0;
+}
+
 static int
 listen_unix(const char *path, struct conf_listen *l)
 {

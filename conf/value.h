@@ -33,6 +33,12 @@ bool value_is_variable(const char *);
 /* A host name, an IPv4 or bare IPv6 address. */
 bool value_is_host(const char *);
 
+/*
+ * An upstream's host, host:port, v6, [v6]:port, or /directory of a socket, with
+ * :port if need be.  The port is 0 if none is named; allocates .name.
+ */
+int value_host(const char *, struct conf_host *);
+
 /* host:port, [v6]:port, *:port (0.0.0.0), localhost:port or unix:/path.  Allocates .text. */
 int value_listen(const char *, enum conf_listen_kind, struct conf_listen *);
 /*

@@ -428,8 +428,11 @@ values_out_of_bounds_are_refused(void **state)
 		"5: multiplex = maybe: expected on or off");
 	refuses(LEAST "sslmode = always\n",
 		"5: sslmode = always: expected one of disable, allow, prefer");
-	refuses(LEAST "host2 = x\n[postgres b]\nhost = a,b\n",
-		"7: host = a,b: expected a host name");
+	refuses(LEAST "host2 = x\n[postgres b]\nhost = a,,b\n",
+		"7: host = a,,b: expected at most 16 of host, host:port");
+	refuses(
+	    LEAST "target_role = master\n",
+	    "5: target_role = master: expected one of any, primary, standby");
 	refuses(LEAST "dbname =\n", "5: dbname = : expected a text");
 	refuses(LEAST "[weir]\n[tls]\nmin_version = 1.1\n",
 		"7: min_version = 1.1: expected one of 1.2, 1.3");
@@ -884,6 +887,41 @@ secrets_in_files_open_to_all_are_warned_of(void **state)
 }
 
 static void
+hosts_are_a_list_and_each_has_a_port(void **state)
+{
+	struct conf *c =
+	    loads("[weir]\npostgres_listen = 127.0.0.1:1\n[postgres a]\n"
+		  "host = db.one, db.two:5433,[::1]:5434,::2,/run/pg, /run:1\n"
+		  "port = 7\nload_balance_hosts = round-robin\n"
+		  "target_role = standby\n");
+	static const struct conf_host want[] = {
+		{ (char *)(uintptr_t) "db.one", 7 },
+		{ (char *)(uintptr_t) "db.two", 5433 },
+		{ (char *)(uintptr_t) "::1", 5434 },
+		{ (char *)(uintptr_t) "::2", 7 },
+		{ (char *)(uintptr_t) "/run/pg", 7 },
+		{ (char *)(uintptr_t) "/run", 1 },
+	};
+	const struct conf_postgres *p = &c->postgres[0];
+
+	(void)state;
+	assert_int_equal(p->hosts_n, 6);
+	for (size_t i = 0; i < p->hosts_n; i++) {
+		assert_string_equal(p->hosts[i].name, want[i].name);
+		assert_int_equal(p->hosts[i].port, want[i].port);
+	}
+	assert_int_equal(p->load_balance_hosts, BALANCE_ROUND_ROBIN);
+	assert_int_equal(p->target_role, ROLE_STANDBY);
+	assert_int_equal(p->sslmode, SSLMODE_PREFER);
+	done(c);
+	refuses(LEAST "[postgres b]\nhost = a,b,a:5432\n",
+		"6: host: a with port 5432 a second time");
+	refuses(LEAST "[postgres b]\nhost = 1,2,3,4,5,6,7,8,9,10,11,12,13,14,"
+		      "15,16,17\n",
+		"6: host = 1,2,3");
+}
+
+static void
 a_unix_socket_has_no_tls(void **state)
 {
 	struct conf *c = loads("[weir]\npostgres_listen = 127.0.0.1:1\n"
@@ -1081,6 +1119,7 @@ main(void)
 		cmocka_unit_test(what_is_not_built_is_refused_when_asked_for),
 		cmocka_unit_test(dubious_things_are_warned_of),
 		cmocka_unit_test(secrets_in_files_open_to_all_are_warned_of),
+		cmocka_unit_test(hosts_are_a_list_and_each_has_a_port),
 		cmocka_unit_test(a_unix_socket_has_no_tls),
 		cmocka_unit_test(tls_to_redis_fits_its_url),
 		cmocka_unit_test(

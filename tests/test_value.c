@@ -155,6 +155,56 @@ hosts_are_names_or_addresses(void **state)
 	assert_false(value_is_host("h/1"));
 }
 
+/* What it is taken for; NULL: it is refused. */
+static void
+host_is(const char *text, const char *name, unsigned port)
+{
+	struct conf_host h;
+
+	assert_int_equal(value_host(text, &h), name ? 0 : -1);
+	if (name == NULL)
+		return;
+	assert_string_equal(h.name, name);
+	assert_int_equal(h.port, port);
+	free(h.name);
+}
+
+static void
+hosts_of_upstreams_may_have_a_port(void **state)
+{
+	char path[128];
+
+	(void)state;
+	host_is("db", "db", 0);
+	host_is("db:1", "db", 1);
+	host_is("10.0.0.1:65535", "10.0.0.1", 65535);
+	host_is("::1", "::1", 0);
+	host_is("::1:5", "::1:5", 0);
+	host_is("[::1]", "::1", 0);
+	host_is("[::1]:5", "::1", 5);
+	host_is("/run/pg", "/run/pg", 0);
+	host_is("/run/pg:5", "/run/pg", 5);
+	host_is("", NULL, 0);
+	host_is(":1", NULL, 0);
+	host_is("db:", NULL, 0);
+	host_is("db:0", NULL, 0);
+	host_is("db:65536", NULL, 0);
+	host_is("db:x", NULL, 0);
+	host_is("[db]:1", NULL, 0);
+	host_is("[::1", NULL, 0);
+	host_is("[", NULL, 0);
+	host_is("[]", NULL, 0);
+	host_is("[::1]x", NULL, 0);
+	host_is("a b", NULL, 0);
+	memset(path, 'x', sizeof(path));
+	path[0] = '/';
+	path[92] = '\0';
+	host_is(path, path, 0);
+	path[92] = 'x';
+	path[93] = '\0';
+	host_is(path, NULL, 0);
+}
+
 static void
 forget(struct conf_redis *r)
 {
@@ -348,6 +398,7 @@ main(void)
 		cmocka_unit_test(switches_have_four_spellings),
 		cmocka_unit_test(rates_need_both_halves),
 		cmocka_unit_test(hosts_are_names_or_addresses),
+		cmocka_unit_test(hosts_of_upstreams_may_have_a_port),
 		cmocka_unit_test(a_redis_url_is_taken_apart),
 		cmocka_unit_test(
 		    a_malformed_redis_url_is_refused_and_leaks_nothing),
