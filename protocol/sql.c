@@ -427,9 +427,24 @@ scan_first(const struct lexer *at)
 	}
 }
 
-/* A word anywhere. */
+/* Is it one of these?  NULL ends them. */
+static bool
+is_any(struct slice word, const char *const *keys)
+{
+	while (*keys != NULL && !slice_is_word(word, *keys))
+		keys++;
+	return *keys != NULL;
+}
+
+/* TEMP and HOLD are also what columns are called. */
+static const char *const before_temp[] = { "create", "replace", "global",
+					   "local",  "into",    "discard",
+					   NULL };
+static const char *const before_hold[] = { "with", NULL };
+
+/* A word anywhere; the token before it, if that was a word too. */
 static unsigned
-scan_word(const struct lexer *l)
+scan_word(const struct lexer *l, struct slice before)
 {
 	switch (l->word[0] | 32) {
 	case 's':
@@ -441,11 +456,16 @@ scan_word(const struct lexer *l)
 	case 'l':
 		return is(l, "lastval") ? SQL_RECALLS : 0;
 	case 't':
-		return is(l, "temp") || is(l, "temporary") ? SQL_PIN : 0;
+		return (is_key(l, "temp") || is_key(l, "temporary")) &&
+			       is_any(before, before_temp)
+			   ? SQL_PIN
+			   : 0;
 	case 'e':
 		return is_key(l, "execute") ? scan_execute(l) : 0;
 	case 'h':
-		return is(l, "hold") ? SQL_PIN : 0;
+		return is_key(l, "hold") && is_any(before, before_hold)
+			   ? SQL_PIN
+			   : 0;
 	case 'd':
 		return begins(l, "dblink_connect") ? SQL_PIN | SQL_TAINTS : 0;
 	case 'p':
@@ -467,6 +487,7 @@ sql_scan(struct slice text)
 {
 	struct lexer l = { .p = (const char *)text.p,
 			   .end = (const char *)text.p + text.n };
+	struct slice before = { 0 };
 	bool first = true, more = false;
 	unsigned flags = 0;
 	enum token t;
@@ -480,12 +501,13 @@ sql_scan(struct slice text)
 			continue;
 		}
 		if (t == WORD && l.word_n > 0) {
-			unsigned found = scan_word(&l);
+			unsigned found = scan_word(&l, before);
 
 			if (first)
 				flags |= scan_first(&l);
 			flags |= more ? found & ~(unsigned)SQL_RECALLS : found;
 		}
+		before = slice_of(l.word, t == WORD ? l.word_n : 0);
 		first = false;
 	}
 	if (l.odd)

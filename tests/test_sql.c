@@ -80,6 +80,11 @@ sees_nothing_in_what_leaves_nothing(void **state)
 		{ "EXECUTE mine(1)", 0 },
 		{ "SELECT a.set, b.reset FROM a, b", 0 },
 		{ "SELECT \"listen\", \"discard\" FROM t", 0 },
+		{ "DECLARE \"c\" CURSOR WITHOUT HOLD FOR SELECT 1", 0 },
+		{ "SELECT temp, t.hold, max(temporary) FROM readings t", 0 },
+		{ "UPDATE readings SET temp = 1, hold = true", 0 },
+		{ "INSERT INTO \"temp\" (temp) VALUES (1)", 0 },
+		{ "CREATE TABLE t (temp int, hold bool)", 0 },
 	};
 
 	(void)state;
@@ -178,7 +183,12 @@ pins_what_must_stay_with_its_server(void **state)
 		{ "SELECT 1 INTO TEMP t", SQL_PIN },
 		{ "CREATE TABLE pg_temp.t (a int)", SQL_PIN },
 		{ "DISCARD TEMP", SQL_PIN },
+		{ "CREATE LOCAL /**/ TEMP SEQUENCE s", SQL_PIN },
+		{ "CREATE OR REPLACE TEMP VIEW v AS SELECT 1", SQL_PIN },
+		{ "SELECT 1 INTO GLOBAL TEMPORARY t", SQL_PIN },
+		{ "SELECT 1; CREATE\tTemp TABLE t (a int)", SQL_PIN },
 		{ "DECLARE c CURSOR WITH HOLD FOR SELECT 1", SQL_PIN },
+		{ "DECLARE c CURSOR WITH -- x\n hold FOR SELECT 1", SQL_PIN },
 		{ "PREPARE x AS SELECT 1", SQL_PIN },
 		{ "PREPARE x (int) AS SELECT $1", SQL_PIN },
 		{ "PREPARE TRANSACTION 'id'", 0 },
