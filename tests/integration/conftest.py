@@ -26,6 +26,7 @@ DIRECT = BINARY == "direct"
 SAN = bool(os.environ.get("WEIR_SAN")
            or re.search("address|thread|undefined", os.path.dirname(BINARY)))
 
+import drivers                                              # noqa: E402
 import servers                                              # noqa: E402
 import weirproc                                             # noqa: E402
 
@@ -38,6 +39,8 @@ TOOLS = ["postgres", "initdb", "redis-server", "openssl"]
 def pytest_configure(config):
     config.addinivalue_line(
         "markers", "weir_only: not true of the servers themselves (WEIR=direct)")
+    config.addinivalue_line(
+        "markers", "weir_gap(reason): of real drivers, what weir is known to lack")
     if not DIRECT and not os.access(BINARY, os.X_OK):
         pytest.exit("no binary at %s: run make, or set WEIR" % BINARY, 2)
 
@@ -50,6 +53,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if DIRECT and item.get_closest_marker("weir_only"):
             item.add_marker(pytest.mark.skip(reason="needs weir"))
+        gap = item.get_closest_marker("weir_gap")
+        if gap and item.callspec.params["way"] != "direct":
+            item.add_marker(pytest.mark.xfail(strict=True, reason=gap.args[0]))
 
 
 def missing():
@@ -80,10 +86,10 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.failed:
         item.has_failed = True
-        for name in ("proxy", "one_server", "weir"):
+        for name in ("proxy", "one_server", "weir", "way"):
             for w in getattr(item.funcargs.get(name), "running",
                              [item.funcargs.get(name)]):
-                if hasattr(w, "log_file"):
+                if hasattr(w, "log_file") and os.path.exists(w.log_file):
                     w.process.poll()
                     report.sections.append(("weir's log, %s, exit status %s" % (
                         w.folder, w.process.returncode), w.tail(40)))
@@ -260,6 +266,47 @@ def one_server(shared, request):
     yield from borrowed(shared("one_server"), request)
 
 
+@pytest.fixture(scope="module")
+def driven(folder, base, authority, pg, rd):
+    """The weirs that real drivers speak to, by way."""
+    made = {}
+
+    def get(kind):
+        if kind not in made:
+            made[kind] = Factory(folder, base, authority, pg, rd)
+        if not made[kind].running:
+            made[kind](drivers.CONFIG, drivers.WORKERS[kind])
+        return made[kind]
+    yield get
+    for factory in made.values():
+        factory.finish()
+
+
+@pytest.fixture(params=drivers.WAYS)
+def way(driven, pg, authority, request):
+    """Where a real driver connects (drivers.py): direct, plain and tls."""
+    if request.param == "direct":
+        yield drivers.Way("direct", pg, None, authority.crt)
+        return
+    if DIRECT:
+        pytest.skip("needs weir")
+    factory = driven(request.param)
+    w = factory.running[0]
+    way = drivers.Way(request.param, pg, w, authority.crt)
+    yield way
+    if getattr(request.node, "has_failed", False) \
+            or request.node.get_closest_marker("weir_gap"):
+        factory.running = []
+        w.kill()
+        return
+    try:
+        way.verdict()
+    except BaseException:
+        factory.running = []
+        w.kill()
+        raise
+
+
 @pytest.fixture(scope="session")
 def binary():
     return BINARY
@@ -272,4 +319,4 @@ def san():
 
 
 collect_ignore = ["pgwire.py", "respwire.py", "servers.py", "weirproc.py", "canary.py",
-                  "ways.py", "nodejs.py", "node"]
+                  "drivers.py", "ways.py", "nodejs.py", "node"]

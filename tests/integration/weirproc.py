@@ -178,9 +178,9 @@ class Weir:
     def tail(self, n=30):
         return "\n".join(self.log()[-n:])
 
-    def events(self, name):
+    def events(self, name, since=0):
         """The log lines of one event, each as a dict of its fields."""
-        return [fields(line) for line in self.log()
+        return [fields(line) for line in self.log()[since:]
                 if re.search(r"\bevent=%s\b(?!-)" % re.escape(name), line)]
 
     def event(self, name):
