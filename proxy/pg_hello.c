@@ -198,8 +198,7 @@ read_startup(struct pg_hello *h, enum why *w, const char **text)
 static bool
 is_guarded(const struct conf *c, const struct conf_user *user, const char *name)
 {
-	static const char *const always[] = { "role", "session_authorization",
-					      "row_security" };
+	static const char *const always[] = { "role", "session_authorization" };
 
 	for (size_t i = 0; i < c->variables_n; i++)
 		if (strcasecmp(c->variables[i].name, name) == 0)

@@ -449,13 +449,16 @@ says_when_the_name_of_a_setting_cannot_be_read(void **state)
 		"SET SESSION AUTHORIZATION other",
 		"SET LOCAL SESSION AUTHORIZATION other",
 		"SET session_authorization = other",
-		"SET row_security = off",
-		"SELECT 1; SET row_security TO off",
+		"SELECT 1; SET session_authorization TO other",
 		"SELECT set_config($1, 'x', false)",
 		"SELECT set_config('app.' || 'x', 'y', false)",
 		"SELECT set_config('app.'\n'x', 'y', false)",
 		"SELECT set_config(E'app\\056x', 'y', true)",
 		"SELECT set_config(name, 'y', true) FROM names",
+		"SELECT set_config(name, 'view', false) FROM pg_settings"
+		" WHERE name = 'restrict_nonsystem_relation_kind'",
+		"SELECT set_config(name, 'view, foreign-table', false) FROM "
+		"pg_settings",
 		"SELECT set_config",
 		"SELECT U&\"x\"",
 	};
@@ -463,10 +466,14 @@ says_when_the_name_of_a_setting_cannot_be_read(void **state)
 		"SELECT 1",
 		"SET x = 1",
 		"SET search_path = role",
+		"SET row_security = off", /* errors instead of filters: shows nobody more */
 		"SET LOCAL x = 'role'",
 		"RESET ROLE",
 		"SELECT set_config('app.x', $1, false)",
 		"SELECT set_config ( 'app.x' , $1, true)",
+		"SELECT set_config(name, 'view, foreign-table', false) FROM "
+		"pg_settings"
+		" WHERE name = 'restrict_nonsystem_relation_kind'",
 		"UPDATE t SET role = 1",
 	};
 

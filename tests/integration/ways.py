@@ -81,7 +81,7 @@ class Way:
 
 
 class Watch:
-    """with Watch(way): the servers, counted by PostgreSQL, are never too many."""
+    """with Watch(way): a database's servers, counted there, are never too many."""
 
     def __init__(self, way):
         self.way, self.most, self.over = way, 0, threading.Event()
@@ -91,7 +91,8 @@ class Watch:
         db = self.way.pg.connect()
         cur = db.cursor()
         while not self.over.wait(0.05):
-            cur.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = %s",
+            cur.execute("SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM"
+                        " pg_stat_activity WHERE usename = %s GROUP BY datname) s",
                         [UPSTREAM_USER])
             self.most = max(self.most, cur.fetchone()[0])
         db.close()
@@ -112,14 +113,17 @@ def grant_roles(pg, rd):
         weirproc.Direct.prepare(pg, rd)
 
 
+def directly(pg, rd, folder, ca=None):
+    grant_roles(pg, rd)
+    return Way("direct", weirproc.Direct(pg, rd, ca or ""), pg, folder)
+
+
 @pytest.fixture(params=["direct", "plain", "tls"])
 def way(request, pg, rd, authority, folder):
     if request.param == "direct":
-        grant_roles(pg, rd)
-        proxy = weirproc.Direct(pg, rd, authority.crt)
+        way = directly(pg, rd, folder, authority.crt)
     else:
-        proxy = request.getfixturevalue("proxy")
-    way = Way(request.param, proxy, pg, folder)
+        way = Way(request.param, request.getfixturevalue("proxy"), pg, folder)
     yield way
     if not getattr(request.node, "has_failed", False):
         way.settle()
