@@ -44,6 +44,14 @@ enum conf_sslmode {		/* libpq's, for upstreams; client_mode uses ... */
 	SSLMODE_VERIFY_FULL
 };
 
+enum conf_sslnegotiation {	/* libpq's: how TLS begins */
+	SSLNEGOTIATION_POSTGRES,	/* behind an SSLRequest */
+	SSLNEGOTIATION_DIRECT		/* at once, with ALPN */
+};
+
+/* What sslrootcert says for the certificates of the system, as in libpq. */
+#define CONF_ROOTCERT_SYSTEM "system"
+
 enum conf_auth { AUTH_SCRAM, AUTH_MD5, AUTH_PLAIN, AUTH_CERT, AUTH_JWT, AUTH_TRUST };
 enum conf_pool_mode { POOL_MODE_TRANSACTION, POOL_MODE_SESSION, POOL_MODE_STATEMENT };
 enum conf_health { HEALTH_ACTIVE, HEALTH_PASSIVE };
@@ -79,7 +87,9 @@ struct conf_postgres {		/* [postgres NAME]: an upstream */
 	char		   *user;	/* NULL: the client's user */
 	char		   *password;	/* NULL: the client user's configured one */
 	enum conf_sslmode   sslmode;
-	char		   *sslrootcert;	/* NULL: the system's */
+	enum conf_sslnegotiation sslnegotiation;
+	char		   *sslrootcert;	/* NULL, or CONF_ROOTCERT_SYSTEM: the system's */
+	char		   *sslcert, *sslkey;	/* what we show; NULL: nothing.  Both or neither */
 	enum conf_pool_mode pool_mode;
 	unsigned	    pool_size;		/* servers per (database, user) */
 	unsigned	    min_pool_size;
@@ -105,6 +115,7 @@ struct conf_redis {		/* [redis NAME]: an upstream */
 	unsigned	  db;		/* the path of the url */
 	enum conf_sslmode sslmode;	/* REQUIRE with rediss unless set: verify-full */
 	char		 *sslrootcert;
+	char		 *sslcert, *sslkey;	/* as above */
 	unsigned	  connections;	/* shared ones, whole process */
 	unsigned	  dedicated_connections;
 	enum conf_profile profile;

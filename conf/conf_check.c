@@ -124,6 +124,32 @@ check_hosts(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
 	return local;
 }
 
+/*
+ * What both kinds of upstream have in common.  As in libpq, the certificates
+ * of the system are those of the whole world, so that only the name tells.
+ */
+static void
+check_dial(struct conf *c, struct conf_errors *e, enum conf_sslmode *mode,
+	   char *const *root, char *const *cert, char *const *key)
+{
+	unsigned cert_at = conf_line(c, cert), key_at = conf_line(c, key);
+
+	if (*root != NULL && strcmp(*root, CONF_ROOTCERT_SYSTEM) == 0) {
+		if (!GIVEN(c, *mode))
+			*mode = SSLMODE_VERIFY_FULL;
+		else if (*mode < SSLMODE_VERIFY_FULL)
+			ERROR(c, e, conf_line(c, mode),
+			      "sslmode: too weak for sslrootcert = system, "
+			      "expected verify-full");
+	}
+	if (cert_at != 0 && key_at == 0)
+		ERROR(c, e, cert_at, "sslcert alone, expected an sslkey too");
+	if (key_at != 0 && cert_at == 0)
+		ERROR(c, e, key_at, "sslkey alone, expected an sslcert too");
+	if (*key != NULL)
+		check_private(c, e, key_at, "sslkey", *key);
+}
+
 static void
 check_postgres(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
 {
@@ -143,6 +169,15 @@ check_postgres(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
 		      p->host);
 	if (local)
 		p->sslmode = SSLMODE_DISABLE;
+	else
+		check_dial(c, e, &p->sslmode, &p->sslrootcert, &p->sslcert,
+			   &p->sslkey);
+	if (p->sslnegotiation == SSLNEGOTIATION_DIRECT &&
+	    p->sslmode < SSLMODE_REQUIRE)
+		ERROR(c, e, conf_line(c, &p->sslnegotiation),
+		      "sslnegotiation = direct: nothing else can be tried "
+		      "then, expected sslmode = require, verify-ca or "
+		      "verify-full");
 }
 
 static void
@@ -160,6 +195,9 @@ check_redis(struct conf *c, struct conf_errors *e, struct conf_redis *r)
 		      "sslmode does not fit the url, expected %s",
 		      r->tls ? "require, verify-ca or verify-full"
 			     : "disable, or rediss:// in the url");
+	if (r->tls)
+		check_dial(c, e, &r->sslmode, &r->sslrootcert, &r->sslcert,
+			   &r->sslkey);
 }
 
 static void

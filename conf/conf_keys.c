@@ -46,6 +46,10 @@ static const struct conf_word sslmodes[] = {
 	{ "verify-ca", SSLMODE_VERIFY_CA },
 	{ "verify-full", SSLMODE_VERIFY_FULL }, { NULL, 0 },
 };
+static const struct conf_word sslnegotiations[] = {
+	{ "postgres", SSLNEGOTIATION_POSTGRES },
+	{ "direct", SSLNEGOTIATION_DIRECT }, { NULL, 0 },
+};
 static const struct conf_word redis_sslmodes[] = {
 	{ "disable", SSLMODE_DISABLE }, { "require", SSLMODE_REQUIRE },
 	{ "verify-ca", SSLMODE_VERIFY_CA },
@@ -122,7 +126,10 @@ static const struct conf_row rows[] = {
 	{ KIND_POSTGRES, "user", T_TEXT, 1, ID_MAX, .off = P(user) },
 	{ KIND_POSTGRES, "password", T_TEXT, ANY_TEXT, .off = P(password), .secret = true },
 	{ KIND_POSTGRES, "sslmode", T_WORD, .off = P(sslmode), .words = sslmodes },
+	{ KIND_POSTGRES, "sslnegotiation", T_WORD, .def = "postgres", .off = P(sslnegotiation), .words = sslnegotiations },
 	{ KIND_POSTGRES, "sslrootcert", T_TEXT, ANY_TEXT, .off = P(sslrootcert) },
+	{ KIND_POSTGRES, "sslcert", T_TEXT, ANY_TEXT, .off = P(sslcert) },
+	{ KIND_POSTGRES, "sslkey", T_TEXT, ANY_TEXT, .off = P(sslkey) },
 	{ KIND_POSTGRES, "pool_mode", T_WORD, .def = "transaction", .off = P(pool_mode), .words = pool_modes },
 	{ KIND_POSTGRES, "pool_size", T_UINT, 1, 10000, .def = "20", .off = P(pool_size) },
 	{ KIND_POSTGRES, "min_pool_size", T_UINT, 0, 10000, .def = "0", .off = P(min_pool_size) },
@@ -138,6 +145,8 @@ static const struct conf_row rows[] = {
 	{ KIND_REDIS, "url", T_URL, .off = R(url), .secret = true },
 	{ KIND_REDIS, "sslmode", T_WORD, .off = R(sslmode), .words = redis_sslmodes },
 	{ KIND_REDIS, "sslrootcert", T_TEXT, ANY_TEXT, .off = R(sslrootcert) },
+	{ KIND_REDIS, "sslcert", T_TEXT, ANY_TEXT, .off = R(sslcert) },
+	{ KIND_REDIS, "sslkey", T_TEXT, ANY_TEXT, .off = R(sslkey) },
 	{ KIND_REDIS, "connections", T_UINT, 1, 1000, .def = "8", .off = R(connections) },
 	{ KIND_REDIS, "dedicated_connections", T_UINT, 0, 100000, .def = "50", .off = R(dedicated_connections) },
 	{ KIND_REDIS, "profile", T_WORD, .def = "shared", .off = R(profile), .words = profiles },

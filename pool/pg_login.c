@@ -11,6 +11,7 @@
 #include "protocol/pg.h"
 #include "protocol/scram.h"
 #include "protocol/secret.h"
+#include "tls/tls.h"
 
 struct pg_login {
 	struct job job;        /* PBKDF2, elsewhere */
@@ -74,12 +75,36 @@ login_startup(struct server *v)
 		abort();
 }
 
+static void
+login_start_tls(struct server *v)
+{
+	const struct conf_postgres *up = v->pool->postgres;
+	SSL_CTX *ctx = v->pool->snapshot->postgres[up->index];
+
+	if (ctx == NULL)
+		login_fail(v, "TLS is not configured any more");
+	else if (server_start_tls(v, ctx, up->host,
+				  up->sslmode == SSLMODE_VERIFY_FULL) != 0)
+		login_fail(v, v->stream.error);
+}
+
 void
 pg_login_opened(struct server *v)
 {
 	const struct conf_postgres *up = v->pool->postgres;
 	struct pg_login *login = pg_server(v)->login;
+	bool direct =
+	    up->sslnegotiation == SSLNEGOTIATION_DIRECT && up->host[0] != '/';
 
+	if (direct && v->stream.ssl == NULL) {
+		login_start_tls(v);
+		return;
+	}
+	/* As libpq: who was not asked must say that it understood. */
+	if (direct && !tls_is_postgres(v->stream.ssl)) {
+		login_fail(v, "server does not speak ALPN postgresql");
+		return;
+	}
 	if (v->stream.ssl != NULL || up->sslmode == SSLMODE_DISABLE ||
 	    (up->sslmode == SSLMODE_ALLOW && !v->pool->want_tls) ||
 	    up->host[0] == '/') {
@@ -97,7 +122,6 @@ login_tls_answer(struct server *v)
 {
 	const struct conf_postgres *up = v->pool->postgres;
 	struct pg_login *login = pg_server(v)->login;
-	SSL_CTX *ctx = v->pool->snapshot->postgres[up->index];
 	size_t n;
 	uint8_t answer = *stream_peek(&v->stream, &n);
 
@@ -107,10 +131,8 @@ login_tls_answer(struct server *v)
 	}
 	stream_consume(&v->stream, 1);
 	login->asked_tls = false;
-	if (answer == 'S' && ctx != NULL) {
-		if (stream_start_tls(&v->stream, ctx, false, up->host,
-				     up->sslmode == SSLMODE_VERIFY_FULL) != 0)
-			login_fail(v, v->stream.error);
+	if (answer == 'S') {
+		login_start_tls(v);
 	} else if (answer == 'N' && up->sslmode < SSLMODE_REQUIRE) {
 		login_startup(v);
 	} else {

@@ -391,7 +391,7 @@ redis_opened(struct server *v)
 
 	if (!up->tls || v->stream.ssl != NULL)
 		login_send(redis_server(v));
-	else if (stream_start_tls(&v->stream, ctx, false, up->host,
+	else if (server_start_tls(v, ctx, up->host,
 				  up->sslmode == SSLMODE_VERIFY_FULL) != 0)
 		server_close(v, WHY_UPSTREAM_DOWN, NULL, v->stream.error);
 }

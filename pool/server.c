@@ -189,6 +189,16 @@ server_open(struct pool *p)
 	return v;
 }
 
+int
+server_start_tls(struct server *v, SSL_CTX *ctx, const char *host,
+		 bool verify_name)
+{
+	if (stream_start_tls(&v->stream, ctx, false, host, verify_name) != 0)
+		return -1;
+	resume_offer(&v->pool->snapshot->resume, v->stream.ssl);
+	return 0;
+}
+
 void
 server_ready(struct server *v)
 {
@@ -200,6 +210,8 @@ server_ready(struct server *v)
 	atomic_fetch_add(&p->budget->ready, 1);
 	v->opened_ns = p->home->streams->now_ns;
 	stats_add(p->home->stats, STAT_SERVER_OPENED, 1);
+	if (v->stream.ssl != NULL)
+		resume_keep(&p->snapshot->resume, v->stream.ssl);
 	if (was_down)
 		LOG(p->home->log, LOG_INFO, LOG_EV_UPSTREAM_UP,
 		    log_str("pool", p->key));

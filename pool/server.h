@@ -87,6 +87,9 @@ void	       server_close(struct server *, enum why, const char *sqlstate, const 
 void	       server_grant(struct server *, struct lessee *);
 /* The lease ends; the server is cleaned if it must be, and pooled. */
 void	       server_release(struct server *);
+/* Our end of a handshake with that host, a session resumed if there is one. */
+int  server_start_tls(struct server *, SSL_CTX *, const char *host, bool verify_name)
+    __attribute__((warn_unused_result));
 void	       server_ready(struct server *);	/* logged in */
 void	       server_rest(struct server *);	/* cleaned */
 const char    *server_state_name(enum server_state);

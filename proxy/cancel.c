@@ -177,10 +177,28 @@ cancel_send(struct cancel *c)
 }
 
 static void
+cancel_start_tls(struct cancel *c)
+{
+	const struct pool *p = c->server->pool;
+
+	if (stream_start_tls(&c->stream,
+			     p->snapshot->postgres[p->postgres->index], false,
+			     p->postgres->host,
+			     p->postgres->sslmode == SSLMODE_VERIFY_FULL) != 0)
+		cancel_end(c);
+}
+
+static void
 cancel_opened(struct cancel *c)
 {
+	const struct pool *p = c->server->pool;
+
 	if (c->server->stream.ssl == NULL || c->stream.ssl != NULL) {
 		cancel_send(c);
+		return;
+	}
+	if (p->postgres->sslnegotiation == SSLNEGOTIATION_DIRECT) {
+		cancel_start_tls(c);
 		return;
 	}
 	c->asked_tls = true;
@@ -191,7 +209,6 @@ cancel_opened(struct cancel *c)
 static void
 cancel_answer(struct cancel *c)
 {
-	const struct pool *p = c->server->pool;
 	size_t n;
 	const uint8_t *bytes = stream_peek(&c->stream, &n);
 
@@ -202,11 +219,7 @@ cancel_answer(struct cancel *c)
 	}
 	stream_consume(&c->stream, 1);
 	c->asked_tls = false;
-	if (stream_start_tls(&c->stream,
-			     p->snapshot->postgres[p->postgres->index], false,
-			     p->postgres->host,
-			     p->postgres->sslmode == SSLMODE_VERIFY_FULL) != 0)
-		cancel_end(c);
+	cancel_start_tls(c);
 }
 
 static void

@@ -419,11 +419,9 @@ chooses(struct snapshot *s, const char *offered, size_t n, const char *want)
 	const unsigned char *chosen;
 	unsigned chosen_n;
 
-	if (n > 0)
-		assert_int_equal(SSL_set_alpn_protos(p.client,
-						     (const uint8_t *)offered,
-						     (unsigned)n),
-				 0);
+	assert_int_equal(SSL_set_alpn_protos(p.client, (const uint8_t *)offered,
+					     (unsigned)n),
+			 0);
 	assert_true(pair_shake(&p));
 	SSL_get0_alpn_selected(p.client, &chosen, &chosen_n);
 	assert_int_equal(chosen_n, strlen(want));
@@ -790,6 +788,130 @@ a_reload_keeps_sessions_but_not_under_other_authorities(void **state)
 	done(s);
 }
 
+/* ---- sessions with upstreams ------------------------------------------ */
+
+/* A connection to that host by that context: is a session resumed? */
+static bool
+dials(struct snapshot *s, SSL_CTX *dial, const char *host, bool keep)
+{
+	struct pair p = pair_new(s->listen, dial);
+	bool reused;
+	char byte;
+
+	if (host != NULL)
+		SSL_set_tlsext_host_name(p.client, host);
+	resume_offer(&s->resume, p.client);
+	assert_true(pair_shake(&p));
+	reused = SSL_session_reused(p.client);
+	assert_int_equal(SSL_write(p.server, "x", 1), 1);
+	assert_int_equal(SSL_read(p.client, &byte, 1), 1);
+	if (keep)
+		resume_keep(&s->resume, p.client);
+	pair_free(&p);
+	return reused;
+}
+
+static void
+a_session_is_offered_once_to_the_host_it_is_of(void **state)
+{
+	static const int versions[] = { TLS1_2_VERSION, TLS1_3_VERSION };
+	struct snapshot *s = loads("[postgres b]\nhost = b\n"
+				   "[database *]\npostgres = b\n" CERTIFICATE);
+	SSL_CTX *a = s->postgres[0], *b = s->postgres[1];
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		SSL_CTX_set_max_proto_version(a, versions[i]);
+		assert_false(dials(s, a, "one.example", true));
+		assert_false(dials(s, a, "two.example", false));
+		assert_false(dials(s, a, NULL, true));
+		assert_false(dials(s, a, NULL, true));
+		assert_false(dials(s, b, "one.example", false));
+		assert_true(dials(s, a, "one.example", true));
+		assert_true(dials(s, a, "ONE.example", false));
+		/* The one before did not turn out well. */
+		assert_false(dials(s, a, "one.example", false));
+	}
+	done(s);
+}
+
+static void
+of_many_sessions_the_latest_are_kept(void **state)
+{
+	struct snapshot *s = loads(CERTIFICATE);
+	SSL_CTX *a = s->postgres[0];
+	char host[32];
+
+	(void)state;
+	for (int i = 0; i < RESUME_MAX + 2; i++) {
+		snprintf(host, sizeof(host), "h%d.example", i);
+		assert_false(dials(s, a, host, true));
+	}
+	assert_false(dials(s, a, "h1.example", false));
+	assert_true(dials(s, a, "h2.example", false));
+	done(s);
+}
+
+static void
+a_certificate_is_shown_to_a_server_that_wants_one(void **state)
+{
+	struct snapshot *s = loads(
+	    "sslmode = require\n"
+	    "sslcert = DIR/other.crt\nsslkey = DIR/other.key\n"
+	    "[redis r]\nurl = rediss://h\nsslmode = require\n"
+	    "sslcert = DIR/c.crt\nsslkey = DIR/c.key\n" VERIFIED("other.crt"));
+
+	(void)state;
+	assert_true(shakes(s->listen, s->postgres[0]));
+	assert_false(shakes(s->listen_redis, s->redis[0]));
+	done(s);
+	refuses("sslcert = DIR/a.crt\nsslkey = DIR/c.key\n",
+		"t.ini:6: sslkey = ");
+	refuses("sslcert = DIR/none\nsslkey = DIR/a.key\n",
+		"t.ini:5: sslcert = ");
+	refuses("[redis r]\nurl = rediss://h\n"
+		"sslcert = DIR/a.crt\nsslkey = DIR/none\n",
+		"t.ini:8: sslkey = ");
+	refuses("sslcert = DIR/a.crt\n", "t.ini:5: sslcert alone");
+	refuses("sslkey = DIR/a.key\n", "t.ini:5: sslkey alone");
+}
+
+static void
+the_authorities_of_the_system_demand_verify_full(void **state)
+{
+	struct snapshot *s =
+	    loads("sslrootcert = system\n"
+		  "[redis r]\nurl = rediss://h\nsslrootcert = system\n");
+
+	(void)state;
+	assert_int_equal(s->conf->postgres[0].sslmode, SSLMODE_VERIFY_FULL);
+	assert_int_equal(s->conf->redis[0].sslmode, SSLMODE_VERIFY_FULL);
+	assert_int_equal(SSL_CTX_get_verify_mode(s->postgres[0]),
+			 SSL_VERIFY_PEER);
+	done(s);
+	refuses("sslrootcert = system\nsslmode = verify-ca\n",
+		"t.ini:6: sslmode: too weak for sslrootcert = system");
+	refuses("[redis r]\nurl = rediss://h\nsslmode = require\n"
+		"sslrootcert = system\n",
+		"t.ini:7: sslmode: too weak");
+}
+
+static void
+direct_tls_is_for_those_who_insist_on_tls(void **state)
+{
+	struct snapshot *s =
+	    loads("sslnegotiation = direct\nsslmode = require\n");
+
+	(void)state;
+	assert_int_equal(s->conf->postgres[0].sslnegotiation,
+			 SSLNEGOTIATION_DIRECT);
+	done(s);
+	refuses("sslnegotiation = direct\n",
+		"t.ini:5: sslnegotiation = direct");
+	refuses("sslnegotiation = direct\nsslmode = prefer\n",
+		"t.ini:5: sslnegotiation = direct");
+}
+
 static void
 no_early_data_is_offered(void **state)
 {
@@ -917,6 +1039,14 @@ main(void)
 		cmocka_unit_test(a_session_can_be_resumed),
 		cmocka_unit_test(
 		    a_reload_keeps_sessions_but_not_under_other_authorities),
+		cmocka_unit_test(
+		    a_session_is_offered_once_to_the_host_it_is_of),
+		cmocka_unit_test(of_many_sessions_the_latest_are_kept),
+		cmocka_unit_test(
+		    a_certificate_is_shown_to_a_server_that_wants_one),
+		cmocka_unit_test(
+		    the_authorities_of_the_system_demand_verify_full),
+		cmocka_unit_test(direct_tls_is_for_those_who_insist_on_tls),
 		cmocka_unit_test(no_early_data_is_offered),
 		cmocka_unit_test(nobody_renegotiates),
 		cmocka_unit_test(the_modes_the_streams_rely_on_are_set),

@@ -44,16 +44,22 @@ make_contexts(struct snapshot *s, struct conf_errors *e)
 	for (size_t i = 0; i < c->postgres_n; i++) {
 		const struct conf_postgres *p = &c->postgres[i];
 
+		const struct tls_upstream up = { p->sslmode, &p->sslrootcert,
+						 &p->sslcert, &p->sslkey,
+						 true };
+
 		if (p->sslmode != SSLMODE_DISABLE)
-			s->postgres[i] =
-			    tls_dial(c, p->sslmode, &p->sslrootcert, e);
+			s->postgres[i] = tls_dial(c, &up, e);
 	}
 	for (size_t i = 0; i < c->redis_n; i++) {
 		const struct conf_redis *r = &c->redis[i];
 
+		const struct tls_upstream up = { r->sslmode, &r->sslrootcert,
+						 &r->sslcert, &r->sslkey,
+						 false };
+
 		if (r->tls)
-			s->redis[i] =
-			    tls_dial(c, r->sslmode, &r->sslrootcert, e);
+			s->redis[i] = tls_dial(c, &up, e);
 	}
 }
 
@@ -70,6 +76,7 @@ snapshot_load(const char *file, struct conf_errors *e)
 	s->conf = conf;
 	atomic_init(&s->refs, 1);
 	tickets_init(&s->tickets);
+	resume_init(&s->resume);
 	make_contexts(s, e);
 	if (e->n > 0)
 		snapshot_unref(&s);
@@ -107,6 +114,7 @@ snapshot_free(struct snapshot *s)
 	SSL_CTX_free(s->listen_redis);
 	certs_free(&s->certs);
 	tickets_fini(&s->tickets);
+	resume_fini(&s->resume);
 	conf_free(&s->conf);
 	free(s);
 }

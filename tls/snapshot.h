@@ -15,6 +15,7 @@
 
 #include "conf/conf.h"
 #include "tls/certs.h"
+#include "tls/resume.h"
 #include "tls/tickets.h"
 
 struct snapshot {
@@ -27,6 +28,7 @@ struct snapshot {
 	struct tickets	 tickets;	/* of these three */
 	SSL_CTX	       **postgres;	/* by conf_postgres.index; NULL: never TLS */
 	SSL_CTX	       **redis;		/* by conf_redis.index; NULL: never TLS */
+	struct resume	 resume;	/* sessions with the upstreams */
 };
 
 /*

@@ -280,34 +280,81 @@ failed:
 	return NULL;
 }
 
+static int
+show_certificate(SSL_CTX *ctx, const struct conf *c,
+		 const struct tls_upstream *up, struct conf_errors *e)
+{
+	const struct certs_pair pair = {
+		.cert_key = "sslcert",
+		.cert = *up->cert,
+		.cert_line = conf_line(c, up->cert),
+		.key_key = "sslkey",
+		.key = *up->key,
+		.key_line = conf_line(c, up->key),
+	};
+
+	if (*up->cert == NULL || *up->key == NULL)
+		return 0;
+	return certs_put(ctx, &pair, c, e);
+}
+
 /*
  * A root certificate that was asked for is used: with it, require verifies
  * like verify-ca, as it does in libpq.
  */
-SSL_CTX *
-tls_dial(const struct conf *c, enum conf_sslmode mode, char *const *rootcert,
-	 struct conf_errors *e)
+static int
+verify_server(SSL_CTX *ctx, const struct conf *c, const struct tls_upstream *up,
+	      struct conf_errors *e)
 {
-	SSL_CTX *ctx = tls_context(TLS_client_method());
-	bool verify = mode >= SSLMODE_VERIFY_CA ||
-		      (mode == SSLMODE_REQUIRE && *rootcert != NULL);
+	const char *root = *up->rootcert;
 
-	assert(mode != SSLMODE_DISABLE);
-	if (ctx == NULL) {
-		no_context(c, e);
-		return NULL;
-	}
-	if (!verify)
-		return ctx;
+	if (up->mode < SSLMODE_REQUIRE ||
+	    (up->mode == SSLMODE_REQUIRE && root == NULL))
+		return 0;
 	ERR_clear_error();
 	SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
-	if (*rootcert == NULL) {
+	if (root == NULL || strcmp(root, CONF_ROOTCERT_SYSTEM) == 0) {
 		SSL_CTX_set_default_verify_paths(ctx);
-	} else if (SSL_CTX_load_verify_file(ctx, *rootcert) != 1) {
-		tls_cannot(c, e, conf_line(c, rootcert), "sslrootcert",
-			   *rootcert, "PEM certificates");
+	} else if (SSL_CTX_load_verify_file(ctx, root) != 1) {
+		tls_cannot(c, e, conf_line(c, up->rootcert), "sslrootcert",
+			   root, "PEM certificates");
+		return -1;
+	}
+	return 0;
+}
+
+SSL_CTX *
+tls_dial(const struct conf *c, const struct tls_upstream *up,
+	 struct conf_errors *e)
+{
+	static const unsigned char alpn[] = TLS_ALPN;
+	SSL_CTX *ctx = tls_context(TLS_client_method());
+	int rc;
+
+	assert(up->mode != SSLMODE_DISABLE);
+	/* It answers the other way round: 0 is good. */
+	if (ctx == NULL ||
+	    (up->is_postgres &&
+	     SSL_CTX_set_alpn_protos(ctx, alpn, sizeof(alpn) - 1) != 0)) {
+		no_context(c, e);
+		SSL_CTX_free(ctx);
+		return NULL;
+	}
+	rc = verify_server(ctx, c, up, e);
+	if (show_certificate(ctx, c, up, e) != 0 || rc != 0) {
 		SSL_CTX_free(ctx);
 		return NULL;
 	}
 	return ctx;
+}
+
+bool
+tls_is_postgres(const SSL *ssl)
+{
+	static const unsigned char alpn[] = TLS_ALPN;
+	const unsigned char *chosen;
+	unsigned n;
+
+	SSL_get0_alpn_selected(ssl, &chosen, &n);
+	return n == alpn[0] && memcmp(chosen, alpn + 1, n) == 0;
 }

@@ -34,9 +34,17 @@ enum tls_door {
 
 SSL_CTX *tls_listen(enum tls_door, const struct conf *, const struct certs *, struct tickets *,
     struct conf_errors *) __attribute__((warn_unused_result));
-/* For an upstream; `rootcert` NULL: the system's certificates. */
-SSL_CTX *tls_dial(const struct conf *, enum conf_sslmode, char *const *rootcert,
-    struct conf_errors *) __attribute__((warn_unused_result));
+/* An upstream; the pointers are to fields of the conf, which tells their lines. */
+struct tls_upstream {
+	enum conf_sslmode mode;
+	char *const	 *rootcert, *const *cert, *const *key;
+	bool		  is_postgres;	/* offers ALPN */
+};
+
+SSL_CTX *tls_dial(const struct conf *, const struct tls_upstream *, struct conf_errors *)
+    __attribute__((warn_unused_result));
+/* Has this handshake agreed on `postgresql`? */
+bool	 tls_is_postgres(const SSL *);
 
 /* What all contexts have in common; NULL: no working libssl. */
 SSL_CTX *tls_context(const SSL_METHOD *) __attribute__((warn_unused_result));

@@ -8,10 +8,12 @@ Method: one weir with four workers and three certificates for most of it;
 """
 import contextlib
 import os
+import select
 import socket
 import ssl
 import struct
 import subprocess
+import threading
 import time
 
 import pytest
@@ -366,3 +368,191 @@ def test_a_client_certificate_survives_a_resumption(weir, authority, certificate
     w.reload({"tls": {"ca_file": stranger.crt}})
     with pytest.raises((ssl.SSLError, OSError)):
         log_in(direct(w, context, session=session))
+
+
+# Upstreams.
+
+
+class Front:
+    """
+    TLS in front of the plain port of a server that has none like it: it asks
+    for ALPN, hands out sessions, and remembers what it saw of each client.
+    `answer` is what it says to an SSLRequest.
+    """
+
+    def __init__(self, target, pair, ca=None, alpn=True, answer=b"S"):
+        self.target, self.answer, self.seen = target, answer, []
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.load_cert_chain(*pair)
+        self.context.sni_callback = self._named
+        if alpn:
+            self.context.set_alpn_protocols(["postgresql"])
+        if ca:
+            self.context.verify_mode = ssl.CERT_REQUIRED
+            self.context.load_verify_locations(ca)
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _named(self, sock, name, _):
+        sock.asked_for = name
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                s, _ = self.listener.accept()
+                threading.Thread(target=self._serve, args=[s], daemon=True).start()
+
+    def _serve(self, s):
+        with contextlib.suppress(OSError), s:
+            direct = s.recv(1, socket.MSG_PEEK) == b"\x16"
+            if not direct:
+                assert s.recv(8) == pgwire.ssl_request()
+                s.sendall(self.answer)
+            with self.context.wrap_socket(s, server_side=True) as client:
+                self.seen.append({
+                    "direct": direct, "alpn": client.selected_alpn_protocol(),
+                    "name": getattr(client, "asked_for", None),
+                    "reused": client.session_reused, "cert": client.getpeercert()})
+                self._pass(client)
+
+    def _pass(self, client):
+        with socket.create_connection(("127.0.0.1", self.target)) as server:
+            both = {client: server, server: client}
+            while True:
+                ready = [client] if client.pending() else select.select(both, [], [])[0]
+                for s in ready:
+                    data = s.recv(65536)
+                    if not data:
+                        return
+                    both[s].sendall(data)
+
+    def close(self):
+        self.listener.close()
+
+
+@pytest.fixture
+def front(certificate):
+    made = []
+
+    def make(target, pair=None, **options):
+        made.append(Front(target, pair or certificate, **options))
+        return made[-1]
+    yield make
+    for f in made:
+        f.close()
+
+
+def behind(front, authority, **keys):
+    return {"postgres main": dict({
+        "host": "localhost", "port": front.port, "sslmode": "verify-full",
+        "sslrootcert": authority.crt, "pool_size": 1}, **keys)}
+
+
+@pytest.mark.parametrize("negotiation", ["postgres", "direct"])
+@pytest.mark.parametrize("mode", ["require", "verify-full"])
+def test_an_upstream_is_told_what_is_wanted(weir, pg, front, authority, negotiation, mode):
+    f = front(pg.port)
+    w = weir(behind(f, authority, sslnegotiation=negotiation, sslmode=mode))
+    assert w.wire().value("SELECT 1") == "1"
+    assert f.seen == [{"direct": negotiation == "direct", "alpn": "postgresql",
+                       "name": "localhost", "reused": False, "cert": None}]
+
+
+def test_an_address_is_not_sent_as_a_name(weir, pg, front, authority):
+    f = front(pg.port)
+    w = weir(behind(f, authority, host="127.0.0.1"))
+    assert w.wire().value("SELECT 1") == "1"
+    assert f.seen[0]["name"] is None
+
+
+def fails(w):
+    with pytest.raises(pgwire.Failed) as e:
+        w.wire().value("SELECT 1")
+    assert e.value.code == "08006"
+    return e.value.text
+
+
+def test_a_direct_upstream_must_agree_on_the_protocol(weir, pg, front, authority):
+    w = weir(behind(front(pg.port, alpn=False), authority, sslnegotiation="direct"))
+    assert "ALPN" in fails(w)
+    w = weir(behind(front(pg.port, alpn=False), authority))
+    assert w.wire().value("SELECT 1") == "1"
+
+
+@pytest.mark.parametrize("answer, told", [
+    (b"S" + pgwire.message("R", struct.pack("!i", 0)), "bytes after"),
+    (b"E" + b"\0\0\0\x40SFATAL\0Mpay at evil.example\0\0", "SSLRequest"),
+    (b"E", "refused SSLRequest"), (b"x", "refused SSLRequest")],
+    ids=["plain bytes", "an error", "half an error", "nonsense"])
+def test_what_an_upstream_says_in_clear_is_not_believed(weir, pg, front, authority,
+                                                        answer, told):
+    """CVE-2021-23222 and CVE-2024-10977, from the other side."""
+    text = fails(weir(behind(front(pg.port, answer=answer), authority)))
+    assert told in text or "answer to SSLRequest" in text
+    assert "evil" not in text
+
+
+def test_a_certificate_is_shown_to_an_upstream(weir, pg, front, authority):
+    crt, key = authority.issue("client-of-upstream")
+    f = front(pg.port, ca=authority.crt)
+    w = weir(behind(f, authority, sslcert=crt, sslkey=key))
+    assert w.wire().value("SELECT 1") == "1"
+    assert f.seen[0]["cert"]["subject"] == ((("commonName", "client-of-upstream"),),)
+    assert fails(weir(behind(f, authority)))
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+def test_the_next_server_connection_resumes_the_session(weir, pg, front, authority,
+                                                        version):
+    f = front(pg.port)
+    f.context.maximum_version = ssl.TLSVersion[version]
+    w = weir(behind(f, authority))
+    for _ in range(3):
+        wire = w.wire()
+        pid = wire.value("SELECT pg_backend_pid()")
+        wire.close()
+        pg.run("SELECT pg_terminate_backend(%s, 5000)" % pid)
+    assert w.wire().value("SELECT 1") == "1"
+    assert [x["reused"] for x in f.seen] == [False, True, True, True]
+
+
+def test_a_session_is_not_carried_to_another_trust(weir, pg, front, authority):
+    """What was resumed is not verified again, so a reload forgets it."""
+    f = front(pg.port)
+    w = weir(behind(f, authority))
+    pid = w.wire().value("SELECT pg_backend_pid()")
+    stranger = servers.Authority(os.path.dirname(w.file), "stranger")
+    w.reload({"postgres main": {"sslrootcert": stranger.crt}})
+    w.hang_up()
+    pg.run("SELECT pg_terminate_backend(%s, 5000)" % pid)
+    assert "certificate" in fails(w)
+
+
+def test_a_cancel_takes_the_same_way(weir, pg, front, authority):
+    f = front(pg.port)
+    w = weir(behind(f, authority, sslnegotiation="direct"))
+    wire = w.wire()
+    wire.send(pgwire.query("SELECT pg_sleep(60)"))
+    wait_for(lambda: pg.run("SELECT 1 FROM pg_stat_activity WHERE state = 'active' "
+                            "AND query = 'SELECT pg_sleep(60)'"), 5, "it does not run")
+    with socket.create_connection(("127.0.0.1", w.pg_port)) as s:
+        s.sendall(pgwire.cancel_request(wire.pid, wire.secret))
+        closes(s)
+    assert [e["C"] for e in pgwire.errors(wire.until("Z"))] == ["57014"]
+    assert len(f.seen) == 2 and f.seen[1]["direct"]
+
+
+def test_rediss_shows_a_certificate_and_resumes(weir, rd, front, authority):
+    crt, key = authority.issue("client-of-redis")
+    f = front(rd.port, ca=authority.crt, alpn=False)
+    w = weir({"redis main": {"url": "rediss://:%s@localhost:%d/0" % (rd.password, f.port),
+                             "sslrootcert": authority.crt, "connections": 1,
+                             "sslcert": crt, "sslkey": key}})
+    r = w.resp()
+    assert r.ask("SET", "k", "1") == "OK"
+    with contextlib.closing(rd.connect()) as admin:
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    wait_for(lambda: r.ask("SET", "k", "2") == "OK", 5, "no way back to Redis")
+    assert [x["reused"] for x in f.seen] == [False, True]
+    assert all(x["cert"] and x["alpn"] is None for x in f.seen)
