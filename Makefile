@@ -12,7 +12,7 @@
 NAME   := weir
 comma  := ,
 B      := build/$(if $(SAN),$(subst $(comma),-,$(SAN)),plain)
-PKGS   := libevent openssl
+PKGS   := libevent openssl jansson
 FOUND  := $(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes)
 JOBS   := $(shell nproc)
 
