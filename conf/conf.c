@@ -201,15 +201,12 @@ set_variable(struct load *l, struct tenant_var **var, size_t *n,
 		ERROR(l, e->line, "%s: %s", e->key, why);
 		return;
 	}
-	if ((sample = tenant_expand(text, NULL, NULL)) == NULL)
+	if ((sample = tenant_expand(text, NULL, NULL, NULL)) == NULL)
 		ERROR(l, e->line,
 		      "%s = %.80s: expected a template of text, "
-		      "%%{organization.id}, %%{organization.slug}, %%{user} "
-		      "and %%%%%s",
-		      e->key, e->value,
-		      strstr(text, "%{jwt.")
-			  ? "; %{jwt.CLAIM} is not supported yet"
-			  : "");
+		      "%%{organization.id}, %%{organization.slug}, %%{user}, "
+		      "%%{jwt.CLAIM} and %%%%",
+		      e->key, e->value);
 	free(sample);
 	*var = mem_more(*var, *n, sizeof(**var));
 	(*var)[(*n)++] = (struct tenant_var){ lower(name), text };
@@ -489,6 +486,7 @@ conf_free(struct conf **conf)
 		free_variables(c->tenant[i].var, c->tenant[i].var_n);
 	for (size_t i = 0; i < c->user_n; i++)
 		free(c->user[i].verifier);
+	jwt_key_free(&c->jwt.public_key);
 	for (unsigned kind = 0; kind < KIND_MAX; kind++)
 		free_objects(c, (enum conf_kind)kind);
 	free_variables(c->variables, c->variables_n);

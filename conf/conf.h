@@ -25,6 +25,7 @@
 
 #include "conf/log.h"
 #include "conf/tenant.h"
+#include "protocol/jwt.h"
 #include "protocol/scram.h"
 
 enum {
@@ -134,7 +135,7 @@ struct conf_database {		/* [database NAME]; NAME `*` is the fallback */
 struct conf_user {		/* [user NAME] */
 	char		    *name;
 	enum conf_auth	     auth;
-	char		    *password;	/* NULL only with trust and cert; may be a verifier's text */
+	char		    *password;	/* NULL only with trust, cert and jwt; may be a verifier's text */
 	struct scram_verifier *verifier; /* of which password is the text; NULL */
 	const struct tenant *organization;	/* fixed, or NULL */
 	char		   **organizations;	/* slugs a service user may take, or `*` */
@@ -152,6 +153,16 @@ struct conf_tls {		/* [tls] */
 	int		  min_version;	/* TLS1_2_VERSION (0x0303) or TLS1_3_VERSION (0x0304) */
 	enum conf_sslmode client_mode;
 	char		 *sni_domain;
+};
+
+struct conf_jwt {		/* [auth], jwt_*; all NULL: no tokens */
+	char	       *secret;
+	char	       *previous_secret;
+	char	       *public_key_file;
+	struct jwt_key *public_key;	/* what is in that file */
+	char	       *audience;
+	char	       *user_claim;
+	char	       *organization_claim;	/* NULL: tokens name none */
 };
 
 struct conf {
@@ -185,6 +196,9 @@ struct conf {
 	size_t		      stats_users_n;
 
 	struct conf_tls	      tls;
+	struct conf_jwt	      jwt;
+	char		     *userlist_file;
+	char		     *auth_query;
 	struct conf_postgres *postgres;
 	size_t		      postgres_n;
 	struct conf_redis    *redis;

@@ -1,14 +1,14 @@
 #include "conf/conf_check.h"
 
-#include <openssl/rand.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "conf/conf.h"
+#include "conf/file.h"
 #include "conf/mem.h"
 #include "protocol/secret.h"
 
-enum { SECRET_MIN = 32, SALT = 16 };
+enum { SECRET_MIN = 32, PEM_MAX = 64 << 10 };
 
 #define GIVEN(c, field) (conf_line((c), &(field)) != 0)
 #define ERROR(c, e, line, ...) \
@@ -234,6 +234,14 @@ conf_check_is_verifier(const char *password)
 	return strncmp(password, prefix, sizeof(prefix) - 1) == 0;
 }
 
+/* Does it log in by what its password is? */
+static bool
+by_password(const struct conf_user *u)
+{
+	return u->auth == AUTH_SCRAM || u->auth == AUTH_MD5 ||
+	       u->auth == AUTH_PLAIN;
+}
+
 static void
 check_password(struct conf *c, struct conf_errors *e, struct conf_user *u)
 {
@@ -247,7 +255,7 @@ check_password(struct conf *c, struct conf_errors *e, struct conf_user *u)
 			      "can be used, expected "
 			      "SCRAM-SHA-256$iterations:salt$stored:server",
 			      u->name);
-	} else if (u->auth != AUTH_TRUST && strlen(u->password) < SECRET_MIN) {
+	} else if (by_password(u) && strlen(u->password) < SECRET_MIN) {
 		WARN(c, e, at,
 		     "[user %s]: a password of %zu characters, expected at "
 		     "least %d",
@@ -275,15 +283,34 @@ check_stored_form(struct conf *c, struct conf_errors *e,
 		      u->name);
 }
 
+/* Tokens and certificates need somebody who is trusted to make them. */
+static void
+check_means(struct conf *c, struct conf_errors *e, const struct conf_user *u)
+{
+	if (u->auth == AUTH_JWT && c->jwt.secret == NULL &&
+	    c->jwt.public_key_file == NULL)
+		ERROR(c, e, conf_line(c, &u->auth),
+		      "[user %s]: auth = jwt without a key, expected "
+		      "jwt_secret or jwt_public_key_file in [auth]",
+		      u->name);
+	if (u->auth == AUTH_CERT &&
+	    (c->tls.ca_file == NULL || c->tls.client_mode == SSLMODE_DISABLE))
+		ERROR(c, e, conf_line(c, &u->auth),
+		      "[user %s]: auth = cert without anybody who signs "
+		      "certificates, expected TLS and ca_file in [tls]",
+		      u->name);
+}
+
 static void
 check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
 {
-	if (u->auth != AUTH_TRUST && !GIVEN(c, u->password))
+	check_means(c, e, u);
+	if (by_password(u) && !GIVEN(c, u->password))
 		ERROR(c, e, conf_line(c, &u->name),
 		      "[user %s]: password is missing, expected one, or its "
 		      "SCRAM-SHA-256$ verifier",
 		      u->name);
-	else if (u->auth != AUTH_TRUST && u->password != NULL)
+	else if (by_password(u) && u->password != NULL)
 		check_stored_form(c, e, u);
 	if (u->auth == AUTH_TRUST)
 		WARN(c, e, conf_line(c, &u->auth),
@@ -292,6 +319,52 @@ check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
 		     u->name);
 	if (u->password != NULL)
 		check_password(c, e, u);
+}
+
+/* A secret short enough to be guessed signs for everybody. */
+static void
+check_jwt_secret(struct conf *c, struct conf_errors *e, char *const *secret,
+		 const char *key)
+{
+	unsigned at = conf_line(c, secret);
+
+	if (*secret == NULL)
+		return;
+	if (strncmp(*secret, "-----BEGIN", 10) == 0)
+		ERROR(c, e, at, "%s: a PEM file, expected jwt_public_key_file",
+		      key);
+	else if (strlen(*secret) < JWT_SECRET_MIN)
+		ERROR(c, e, at,
+		      "%s: a secret of %zu bytes, expected at least %d", key,
+		      strlen(*secret), JWT_SECRET_MIN);
+}
+
+static void
+check_jwt(struct conf *c, struct conf_errors *e)
+{
+	struct conf_jwt *j = &c->jwt;
+	const char *why;
+	char *pem;
+	size_t n;
+
+	check_jwt_secret(c, e, &j->secret, "jwt_secret");
+	check_jwt_secret(c, e, &j->previous_secret, "jwt_previous_secret");
+	if (GIVEN(c, j->previous_secret) && !GIVEN(c, j->secret))
+		ERROR(c, e, conf_line(c, &j->previous_secret),
+		      "jwt_previous_secret alone, expected jwt_secret too");
+	if (j->public_key_file == NULL)
+		return;
+	if ((pem = file_read(j->public_key_file, PEM_MAX, &n, NULL, &why)) !=
+	    NULL) {
+		j->public_key = jwt_key_load(pem, n, &why);
+		file_free(pem, n);
+	}
+	if (j->public_key == NULL)
+		ERROR(
+		    c, e, conf_line(c, &j->public_key_file),
+		    "jwt_public_key_file = %s: %s, expected a PEM public key, "
+		    "RSA of 2048 to 8192 bits or EC of P-256",
+		    j->public_key_file, why);
 }
 
 /* What a user is asked for, seen from outside. */
@@ -384,10 +457,11 @@ conf_check(struct conf *c, struct conf_errors *e)
 		check_database(c, e, &c->database[i]);
 	for (size_t i = 0; i < c->tenant_n; i++)
 		check_tenant(c, e, &c->tenant[i]);
+	check_tls(c, e); /* users may need it */
 	for (size_t i = 0; i < c->user_n; i++)
 		check_user(c, e, &c->user[i]);
 	c->unknown_auth = unknown_auth(c);
-	check_tls(c, e);
+	check_jwt(c, e);
 	check_listen(c, e);
 	check_ids(c, e);
 	add_fallback(c, e);

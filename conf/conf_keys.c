@@ -169,7 +169,7 @@ static const struct conf_row rows[] = {
 	{ KIND_ORGANIZATION, "rate_connections", T_RATE, .off = T(rate_connections), .later = "*" },
 	{ KIND_ORGANIZATION, "rate_operations", T_RATE, .off = T(rate_operations), .later = "*" },
 
-	{ KIND_USER, "auth", T_WORD, .def = "scram-sha-256", .off = U(auth), .words = auths, .later = "cert jwt" },
+	{ KIND_USER, "auth", T_WORD, .def = "scram-sha-256", .off = U(auth), .words = auths },
 	{ KIND_USER, "password", T_TEXT, ANY_TEXT, .off = U(password), .secret = true },
 	{ KIND_USER, "organization", T_TENANT, .off = U(organization) },
 	{ KIND_USER, "organizations", T_LIST, .off = U(organizations), .aux = U(organizations_n), .later = "*" },
@@ -193,13 +193,14 @@ static const struct conf_row rows[] = {
 	{ KIND_BATCH, "in_flight", T_NOWHERE, .off = 0 },
 	{ KIND_BATCH, "merge", T_NOWHERE, .off = 0 },
 
-	{ KIND_AUTH, "userlist_file", T_NOWHERE, .off = 0 },
-	{ KIND_AUTH, "auth_query", T_NOWHERE, .off = 0 },
-	{ KIND_AUTH, "jwt_secret", T_NOWHERE, .secret = true },
-	{ KIND_AUTH, "jwt_previous_secret", T_NOWHERE, .secret = true },
-	{ KIND_AUTH, "jwt_public_key_file", T_NOWHERE, .off = 0 },
-	{ KIND_AUTH, "jwt_audience", T_NOWHERE, .off = 0 },
-	{ KIND_AUTH, "jwt_organization_claim", T_NOWHERE, .off = 0 },
+	{ KIND_AUTH, "userlist_file", T_TEXT, ANY_TEXT, .off = W(userlist_file), .later = "*" },
+	{ KIND_AUTH, "auth_query", T_TEXT, ANY_TEXT, .off = W(auth_query), .later = "*" },
+	{ KIND_AUTH, "jwt_secret", T_TEXT, ANY_TEXT, .off = W(jwt.secret), .secret = true },
+	{ KIND_AUTH, "jwt_previous_secret", T_TEXT, ANY_TEXT, .off = W(jwt.previous_secret), .secret = true },
+	{ KIND_AUTH, "jwt_public_key_file", T_TEXT, ANY_TEXT, .off = W(jwt.public_key_file) },
+	{ KIND_AUTH, "jwt_audience", T_TEXT, ANY_TEXT, .off = W(jwt.audience) },
+	{ KIND_AUTH, "jwt_user_claim", T_TEXT, 1, 255, .def = "sub", .off = W(jwt.user_claim) },
+	{ KIND_AUTH, "jwt_organization_claim", T_TEXT, 1, 255, .off = W(jwt.organization_claim) },
 };
 
 /* clang-format on */
@@ -261,7 +262,7 @@ static const struct conf_kind_row kinds[KIND_MAX] = {
 	[KIND_DIRECTORY] = { .word = "directory", .later = true },
 	[KIND_CONTEXT] = { .word = "context", .later = true },
 	[KIND_BATCH] = { "batch", "TABLE", true, false, 0, 0, 0, IDENTIFIER },
-	[KIND_AUTH] = { .word = "auth", .later = true },
+	[KIND_AUTH] = { .word = "auth" },
 };
 
 const struct conf_kind_row *

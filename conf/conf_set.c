@@ -74,6 +74,7 @@ set_text(const struct conf_row *row, char **field, const char *text)
 
 	if (n < row->lo || n > row->hi)
 		return -1;
+	free(*field); /* the default */
 	*field = mem_text(text, n);
 	return 0;
 }

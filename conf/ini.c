@@ -1,14 +1,11 @@
 #include "conf/ini.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdbool.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "conf/conf.h"
+#include "conf/file.h"
 #include "conf/mem.h"
 
 struct reader {
@@ -200,64 +197,25 @@ ini_read(struct ini *ini, const char *file, const char *bytes, size_t n,
 		drop_repeated(&r, &ini->section[i]);
 }
 
-static char *
-slurp(int fd, size_t *n)
-{
-	size_t room = 1 << 16;
-	char *bytes = mem_zero(room, 1, "a file");
-
-	*n = 0;
-	for (;;) {
-		ssize_t got = read(fd, bytes + *n, room - *n);
-
-		if (got == -1 && errno == EINTR)
-			continue;
-		if (got == -1) {
-			free(bytes);
-			return NULL;
-		}
-		*n += (size_t)got;
-		if (got == 0 || *n > CONF_FILE_MAX)
-			return bytes;
-		if (*n == room) {
-			room *= 2;
-			bytes =
-			    mem_or_abort(realloc(bytes, room), room, "a file");
-		}
-	}
-}
-
 int
 ini_load(struct ini *ini, const char *file, struct conf_errors *errors)
 {
-	int fd = open(file, O_RDONLY | O_CLOEXEC);
-	char *bytes = NULL;
-	struct stat st;
+	const char *why;
+	mode_t mode;
 	size_t n;
+	char *bytes = file_read(file, CONF_FILE_MAX, &n, &mode, &why);
 
 	*ini = (struct ini){ 0 };
-	if (fd == -1 || fstat(fd, &st) == -1 ||
-	    (bytes = slurp(fd, &n)) == NULL) {
-		conf_errors_add(
-		    errors, file, 0,
-		    "cannot be read: %s, expected a configuration file",
-		    strerror(errno));
-		if (fd != -1)
-			close(fd);
-		return -1;
-	}
-	close(fd);
-	if (n > CONF_FILE_MAX) {
+	if (bytes == NULL) {
 		conf_errors_add(errors, file, 0,
-				"too big, expected at most %d bytes",
-				CONF_FILE_MAX);
-		free(bytes);
+				"cannot be read: %s, expected a configuration "
+				"file of at most %d bytes",
+				why, CONF_FILE_MAX);
 		return -1;
 	}
 	ini_read(ini, file, bytes, n, errors);
-	ini->mode = st.st_mode;
-	explicit_bzero(bytes, n);
-	free(bytes);
+	ini->mode = mode;
+	file_free(bytes, n);
 	return 0;
 }
 

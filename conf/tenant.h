@@ -12,6 +12,7 @@
 
 struct conf_postgres;
 struct conf_redis;
+struct jwt;
 
 struct tenant_var {
 	char *name;		/* a setting's name: letters, digits, _ $ ., in lower case */
@@ -41,13 +42,14 @@ struct tenant {
 };
 
 /*
- * The template with %{organization.id}, %{organization.slug} and %{user}
- * replaced (%% is a %), in memory the caller frees.  Without a tenant the
- * organization's facts are empty, and a template that needs them yields "".
+ * The template with %{organization.id}, %{organization.slug}, %{user} and
+ * %{jwt.CLAIM} replaced (%% is a %), in memory the caller frees.  A template
+ * that needs a fact there is not (no tenant; no token, or none with such a
+ * claim of text, number or boolean) yields "".
  * NULL if the template is malformed or names something else (conf_load()
  * refuses those, so that a loaded template always expands).
  */
 char *tenant_expand(const char *template, const struct tenant *,
-    const char *user) __attribute__((warn_unused_result));
+    const char *user, const struct jwt *) __attribute__((warn_unused_result));
 
 #endif

@@ -403,6 +403,12 @@ jwt_close(struct jwt **at)
 	free(jwt);
 }
 
+bool
+jwt_has(const struct jwt *jwt, const char *claim)
+{
+	return json_object_get(jwt->claims, claim) != NULL;
+}
+
 const char *
 jwt_string(const struct jwt *jwt, const char *claim)
 {

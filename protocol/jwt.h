@@ -53,6 +53,7 @@ struct jwt *jwt_open(struct slice token, const struct jwt_trust *, int64_t now,
     const char **why) __attribute__((warn_unused_result));
 void	    jwt_close(struct jwt **);
 
+bool jwt_has(const struct jwt *, const char *claim);	/* of whatever kind */
 /* A claim that is a string; NULL: it is not, or there is none. */
 const char *jwt_string(const struct jwt *, const char *claim);
 /* The text of a string, number or boolean, which the caller frees; else NULL. */

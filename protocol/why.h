@@ -26,6 +26,8 @@
 	X(TOO_BIG,          0, "54000", "ERR",      "message exceeds limit")                   \
 	X(SLOW_READER,      0, "08006", "ERR",      "replies were not read")                   \
 	X(NO_TLS,           0, "28000", "ERR",      "SSL required")                            \
+	X(NO_CERT,          0, "28000", "NOAUTH",   "connection requires a valid client certificate") \
+	X(BAD_CERT,         0, "28000", "NOAUTH",   "certificate authentication failed")       \
 	X(NO_TENANT,        0, "28000", "NOAUTH",   "no such organization")                    \
 	X(NO_DATABASE,      0, "3D000", "ERR",      "no such database")                        \
 	X(NO_UPSTREAM,      1, "08004", "ERR",      "no upstream is configured for this")      \

@@ -7,13 +7,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/jwt.h"
 #include "protocol/secret.h"
 #include "proxy/pg_hello.h"
 #include "proxy/route.h"
 #include "proxy/verifiers.h"
 #include "proxy/worker.h"
 
-enum { MESSAGE_MAX = 4096 };
+/* The longest is a token. */
+enum { MESSAGE_MAX = PG_HEADER + JWT_MAX + 1 };
 
 /* From a wrong answer to its refusal: more than any way to judge one takes. */
 #define REFUSE_NS (100ull * 1000000)
@@ -26,88 +28,6 @@ auth_fail(struct session *s)
 	s->refuse_ns = pg_session(s)->hello->auth.heard_ns + REFUSE_NS;
 	session_enter(s, SESSION_REFUSED);
 	return STEP_WAIT;
-}
-
-/* ---- what burns, on a thread that may --------------------------------- */
-
-struct pg_auth_job {
-	struct job job;
-	struct session *session; /* NULL: it has gone */
-	char *name, *password;
-	struct scram_verifier verifier; /* salt and rounds in, all out */
-	int failed;
-};
-
-static void
-job_free(struct pg_auth_job *j)
-{
-	OPENSSL_cleanse(j->password, strlen(j->password));
-	free(j->password);
-	free(j->name);
-	OPENSSL_cleanse(j, sizeof(*j));
-	free(j);
-}
-
-static void
-make_verifier(struct job *job)
-{
-	struct pg_auth_job *j = (struct pg_auth_job *)(void *)job;
-	struct scram_verifier salt = j->verifier;
-
-	j->failed = scram_verifier_make(&j->verifier, j->password, salt.salt,
-					salt.salt_len, salt.iterations);
-}
-
-static void
-verifier_made(struct job *job, void *owner)
-{
-	struct pg_auth_job *j = (struct pg_auth_job *)(void *)job;
-	struct worker *w = owner;
-
-	w->jobs--;
-	if (!j->failed)
-		verifiers_keep(w->weir->verifiers, j->name, j->password,
-			       &j->verifier);
-	if (j->session != NULL) {
-		struct pg_auth *a = &pg_session(j->session)->hello->auth;
-
-		assert(a->job == j);
-		a->job = NULL;
-		if (!j->failed)
-			a->scram.verifier = j->verifier;
-		session_wake(j->session);
-	}
-	job_free(j);
-}
-
-/*
- * The salt goes out at once and the client makes its proof of it while the
- * keys are made here.
- */
-static void
-start_verifier(struct session *s, const struct scram_verifier *salt)
-{
-	struct pg_hello *h = pg_session(s)->hello;
-	struct pg_auth *a = &h->auth;
-	struct pg_auth_job *j = calloc(1, sizeof(*j));
-
-	if (j == NULL || (j->name = strdup(h->user)) == NULL ||
-	    (j->password = strdup(a->secret.password)) == NULL)
-		abort();
-	j->session = s;
-	j->verifier = *salt;
-	a->job = j;
-	s->worker->jobs++;
-	offload_run(s->worker->weir->cpu, &j->job, &s->worker->mailbox,
-		    make_verifier, verifier_made);
-}
-
-void
-pg_auth_free(struct pg_auth *a)
-{
-	if (a->job != NULL)
-		a->job->session = NULL;
-	a->job = NULL;
 }
 
 /* ---- what it will be judged by ---------------------------------------- */
@@ -144,70 +64,6 @@ auth_find(struct session *s)
 		h->auth.secret =
 		    (struct pg_secret){ .method = c->unknown_auth };
 	return true;
-}
-
-/* ---- asking ----------------------------------------------------------- */
-
-static void
-ask_scram(struct session *s)
-{
-	uint8_t binding[SCRAM_BINDING_MAX];
-	int r;
-
-	if (stream_binding(&s->stream, binding) > 0)
-		r = pg_put(stream_out(&s->stream), 'R', "issc", PG_AUTH_SASL,
-			   "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", 0);
-	else
-		r = pg_put(stream_out(&s->stream), 'R', "isc", PG_AUTH_SASL,
-			   "SCRAM-SHA-256", 0);
-	if (r != 0)
-		abort();
-}
-
-/* A password in clear is asked for only where nobody can listen. */
-static void
-ask_clear(struct session *s)
-{
-	if (s->stream.ssl == NULL && !s->is_unix)
-		session_close(s, WHY_NO_TLS, NULL, NULL);
-	else if (pg_put(stream_out(&s->stream), 'R', "i", PG_AUTH_CLEARTEXT) !=
-		 0)
-		abort();
-}
-
-static void
-ask_md5(struct session *s)
-{
-	uint8_t *salt = pg_session(s)->hello->auth.salt;
-
-	if (RAND_bytes(salt, 4) != 1 ||
-	    pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_MD5,
-		   slice_of(salt, 4)) != 0)
-		abort();
-}
-
-static enum step
-auth_ask(struct session *s)
-{
-	struct pg_auth *a = &pg_session(s)->hello->auth;
-
-	a->phase = PG_AUTH_ANSWER;
-	switch (a->secret.method) {
-	case AUTH_TRUST:
-		return pg_hello_in(s);
-	case AUTH_PLAIN:
-		ask_clear(s);
-		break;
-	case AUTH_MD5:
-		ask_md5(s);
-		break;
-	case AUTH_SCRAM:
-	case AUTH_CERT:
-	case AUTH_JWT:
-		ask_scram(s);
-		break;
-	}
-	return STEP_AGAIN;
 }
 
 /* ---- SCRAM ------------------------------------------------------------ */
@@ -251,7 +107,7 @@ scram_first(struct session *s, struct pg_reader *r)
 			       (const char *)data.p, data.n, out) != 0)
 		return auth_fail(s);
 	if (!ready)
-		start_verifier(s, &v);
+		pg_auth_make_verifier(s, &v);
 	OPENSSL_cleanse(&v, sizeof(v));
 	a->phase = PG_AUTH_PROOF;
 	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_CONTINUE,
@@ -317,6 +173,155 @@ auth_password(struct session *s, struct pg_reader *r)
 	return pg_hello_in(s);
 }
 
+/* ---- a token ---------------------------------------------------------- */
+
+static enum step
+auth_token(struct session *s, struct pg_reader *r)
+{
+	struct slice token = pg_read_str(r);
+
+	if (r->bad || r->p != r->end)
+		return auth_fail(s);
+	pg_session(s)->hello->auth.phase = PG_AUTH_TOKEN;
+	pg_auth_open_token(s, token);
+	return STEP_WAIT;
+}
+
+/*
+ * A token is for one user, the one its claim names: whoever has a token would
+ * else be whoever it likes.
+ */
+static const char *
+why_not_token(const struct session *s, const struct conf_jwt *c,
+	      struct pg_auth *a)
+{
+	const char *user;
+
+	if (a->jwt == NULL)
+		return a->why;
+	user = jwt_string(a->jwt, c->user_claim);
+	if (user == NULL || strcmp(user, s->user->name) != 0)
+		return "it is for another user";
+	return NULL;
+}
+
+static enum step
+token_judge(struct session *s)
+{
+	struct pg_auth *a = &pg_session(s)->hello->auth;
+	const char *why = why_not_token(s, &s->snapshot->conf->jwt, a);
+
+	if (why == NULL)
+		return pg_hello_in(s);
+	LOG(s->worker->weir->log, LOG_INFO, LOG_EV_AUTH,
+	    log_id("session", s->worker->id, s->id),
+	    log_str("user", s->user->name), log_str("token", why));
+	return auth_fail(s);
+}
+
+/* ---- certificates ----------------------------------------------------- */
+
+/* The name it logs in as, with or without a slug behind it. */
+static bool
+is_named(const struct session *s, const char *name)
+{
+	const char *asked = pg_session((struct session *)s)->hello->user;
+	size_t n = strlen(name);
+
+	if (s->user != NULL)
+		return strcmp(name, s->user->name) == 0;
+	return strncmp(asked, name, n) == 0 &&
+	       (asked[n] == '\0' ||
+		(asked[n] == '.' && strchr(asked + n + 1, '.') == NULL));
+}
+
+/* With verify-full a certificate must be the user's however it logs in; a
+ * unix socket has none.  False: it is not, and the session is closed. */
+static bool
+certificate_fits(struct session *s)
+{
+	const struct pg_secret *secret = &pg_session(s)->hello->auth.secret;
+	enum conf_sslmode mode = s->snapshot->conf->tls.client_mode;
+	bool cert = secret->method == AUTH_CERT;
+	char name[STREAM_NAME_MAX];
+
+	if (!cert && (mode != SSLMODE_VERIFY_FULL || s->is_unix))
+		return true;
+	if (stream_peer_name(&s->stream, name) != 0)
+		session_close(s, WHY_NO_CERT, NULL, NULL);
+	else if (!is_named(s, name) || (cert && !secret->known))
+		session_close(s, WHY_BAD_CERT, NULL, NULL);
+	else
+		return true;
+	return false;
+}
+
+/* ---- asking ----------------------------------------------------------- */
+
+static void
+ask_scram(struct session *s)
+{
+	uint8_t binding[SCRAM_BINDING_MAX];
+	int r;
+
+	if (stream_binding(&s->stream, binding) > 0)
+		r = pg_put(stream_out(&s->stream), 'R', "issc", PG_AUTH_SASL,
+			   "SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", 0);
+	else
+		r = pg_put(stream_out(&s->stream), 'R', "isc", PG_AUTH_SASL,
+			   "SCRAM-SHA-256", 0);
+	if (r != 0)
+		abort();
+}
+
+/* A password in clear is asked for only where nobody can listen. */
+static void
+ask_clear(struct session *s)
+{
+	if (s->stream.ssl == NULL && !s->is_unix)
+		session_close(s, WHY_NO_TLS, NULL, NULL);
+	else if (pg_put(stream_out(&s->stream), 'R', "i", PG_AUTH_CLEARTEXT) !=
+		 0)
+		abort();
+}
+
+static void
+ask_md5(struct session *s)
+{
+	uint8_t *salt = pg_session(s)->hello->auth.salt;
+
+	if (RAND_bytes(salt, 4) != 1 ||
+	    pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_MD5,
+		   slice_of(salt, 4)) != 0)
+		abort();
+}
+
+static enum step
+auth_ask(struct session *s)
+{
+	struct pg_auth *a = &pg_session(s)->hello->auth;
+
+	a->phase = PG_AUTH_ANSWER;
+	if (!certificate_fits(s))
+		return STEP_WAIT;
+	switch (a->secret.method) {
+	case AUTH_TRUST:
+	case AUTH_CERT:
+		return pg_hello_in(s);
+	case AUTH_PLAIN:
+	case AUTH_JWT:
+		ask_clear(s);
+		break;
+	case AUTH_MD5:
+		ask_md5(s);
+		break;
+	case AUTH_SCRAM:
+		ask_scram(s);
+		break;
+	}
+	return STEP_AGAIN;
+}
+
 /* ---- messages --------------------------------------------------------- */
 
 static enum step
@@ -326,6 +331,8 @@ auth_message(struct session *s, struct pg_reader *r)
 
 	if (a->secret.method == AUTH_PLAIN || a->secret.method == AUTH_MD5)
 		return auth_password(s, r);
+	if (a->secret.method == AUTH_JWT)
+		return auth_token(s, r);
 	return a->phase == PG_AUTH_PROOF ? scram_proof(s, r)
 					 : scram_first(s, r);
 }
@@ -374,5 +381,5 @@ pg_auth_step(struct session *s)
 		return STEP_WAIT;
 	if (a->phase == PG_AUTH_FIND)
 		return auth_find(s) ? auth_ask(s) : STEP_WAIT;
-	return auth_read(s);
+	return a->phase == PG_AUTH_TOKEN ? token_judge(s) : auth_read(s);
 }

@@ -332,7 +332,8 @@ make_label(struct session *s, struct pg_hello *h, const struct tenant *t)
 		pair[n++] =
 		    (struct label_pair){ t->var[i].name, t->var[i].value };
 	for (size_t i = h->settings; i < n; i++) {
-		made[i] = tenant_expand(pair[i].value, t, s->user->name);
+		made[i] =
+		    tenant_expand(pair[i].value, t, s->user->name, h->auth.jwt);
 		if (made[i] == NULL)
 			abort(); /* conf_load() has tried every template */
 		pair[i].value = made[i];
@@ -398,14 +399,32 @@ hello_done(struct session *s)
 	return STEP_AGAIN;
 }
 
+/* What the token says, NULL if it says nothing.  -1: no slug, but something. */
+static int
+signed_organization(struct session *s, struct pg_hello *h, const char **slug)
+{
+	const char *claim = s->snapshot->conf->jwt.organization_claim;
+
+	*slug = NULL;
+	if (h->auth.jwt == NULL || claim == NULL ||
+	    !jwt_has(h->auth.jwt, claim))
+		return 0;
+	*slug = jwt_string(h->auth.jwt, claim);
+	return *slug != NULL ? 0 : -1;
+}
+
 static int
 find_pool(struct session *s, struct pg_hello *h, enum why *w)
 {
-	const char *slugs[2] = { h->slug, h->organization };
+	const char *slugs[2] = { h->slug, h->organization }, *signed_slug;
 	struct route r;
 
-	if (route_postgres(&r, s->snapshot->conf, s->user, slugs, h->database,
-			   w) != 0)
+	if (signed_organization(s, h, &signed_slug) != 0) {
+		*w = WHY_NO_TENANT;
+		return -1;
+	}
+	if (route_postgres(&r, s->snapshot->conf, s->user, slugs, signed_slug,
+			   h->database, w) != 0)
 		return -1;
 	pg_session(s)->mode = r.pool_mode;
 	s->lessee.tenant = r.tenant;

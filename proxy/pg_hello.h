@@ -8,6 +8,7 @@
 
 #include "pool/label.h"
 #include "protocol/buf.h"
+#include "protocol/jwt.h"
 #include "protocol/pg.h"
 #include "protocol/scram.h"
 #include "proxy/pg_session.h"
@@ -19,6 +20,7 @@ enum pg_auth_phase {
 	PG_AUTH_FIND,		/* the secret, which may have to be asked for */
 	PG_AUTH_ANSWER,		/* the client's answer, or SCRAM's first message */
 	PG_AUTH_PROOF,		/* SCRAM's last */
+	PG_AUTH_TOKEN,		/* nothing: a token came and was looked at */
 	PG_AUTH_PROVED		/* nothing: it came, and holds the client's key */
 };
 
@@ -38,6 +40,8 @@ struct pg_auth_job;
 struct pg_auth {
 	enum pg_auth_phase  phase;
 	struct pg_secret    secret;
+	struct jwt	   *jwt;	/* the claims of its token; NULL: none that holds ... */
+	const char	   *why;	/* ... because */
 	struct pg_auth_job *job;	/* under way elsewhere; NULL: none */
 	uint64_t	    heard_ns;	/* when the last answer came */
 	uint8_t		    salt[4];	/* for md5 */
@@ -63,7 +67,15 @@ struct pg_hello {
 
 /* The startup packet is read: find out whether it is true. */
 enum step pg_auth_begin(struct session *);
-void	  pg_auth_free(struct pg_auth *);
+
+/*
+ * pg_auth_job.c: on another thread.  auth.job is set until the result is in
+ * auth, and the session is woken.
+ */
+void pg_auth_make_verifier(struct session *, const struct scram_verifier *salt);
+void pg_auth_open_token(struct session *, struct slice token);
+void pg_auth_free(struct pg_auth *);
+
 /* It is: AuthenticationOk, and on. */
 enum step pg_hello_in(struct session *);
 

@@ -24,10 +24,11 @@ route_user(const struct conf *c, const char *name, const char **slug)
 /* All names given must mean the one organization the user is bound to. */
 static int
 route_tenant(struct route *r, const struct conf_user *user,
-	     const char *const *slugs, size_t n, enum why *w)
+	     const struct tenant *own, const char *const *slugs, size_t n,
+	     enum why *w)
 {
 	r->user = user;
-	r->tenant = user->organization;
+	r->tenant = own;
 	for (size_t i = 0; i < n; i++) {
 		if (slugs[i] == NULL)
 			continue;
@@ -52,13 +53,17 @@ plain_password(const struct conf_user *user)
 int
 route_postgres(struct route *r, const struct conf *c,
 	       const struct conf_user *user, const char *const slugs[2],
-	       const char *database, enum why *w)
+	       const char *signed_slug, const char *database, enum why *w)
 {
 	const struct conf_database *d = conf_database_find(c, database);
+	const char *const all[3] = { slugs[0], slugs[1], signed_slug };
+	const struct tenant *own = user->organization;
 	const struct conf_postgres *up;
 
 	*r = (struct route){ 0 };
-	if (route_tenant(r, user, slugs, 2, w) != 0)
+	if (own == NULL && signed_slug != NULL)
+		own = conf_tenant_find(c, signed_slug);
+	if (route_tenant(r, user, own, all, 3, w) != 0)
 		return -1;
 	if (d == NULL) {
 		*w = WHY_NO_DATABASE;
@@ -88,7 +93,7 @@ route_redis(struct route *r, const struct conf *c, const struct conf_user *user,
 	    const char *slug, enum why *w)
 {
 	*r = (struct route){ 0 };
-	if (route_tenant(r, user, &slug, 1, w) != 0)
+	if (route_tenant(r, user, user->organization, &slug, 1, w) != 0)
 		return -1;
 	if (r->tenant != NULL && r->tenant->redis != NULL)
 		r->redis = r->tenant->redis;

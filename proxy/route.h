@@ -2,8 +2,8 @@
  * route: who a client is, from what it says of itself.
  *
  * Pure look-ups in the configuration.  The organization is named by the user
- * (fixed), by `name.slug`, or by the startup option weir.organization; all
- * that are present must agree.
+ * (fixed), by `name.slug`, by the startup option weir.organization, or by the
+ * user's token; all that are present must agree.
  */
 #ifndef PROXY_ROUTE_H
 #define PROXY_ROUTE_H
@@ -28,10 +28,11 @@ const struct conf_user *route_user(const struct conf *, const char *name, const 
 
 /*
  * Fills the route of an authenticated user: 0, or -1 and why.  `slugs` are
- * the organizations it named, NULL where it did not.
+ * the organizations it named, NULL where it did not.  `signed_slug` is that of
+ * its token, NULL if it names none: who has no other organization has that.
  */
 int route_postgres(struct route *, const struct conf *, const struct conf_user *,
-    const char *const slugs[2], const char *database, enum why *)
+    const char *const slugs[2], const char *signed_slug, const char *database, enum why *)
     __attribute__((warn_unused_result));
 int route_redis(struct route *, const struct conf *, const struct conf_user *,
     const char *slug, enum why *) __attribute__((warn_unused_result));

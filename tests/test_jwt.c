@@ -463,6 +463,8 @@ gives_claims_as_text(void **state)
 	assert_null(jwt_string(jwt, "i"));
 	assert_null(jwt_string(jwt, "t"));
 	assert_null(jwt_string(jwt, "absent"));
+	assert_true(jwt_has(jwt, "n") && jwt_has(jwt, "e"));
+	assert_false(jwt_has(jwt, "absent"));
 	jwt_close(&jwt);
 	free(token);
 }

@@ -445,6 +445,48 @@ stream_server_name(const struct stream *st)
 	return slice_str(name != NULL ? name : "");
 }
 
+/* The only common name there is, without a NUL: nothing hides behind one. */
+static int
+common_name(X509 *cert, char *out)
+{
+	X509_NAME *subject = X509_get_subject_name(cert);
+	int at = X509_NAME_get_index_by_NID(subject, NID_commonName, -1), n;
+	unsigned char *text = NULL;
+
+	if (at < 0 ||
+	    X509_NAME_get_index_by_NID(subject, NID_commonName, at) >= 0)
+		return -1;
+	n = ASN1_STRING_to_UTF8(
+	    &text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+	if (n <= 0 || n >= STREAM_NAME_MAX ||
+	    memchr(text, '\0', (size_t)n) != NULL) {
+		OPENSSL_free(text);
+		return -1;
+	}
+	memcpy(out, text, (size_t)n);
+	out[n] = '\0';
+	OPENSSL_free(text);
+	return 0;
+}
+
+/* A resumed session was verified when it began, so its dates are looked at. */
+int
+stream_peer_name(const struct stream *st, char *out)
+{
+	X509 *cert;
+	int rc = -1;
+
+	if (st->ssl == NULL)
+		return -1;
+	cert = SSL_get0_peer_certificate(st->ssl);
+	if (cert != NULL && SSL_get_verify_result(st->ssl) == X509_V_OK &&
+	    X509_cmp_current_time(X509_get0_notBefore(cert)) < 0 &&
+	    X509_cmp_current_time(X509_get0_notAfter(cert)) > 0)
+		rc = common_name(cert, out);
+	ERR_clear_error();
+	return rc;
+}
+
 /* ---- reading ---------------------------------------------------------- */
 
 const uint8_t *

@@ -41,7 +41,8 @@
 enum {
 	STREAM_SCRATCH = 64 << 10,
 	STREAM_IN_MAX = 64 << 10,
-	STREAM_OUT_HIGH = 256 << 10
+	STREAM_OUT_HIGH = 256 << 10,
+	STREAM_NAME_MAX = 256	/* a name longer is nobody's */
 };
 
 enum stream_event {
@@ -154,6 +155,13 @@ size_t stream_binding(const struct stream *, uint8_t *out);
  * stream lives; empty: none.  Nobody has checked it.
  */
 struct slice stream_server_name(const struct stream *);
+
+/*
+ * The common name of the certificate the client showed, as UTF-8 text in `out`
+ * of STREAM_NAME_MAX bytes.  -1: it showed none, none that is verified and
+ * valid now, or one with no name, several, or a name that is no text.
+ */
+int stream_peer_name(const struct stream *, char *out) __attribute__((warn_unused_result));
 
 /* An idle stream leaves its worker and joins another: both ends of a move. */
 void stream_detach(struct stream *);

@@ -200,9 +200,10 @@ static int
 verify_clients(SSL_CTX *ctx, const struct conf *c, struct conf_errors *e)
 {
 	const struct conf_tls *t = &c->tls;
+	int mode = SSL_VERIFY_PEER;
 	STACK_OF(X509_NAME) * names;
 
-	if (t->client_mode < SSLMODE_VERIFY_CA)
+	if (t->ca_file == NULL)
 		return 0;
 	names = SSL_load_client_CA_file(t->ca_file);
 	if (names == NULL || SSL_CTX_load_verify_file(ctx, t->ca_file) != 1) {
@@ -212,8 +213,10 @@ verify_clients(SSL_CTX *ctx, const struct conf *c, struct conf_errors *e)
 		return -1;
 	}
 	SSL_CTX_set_client_CA_list(ctx, names);
-	SSL_CTX_set_verify(
-	    ctx, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL);
+	/* Below verify-ca one is asked for all the same: users may have it. */
+	if (t->client_mode >= SSLMODE_VERIFY_CA)
+		mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
+	SSL_CTX_set_verify(ctx, mode, NULL);
 	return 0;
 }
 

@@ -68,14 +68,16 @@ check_tenants(const struct conf *c)
 		assert(conf_tenant_find(c, t->slug) == t);
 		assert(t->id != NULL && t->weight >= 1);
 		for (size_t k = 0; k < t->var_n; k++) {
-			char *value = tenant_expand(t->var[k].value, t, "u");
+			char *value =
+			    tenant_expand(t->var[k].value, t, "u", NULL);
 
 			assert(value != NULL);
 			free(value);
 		}
 	}
 	for (size_t i = 0; i < c->variables_n; i++) {
-		char *value = tenant_expand(c->variables[i].value, NULL, "u");
+		char *value =
+		    tenant_expand(c->variables[i].value, NULL, "u", NULL);
 
 		assert(value != NULL);
 		free(value);

@@ -1,0 +1,155 @@
+/*
+ * pg_auth_job: what burns when a client logs in, on threads that may.
+ */
+#include <assert.h>
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "proxy/pg_hello.h"
+#include "proxy/verifiers.h"
+#include "proxy/worker.h"
+
+struct pg_auth_job {
+	struct job job;
+	struct session *session;        /* NULL: it has gone */
+	struct snapshot *snapshot;      /* whose keys are used */
+	char *name, *text;              /* the text is a password or a token */
+	struct scram_verifier verifier; /* salt and rounds in, all out */
+	int failed;
+	struct jwt *jwt;
+	const char *why;
+};
+
+static struct pg_auth_job *
+job_of(struct job *job)
+{
+	return (struct pg_auth_job *)(void *)job;
+}
+
+static void
+job_start(struct session *s, struct slice text, void (*work)(struct job *),
+	  void (*done)(struct job *, void *owner),
+	  const struct scram_verifier *salt)
+{
+	struct pg_hello *h = pg_session(s)->hello;
+	struct pg_auth_job *j = calloc(1, sizeof(*j));
+
+	assert(h->auth.job == NULL);
+	if (j == NULL || (j->name = strdup(h->user)) == NULL ||
+	    (j->text = strndup((const char *)text.p, text.n)) == NULL)
+		abort();
+	j->session = s;
+	j->snapshot = snapshot_ref(s->snapshot);
+	if (salt != NULL)
+		j->verifier = *salt;
+	h->auth.job = j;
+	s->worker->jobs++;
+	offload_run(s->worker->weir->cpu, &j->job, &s->worker->mailbox, work,
+		    done);
+}
+
+/* Back on the worker: whose it is, if it is still there. */
+static struct pg_auth *
+job_back(struct pg_auth_job *j, struct worker *w)
+{
+	struct pg_auth *a;
+
+	w->jobs--;
+	if (j->session == NULL)
+		return NULL;
+	a = &pg_session(j->session)->hello->auth;
+	assert(a->job == j);
+	a->job = NULL;
+	session_wake(j->session);
+	return a;
+}
+
+static void
+job_free(struct pg_auth_job *j)
+{
+	jwt_close(&j->jwt);
+	snapshot_unref(&j->snapshot);
+	OPENSSL_cleanse(j->text, strlen(j->text));
+	free(j->text);
+	free(j->name);
+	OPENSSL_cleanse(j, sizeof(*j));
+	free(j);
+}
+
+static void
+make_verifier(struct job *job)
+{
+	struct pg_auth_job *j = job_of(job);
+	struct scram_verifier salt = j->verifier;
+
+	j->failed = scram_verifier_make(&j->verifier, j->text, salt.salt,
+					salt.salt_len, salt.iterations);
+}
+
+static void
+verifier_made(struct job *job, void *owner)
+{
+	struct pg_auth_job *j = job_of(job);
+	struct worker *w = owner;
+	struct pg_auth *a = job_back(j, w);
+
+	if (!j->failed)
+		verifiers_keep(w->weir->verifiers, j->name, j->text,
+			       &j->verifier);
+	if (!j->failed && a != NULL)
+		a->scram.verifier = j->verifier;
+	job_free(j);
+}
+
+void
+pg_auth_make_verifier(struct session *s, const struct scram_verifier *salt)
+{
+	job_start(s, slice_str(pg_session(s)->hello->auth.secret.password),
+		  make_verifier, verifier_made, salt);
+}
+
+static void
+open_token(struct job *job)
+{
+	struct pg_auth_job *j = job_of(job);
+	const struct conf_jwt *c = &j->snapshot->conf->jwt;
+	const struct jwt_trust trust = {
+		.secret = c->secret,
+		.previous_secret = c->previous_secret,
+		.key = c->public_key,
+		.audience = c->audience,
+	};
+
+	j->jwt = jwt_open(slice_str(j->text), &trust, time(NULL), &j->why);
+}
+
+static void
+token_opened(struct job *job, void *owner)
+{
+	struct pg_auth_job *j = job_of(job);
+	struct pg_auth *a = job_back(j, owner);
+
+	if (a != NULL) {
+		a->jwt = j->jwt;
+		a->why = j->why;
+		j->jwt = NULL;
+	}
+	job_free(j);
+}
+
+void
+pg_auth_open_token(struct session *s, struct slice token)
+{
+	job_start(s, token, open_token, token_opened, NULL);
+}
+
+void
+pg_auth_free(struct pg_auth *a)
+{
+	if (a->job != NULL)
+		a->job->session = NULL;
+	a->job = NULL;
+	jwt_close(&a->jwt);
+}
