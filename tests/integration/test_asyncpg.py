@@ -141,8 +141,8 @@ def test_statements_that_leave_the_cache_are_closed(way, size):
     async def work(who, me):
         async with connected(way, who, statement_cache_size=size) as db:
             for n in list(range(5)) * 3:
-                assert tuple(await db.fetchrow("SELECT '%s', %d + $1::int" % (me, n), n)) \
-                    == (me, n + n)
+                query = "SELECT '%s', %d + $1::int" % (me, n)
+                assert tuple(await db.fetchrow(query, n)) == (me, n + n)
     tasks(work)
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 
 from drivers import names, run, together
-from servers import ORGANIZATIONS, scaled
+from servers import ORGANIZATIONS, scaled, wait_for
 
 Base = orm.declarative_base(metadata=sa.MetaData(schema="alchemy"))
 
@@ -112,8 +112,8 @@ class Clients:
 
         def one(who, me):
             with (by(engines[who]) if by is orm.Session
-                  else engines[who].connect()) as one:
-                work(one, who, me)
+                  else engines[who].connect()) as db:
+                work(db, who, me)
         try:
             together(one, n)
         finally:
@@ -126,8 +126,8 @@ class Clients:
 
         async def one(who, me):
             async with (AsyncSession(engines[who]) if by is orm.Session
-                        else AsyncConnection(engines[who])) as one:
-                await one.run_sync(work, who, me)
+                        else AsyncConnection(engines[who])) as db:
+                await db.run_sync(work, who, me)
         try:
             await asyncio.gather(*[one(*name) for name in names(n)])
         finally:
@@ -146,7 +146,8 @@ def engine(way, who, **options):
 def async_engine(way, who, trusted=True, **options):
     address = way.asyncpg(who)
     return create_async_engine(way.url("asyncpg", who, trusted), connect_args={
-        name: address[name] for name in ("ssl", "server_settings", "timeout")}, **options)
+        name: address[name] for name in ("ssl", "server_settings", "timeout")},
+        **options)
 
 
 def ask(db, text, **args):
@@ -491,14 +492,26 @@ def test_sixty_requests_at_once_on_the_engine_of_the_deployment_guide(
         [(2 * len(requests), len(requests), 2)]
 
 
-def test_the_url_of_the_deployment_guide(way, pg):
-    """`create_engine(DATABASE_URL)`, the host changed and nothing else."""
+def test_the_urls_of_the_deployment_guide(way):
+    """The host changed and nothing else: no arguments, no certificates."""
+    own_ssl = "SELECT :me, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
     url = way.url("psycopg2").replace("+psycopg2", "") + "?sslmode=" + (
         "require" if way.tls else "disable")
     e = sa.create_engine(url)
     with e.connect() as db:
-        assert ask(db, "SELECT :me, ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
-                   me="it") == [("it", False)]
+        assert ask(db, own_ssl, me="it") == [("it", False)]
         if not way.direct:
             assert own(db) == ORGANIZATIONS["acme"]
     e.dispose()
+
+    async def main():       # asyncpg, unless told otherwise, tries TLS first
+        e = create_async_engine(way.url("asyncpg", "beta"), pool_size=20,
+                                max_overflow=10, pool_timeout=30, pool_recycle=3600)
+        async with e.connect() as db:
+            assert await db.run_sync(ask, own_ssl, me="it") == [("it", way.direct)]
+            if not way.direct:
+                assert await db.run_sync(own) == ORGANIZATIONS["beta"]
+                wait_for(lambda: [e for e in way.events("login")
+                                  if e["user"] == "beta_app" and e["tls"] != "off"])
+        await e.dispose()
+    run(main())
