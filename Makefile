@@ -5,6 +5,7 @@
 # make replay       fuzz targets over their corpora   make threads      threaded unit tests, TSan
 # make lint         what a compiler cannot know       make bench        the figures in README
 # make fuzz T=conf  libFuzzer on one target, SECONDS=60
+# make regress      PostgreSQL's own regression suite, directly and through weir: minutes
 # Any of them with SAN=address,undefined (or thread) builds into its own folder.
 # V=1 shows the commands.  demo, test, bench and fuzz first install what is
 # missing: tests/setup.sh, from the one list tests/packages.txt.
@@ -70,6 +71,9 @@ lint:
 integration: $B/$(NAME)
 	@tests/integration/run.sh $B/$(NAME) $(ARGS)
 
+regress: $B/$(NAME)
+	@tests/regress.sh $B/$(NAME) $(ARGS)
+
 # Two steps, because what setup installs is looked for when a Makefile is read.
 demo test bench fuzz:
 	@tests/setup.sh build $@
@@ -96,7 +100,7 @@ fuzz-now:
 clean:
 	rm -rf build
 
-.PHONY: all libraries objects unit replay threads lint integration clean \
+.PHONY: all libraries objects unit replay threads lint integration regress clean \
         $(foreach t,demo test bench fuzz,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)
