@@ -212,8 +212,8 @@ def test_files_that_do_not_fit_are_told_with_their_line(weir, certificate, autho
     keys = {"cert_file": "%s, %s" % (certificate[0], other[0]),
             "key_file": "%s, %s" % (certificate[1], certificate[1])}
     w.reload({"tls": keys})
-    told = wait_for(lambda: w.events("config"), 5, "no error told")
-    assert any(".ini:" in e["line"] and "key_file" in e["line"] for e in told)
+    wait_for(lambda: any(".ini:" in e["line"] and "key_file = " in e["line"]
+                         for e in w.events("config")), 5, "no error told")
     w.reload({"tls": dict(keys, key_file=certificate[1])})
     wait_for(lambda: any("for the 2 of cert_file" in e["line"]
                          for e in w.events("config")), 5, "no error told")
