@@ -95,6 +95,7 @@ struct conf_postgres {		/* [postgres NAME]: an upstream */
 	unsigned	    pool_size;		/* servers per (database, user) */
 	unsigned	    min_pool_size;
 	unsigned	    reserve_pool_size;
+	unsigned	    max_replication_connections;	/* in all; 0: refused */
 	uint64_t	    reserve_pool_timeout_ms;
 	unsigned	    max_connections;	/* servers of all its pools; 0: no cap */
 	unsigned	    max_waiting_clients;	/* of a pool; 0: no bound of its own */

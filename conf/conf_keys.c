@@ -132,6 +132,7 @@ static const struct conf_row rows[] = {
 	{ KIND_POSTGRES, "sslkey", T_TEXT, ANY_TEXT, .off = P(sslkey) },
 	{ KIND_POSTGRES, "pool_mode", T_WORD, .def = "transaction", .off = P(pool_mode), .words = pool_modes },
 	{ KIND_POSTGRES, "pool_size", T_UINT, 1, 10000, .def = "20", .off = P(pool_size) },
+	{ KIND_POSTGRES, "max_replication_connections", T_UINT, 0, 10000, .def = "0", .off = P(max_replication_connections) },
 	{ KIND_POSTGRES, "min_pool_size", T_UINT, 0, 10000, .def = "0", .off = P(min_pool_size) },
 	{ KIND_POSTGRES, "reserve_pool_size", T_UINT, 0, 10000, .def = "0", .off = P(reserve_pool_size) },
 	{ KIND_POSTGRES, "reserve_pool_timeout", T_TIME, 0, TIME_MAX, .def = "5", .off = P(reserve_pool_timeout_ms) },

@@ -63,11 +63,39 @@ login_fail(struct server *v, const char *text)
 
 /* ---- TLS -------------------------------------------------------------- */
 
+/* A walsender cannot be asked for settings later: they go with its log-in. */
+static void
+login_startup_replication(struct server *v)
+{
+	struct pool *p = v->pool;
+	struct buf pairs;
+	size_t n;
+
+	buf_init(&pairs, 1 << 20);
+	for (size_t i = 0; v->label != NULL && i < v->label->n; i++) {
+		const struct label_pair *pair = &v->label->pair[i];
+
+		if (buf_put(&pairs, pair->name, strlen(pair->name) + 1) != 0 ||
+		    buf_put(&pairs, pair->value, strlen(pair->value) + 1) != 0)
+			abort(); /* a startup packet and some variables */
+	}
+	buf_peek(&pairs, &n);
+	if (pg_put(stream_out(&v->stream), 0, "issssssbc", PG_PROTOCOL(3, 0),
+		   "user", p->user, "database", p->dbname, "replication",
+		   p->replication, slice_of(buf_peek(&pairs, &n), n), 0) != 0)
+		abort();
+	buf_free(&pairs);
+}
+
 static void
 login_startup(struct server *v)
 {
 	struct pool *p = v->pool;
 
+	if (p->replication != NULL) {
+		login_startup_replication(v);
+		return;
+	}
 	/* Settings travel by bind, not here: some servers refuse what they do
 	 * not know in a startup packet. */
 	if (pg_put(stream_out(&v->stream), 0, "issssc", PG_PROTOCOL(3, 0),

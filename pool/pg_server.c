@@ -880,6 +880,61 @@ pg_body(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 	return pg_ends(pg, r, pg->streaming, NULL, (ssize_t)take);
 }
 
+/* ---- walsenders --------------------------------------------------------- */
+
+/*
+ * What a walsender says is its one client's, all of it, in a dialect of its
+ * own: it is passed on as it comes.  Only the frames are counted, to know
+ * whether a word of ours may stand between two, and what may end.
+ */
+static ssize_t
+relay_frames(struct pg_server *pg, const uint8_t *p, size_t n)
+{
+	size_t at = 0;
+
+	while (at < n) {
+		struct pg_frame f;
+		size_t take;
+
+		if (pg->remain == 0) {
+			int got = pg_frame_next(&f, p + at, n - at);
+
+			if (got < 0)
+				return -1;
+			if (got == 0)
+				break;
+			pg->remain = f.size;
+			pg->status = f.type == 'Z' ? 'I' : 0;
+			if (f.type == 'W' || f.type == 'Z')
+				pg->copying_in = f.type == 'W';
+		}
+		take = n - at < pg->remain ? n - at : pg->remain;
+		pg->remain -= (uint32_t)take;
+		at += take;
+	}
+	return (ssize_t)at;
+}
+
+static void
+pg_relay(struct pg_server *pg)
+{
+	struct server *v = &pg->s;
+	size_t n;
+	const uint8_t *p = stream_peek(&v->stream, &n);
+	ssize_t take = relay_frames(pg, p, n);
+
+	if (take < 0 || v->lessee == NULL) {
+		pg_broken(pg, "unexpected message");
+		return;
+	}
+	if (take == 0)
+		return;
+	assert(v->lessee->tenant == v->tenant);
+	v->lessee->ops->reply(v->lessee, p, (size_t)take);
+	if (v->state != SERVER_DEAD)
+		stream_consume(&v->stream, (size_t)take);
+}
+
 static void
 pg_input(struct server *v)
 {
@@ -891,6 +946,10 @@ pg_input(struct server *v)
 
 	if (v->state == SERVER_LOGIN) {
 		pg_login_input(v);
+		return;
+	}
+	if (v->pool->replication != NULL) {
+		pg_relay(pg);
 		return;
 	}
 	p = stream_peek(&v->stream, &n);
@@ -976,7 +1035,9 @@ pg_goodbye(struct server *v)
 {
 	static const uint8_t terminate[5] = { 'X', 0, 0, 0, 4 };
 
-	if (v->state == SERVER_IDLE)
+	if (v->state == SERVER_IDLE ||
+	    (v->pool->replication != NULL && v->state == SERVER_LEASED &&
+	     !pg_server(v)->doubt))
 		stream_last_words(&v->stream, terminate, sizeof(terminate));
 }
 

@@ -60,7 +60,7 @@ struct pg_server {
 	bool		  echoing;	/* a bind's ParameterStatus may come, up to ReadyForQuery */
 	bool		  bind_reports;	/* the lessee wants to see ParameterStatus of it */
 	bool		  skipping;	/* an error: the backend ignores up to Sync */
-	bool		  copying_in;	/* and no CopyDone or CopyFail yet */
+	bool		  copying_in;	/* and no CopyDone or CopyFail yet; a walsender's: CopyBoth */
 	bool		  doubt;	/* cannot say how many answers are owed */
 	bool		  pinned;	/* holds state of its lessee: clean before reuse */
 	bool		  tainted;	/* state that cannot be cleaned: close */

@@ -166,6 +166,8 @@ copy(const char *s)
 static int
 pool_limit(const struct pool *p)
 {
+	if (p->replication != NULL)
+		return (int)p->postgres->max_replication_connections;
 	return p->postgres ? (int)p->postgres->pool_size
 			   : (int)p->redis->connections;
 }
@@ -193,6 +195,8 @@ pool_cap(const struct pool *p)
 {
 	if (p->redis != NULL)
 		return (int)p->redis->connections;
+	if (p->replication != NULL)
+		return pool_limit(p);
 	return p->postgres->max_connections ? (int)p->postgres->max_connections
 					    : INT_MAX;
 }
@@ -204,7 +208,9 @@ pool_budgets(struct pools *home, const struct pool *like, const char *key,
 	char name[128]; /* an upstream's has 63 bytes at most */
 
 	snprintf(name, sizeof(name), "%s %.100s",
-		 like->postgres ? "postgres" : "redis",
+		 like->replication ? "replication"
+		 : like->postgres  ? "postgres"
+				   : "redis",
 		 like->postgres ? like->postgres->name : like->redis->name);
 	*cap = budget_find(home->budgets, name, pool_cap(like));
 	if (*cap == NULL)
@@ -313,6 +319,32 @@ pool_find_postgres(struct pools *home, struct snapshot *snap,
 				 .password = (char *)(uintptr_t)password };
 
 	if (!pool_key(key, sizeof(key), up->name, dbname, user, 0))
+		return NULL;
+	if ((p = pool_lookup(home, key)) != NULL)
+		return pool_renew(p, snap, password);
+	return pool_make(home, &like, key);
+}
+
+struct pool *
+pool_find_replication(struct pools *home, struct snapshot *snap,
+		      const struct conf_postgres *up, const char *dbname,
+		      const char *user, const char *password,
+		      const char *replication)
+{
+	char key[1024], name[160];
+	struct pool *p, like = { .ops = &pg_server_ops,
+				 .snapshot = snap,
+				 .postgres = up,
+				 .dbname = (char *)(uintptr_t)dbname,
+				 .user = (char *)(uintptr_t)user,
+				 .password = (char *)(uintptr_t)password,
+				 .replication = replication };
+
+	/* Each worker has one of its own: what its log-ins fail of may be one
+	 * client's settings, and nothing in it could be handed on. */
+	snprintf(name, sizeof(name), "%.100s replication=%s worker %u",
+		 up->name, replication, home->worker);
+	if (!pool_key(key, sizeof(key), name, dbname, user, 0))
 		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)
 		return pool_renew(p, snap, password);
@@ -489,10 +521,12 @@ pool_addresses(struct pool *p)
 /* ---- failure ---------------------------------------------------------- */
 
 /* Is there hope without a dial of our own?  Postgres servers come over from
- * other workers, shared Redis connections do not. */
+ * other workers, shared Redis connections and walsenders do not. */
 static bool
 pool_has_servers(const struct pool *p)
 {
+	if (p->replication != NULL)
+		return false;
 	if (p->postgres != NULL)
 		return atomic_load(&p->budget->count) > 0;
 	return p->n[SERVER_IDLE] + p->n[SERVER_LEASED] + p->n[SERVER_SHARED] +
@@ -511,7 +545,8 @@ pool_failed(struct pool *p, enum why w, const char *sqlstate, const char *text)
 	if (text == NULL)
 		text = why_table[w].text;
 	if (budget_failed(home->budgets, p->budget, home->streams->now_ns,
-			  POOL_RETRY_FIRST_NS, most, sqlstate, text) == 0)
+			  POOL_RETRY_FIRST_NS, most, sqlstate, text) == 0 &&
+	    p->replication == NULL)
 		LOG(home->log, LOG_ERROR, LOG_EV_UPSTREAM_DOWN,
 		    log_str("pool", p->key), log_str("error", text));
 	pool_touch(p);
@@ -551,7 +586,7 @@ pool_pick(struct pool *p, const struct lessee *l)
 		if (label_same(v->label, l->label))
 			return v;
 	}
-	return first;
+	return p->replication == NULL ? first : NULL;
 }
 
 /*
@@ -755,8 +790,10 @@ pool_wants(const struct pool *p)
 	    p->ops == &redis_server_ops ? p->waiters.n > 0 : p->waiters.n;
 	unsigned opening = pool_opening(p) + p->n[SERVER_RESET];
 
-	/* While attempts fail, one at a time is enough to find out. */
-	if (want > 1 && atomic_load(&p->budget->failures) > 0)
+	/* While attempts fail, one at a time is enough to find out; and a
+	 * walsender is opened for whoever is next. */
+	if (want > 1 &&
+	    (p->replication != NULL || atomic_load(&p->budget->failures) > 0))
 		want = 1;
 	if (want > POOL_OPENING_MAX + p->n[SERVER_RESET])
 		want = POOL_OPENING_MAX + p->n[SERVER_RESET];
@@ -770,7 +807,8 @@ pool_wants_reserve(const struct pool *p)
 	uint64_t now = p->home->streams->now_ns, wait;
 	unsigned n, opening = pool_opening(p) + p->n[SERVER_RESET];
 
-	if (p->postgres == NULL || p->postgres->reserve_pool_size == 0)
+	if (p->postgres == NULL || p->replication != NULL ||
+	    p->postgres->reserve_pool_size == 0)
 		return 0;
 	wait = p->postgres->reserve_pool_timeout_ms * 1000000u;
 	if (now <= wait)
@@ -784,7 +822,7 @@ pool_floor(const struct pool *p)
 {
 	int least, limit = atomic_load(&p->budget->limit);
 
-	if (p->postgres == NULL ||
+	if (p->postgres == NULL || p->replication != NULL ||
 	    (!p->known && atomic_load(&p->budget->users) == 0))
 		return 0;
 	least = (int)p->postgres->min_pool_size;
@@ -809,10 +847,14 @@ pool_dial(struct pool *p)
 {
 	int limit = atomic_load(&p->budget->limit), extra;
 	unsigned want = pool_wants(p);
+	struct server *v;
 
-	for (; want > 0 && room_take(p, limit); want--)
-		if (server_open(p) == NULL)
+	for (; want > 0 && room_take(p, limit); want--) {
+		if ((v = server_open(p)) == NULL)
 			return;
+		if (p->replication != NULL)
+			v->label = label_ref(fair_first(&p->waiters)->label);
+	}
 	if (want == 0 || p->capped)
 		return;
 	if ((want = pool_wants_reserve(p)) == 0)
@@ -833,7 +875,8 @@ pool_fill(struct pool *p)
 			return;
 }
 
-/* Nothing there, nothing coming: whoever waits hears why. */
+/* Nothing there, nothing coming: whoever waits hears why; of a walsender only
+ * the one it was opened for. */
 static void
 pool_fail_waiters(struct pool *p)
 {
@@ -845,7 +888,11 @@ pool_fail_waiters(struct pool *p)
 		pool_unqueue(p, l);
 		l->ops->lost(l, WHY_UPSTREAM_DOWN,
 			     sqlstate[0] ? sqlstate : NULL, text);
+		if (p->replication != NULL)
+			break;
 	}
+	if (p->replication != NULL)
+		budget_recovered(p->budget);
 }
 
 static void
@@ -859,7 +906,8 @@ pool_grant_waiters(struct pool *p)
 
 		if (v == NULL &&
 		    (p->list[SERVER_IDLE] == NULL || pool_deserves(p) >= 0 ||
-		     room_owes(p) || (v = pool_pick_alive(p, l)) == NULL))
+		     (p->replication == NULL && room_owes(p)) ||
+		     (v = pool_pick_alive(p, l)) == NULL))
 			break;
 		fair_take(&p->waiters);
 		pool_unqueue(p, l);
@@ -970,6 +1018,9 @@ pool_poke(struct pool *p)
 	do
 		pool_grant_waiters(p);
 	while (pool_share(p) || room_cede(p));
+	/* A walsender whose client did not wait for it is nobody's. */
+	if (p->replication != NULL)
+		pool_close_all(p, SERVER_IDLE, WHY_ROOM);
 	p->capped = false;
 	wants = p->waiters.n > 0 && pool_wants(p) > 0;
 	if ((wants || pool_lacks(p)) && !p->home->closing &&

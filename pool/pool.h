@@ -94,6 +94,7 @@ struct pool {
 	const struct conf_postgres  *postgres;		/* one of these two */
 	const struct conf_redis	    *redis;
 	char			    *dbname, *user, *password;	/* of the log-in; may be NULL */
+	const char		    *replication;	/* walsenders: what a log-in says of it; else NULL */
 	unsigned		     db;		/* Redis */
 	int			     resp;		/* Redis: 2 or 3 */
 	struct budget		    *budget;	/* of the pool, on all workers */
@@ -159,6 +160,14 @@ void pools_nudged(struct message *, void *pools);	/* for budgets_init() */
  */
 struct pool *pool_find_postgres(struct pools *, struct snapshot *, const struct conf_postgres *,
     const char *dbname, const char *user, const char *password);
+/*
+ * Walsenders: `replication` is "true" (physical) or "database" (logical).  Such
+ * a server is opened for one lessee, with its settings in the startup packet,
+ * is passed on to nobody, and closes when the lessee lets go of it.  Places are
+ * max_replication_connections of the upstream, shared by all these pools.
+ */
+struct pool *pool_find_replication(struct pools *, struct snapshot *, const struct conf_postgres *,
+    const char *dbname, const char *user, const char *password, const char *replication);
 struct pool *pool_find_redis(struct pools *, struct snapshot *, const struct conf_redis *,
     const char *user, const char *password, unsigned db, int resp);
 

@@ -272,7 +272,9 @@ server_release(struct server *v)
 		return;
 	}
 	server_part(v);
-	if (server_is_old(v)) {
+	if (p->replication != NULL) {
+		server_close(v, WHY_QUIT, NULL, NULL);
+	} else if (server_is_old(v)) {
 		server_close(v, WHY_SERVER_LIFETIME, NULL, NULL);
 	} else if (room_is_over(p)) {
 		server_close(v, WHY_RECONFIGURED, NULL, NULL);

@@ -303,8 +303,10 @@ request_arrives(struct message *m, void *owner)
 	    log_id("session", w->id, e->session->id),
 	    log_str("state", session_state_name(e->session->state)));
 	if (v != NULL) {
-		/* Only while it owes this session an answer. */
-		if (v->state == SERVER_LEASED && v->ledger.n > 0)
+		/* Only while it owes this session an answer; a walsender is
+		 * this session's to its end. */
+		if (v->state == SERVER_LEASED &&
+		    (v->ledger.n > 0 || v->pool->replication != NULL))
 			cancel_dial(w, v);
 	} else if (e->session->state == SESSION_WAIT && e->session->logged_in) {
 		/* It waits for a server: its request ends here. */

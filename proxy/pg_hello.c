@@ -146,6 +146,32 @@ read_options(struct pg_hello *h, const char *text)
 	return r;
 }
 
+/* The word PostgreSQL knows, or what it takes for a yes or a no. */
+static int
+read_replication(struct pg_hello *h, const char *value)
+{
+	static const struct {
+		const char *word;
+		size_t least; /* letters that suffice */
+		const char *means;
+	} words[] = { { "true", 1, "true" }, { "false", 1, NULL },
+		      { "yes", 1, "true" },  { "no", 1, NULL },
+		      { "on", 2, "true" },   { "off", 2, NULL },
+		      { "1", 1, "true" },    { "0", 1, NULL } };
+	size_t n = strlen(value);
+
+	h->replication = "database";
+	if (strcmp(value, "database") == 0)
+		return 0;
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		h->replication = words[i].means;
+		if (n >= words[i].least &&
+		    strncasecmp(value, words[i].word, n) == 0)
+			return 0;
+	}
+	return -1;
+}
+
 /* The startup packet's pairs.  -1: malformed or not for us; why is set. */
 static int
 read_startup(struct pg_hello *h, enum why *w, const char **text)
@@ -166,13 +192,11 @@ read_startup(struct pg_hello *h, enum why *w, const char **text)
 		} else if (strcmp(name, "database") == 0) {
 			h->database = value;
 		} else if (strcmp(name, "replication") == 0) {
-			if (strcmp(value, "false") == 0 ||
-			    strcmp(value, "off") == 0 ||
-			    strcmp(value, "0") == 0)
-				continue;
-			*w = WHY_UNSUPPORTED;
-			*text = "replication connections are not supported";
-			return -1;
+			if (read_replication(h, value) != 0) {
+				*text = "invalid value for parameter "
+					"\"replication\"";
+				return -1;
+			}
 		} else if (strcmp(name, "options") == 0) {
 			/* Twice would overwrite what is pointed to. */
 			if (h->options[0] != '\0' ||
@@ -413,6 +437,34 @@ signed_organization(struct session *s, struct pg_hello *h, const char **slug)
 	return *slug != NULL ? 0 : -1;
 }
 
+/*
+ * A walsender shows every row there is, whatever policies say: not to a client
+ * that belongs to an organization, and to others where the operator says so.
+ * False: the session is closed.
+ */
+static bool
+may_replicate(struct session *s, const struct route *r)
+{
+	char text[160];
+
+	if (r->tenant != NULL || s->user->organization != NULL ||
+	    s->user->organizations_n > 0) {
+		session_close(s, WHY_GUARDED, NULL,
+			      "replication connections are not for users of "
+			      "an organization: they see all rows");
+		return false;
+	}
+	if (r->postgres->max_replication_connections == 0) {
+		snprintf(text, sizeof(text),
+			 "replication connections are switched off: "
+			 "max_replication_connections of [postgres %s] is 0",
+			 r->postgres->name);
+		session_close(s, WHY_UNSUPPORTED, NULL, text);
+		return false;
+	}
+	return true;
+}
+
 static int
 find_pool(struct session *s, struct pg_hello *h, enum why *w)
 {
@@ -429,10 +481,15 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 	pg_session(s)->mode = r.pool_mode;
 	s->lessee.tenant = r.tenant;
 	s->lessee.mode = LEASE_EXCLUSIVE;
-	s->pool =
-	    pool_find_postgres(&s->worker->pools, s->snapshot, r.postgres,
-			       r.dbname, r.upstream_user, r.upstream_password);
 	*w = WHY_CLIENTS_FULL;
+	if (h->replication == NULL)
+		s->pool = pool_find_postgres(
+		    &s->worker->pools, s->snapshot, r.postgres, r.dbname,
+		    r.upstream_user, r.upstream_password);
+	else if (may_replicate(s, &r))
+		s->pool = pool_find_replication(
+		    &s->worker->pools, s->snapshot, r.postgres, r.dbname,
+		    r.upstream_user, r.upstream_password, h->replication);
 	if (s->pool == NULL)
 		return -1;
 	pool_join(s->pool);
@@ -465,7 +522,8 @@ pg_hello_in(struct session *s)
 	if (buf_len(&s->pool->welcome) == 0)
 		budget_get_welcome(&s->worker->weir->budgets, s->pool->budget,
 				   &s->pool->welcome);
-	if (buf_len(&s->pool->welcome) > 0 && !h->fresh)
+	if (h->replication == NULL && buf_len(&s->pool->welcome) > 0 &&
+	    !h->fresh)
 		return hello_done(s);
 	if (!pool_want(s->pool, &s->lessee)) {
 		session_enter(s, SESSION_WAIT);
@@ -484,6 +542,10 @@ pg_hello_granted(struct session *s)
 	const uint8_t *p = buf_peek(&pg->params, &n);
 
 	session_enter(s, SESSION_LEASED);
+	if (pg_session(s)->hello->replication != NULL) {
+		pg_relay_begin(s);
+		return;
+	}
 	if (buf_len(&s->pool->welcome) == 0 &&
 	    buf_put(&s->pool->welcome, p, n) != 0)
 		abort();

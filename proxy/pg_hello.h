@@ -54,6 +54,7 @@ struct pg_hello {
 	char		  options[PG_STARTUP_MAX + 2];	/* `options`, taken apart */
 	char		 *user, *database, *organization; /* views into packet, options */
 	const char	 *slug;		/* behind the dot of the user */
+	const char	 *replication;	/* "true" or "database"; NULL: an ordinary client */
 	struct label_pair setting[PG_SETTINGS_MAX];
 	size_t		  settings;
 	bool		  encrypted_asked;	/* had its SSLRequest */

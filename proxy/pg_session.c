@@ -304,6 +304,10 @@ pg_leased_step(struct session *s)
 	/* Until the log-in is over the server is only asked by us. */
 	if (pg_session(s)->hello != NULL)
 		return STEP_WAIT;
+	if (pg_session(s)->relay) {
+		resume_server(pg_session(s));
+		return session_is_over(s) ? STEP_WAIT : pg_relay_step(s);
+	}
 	return pg_ready_step(s);
 }
 
@@ -514,6 +518,8 @@ pg_refuse(struct session *s, enum why w, const char *sqlstate, const char *text)
 {
 	if (s->state == SESSION_TLS || why_table[w].sqlstate[0] == '\0')
 		return;
+	if (pg_session(s)->relay && !pg_relay_hears(s))
+		return;
 	say_error(s, "FATAL", w, sqlstate, text);
 }
 
@@ -564,6 +570,8 @@ pg_deadline(struct session *s)
 		return idle_deadline(ps);
 	if (ps->leaving)
 		return ps->leave_ns + LEAVE_NS;
+	if (ps->relay)
+		return 0; /* a stream may be idle for as long as it likes */
 	if (ps->remain > 0)
 		when = s->worker->streams.now_ns + STALL_NS;
 	if (server_of(ps)->s.ledger.n > 0)
@@ -612,6 +620,8 @@ pg_overdue(struct session *s)
 static bool
 pg_quiet(const struct session *s)
 {
+	if (((const struct pg_session *)(const void *)s)->relay)
+		return pg_relay_quiet(s);
 	return s->state == SESSION_TLS || s->state == SESSION_HELLO ||
 	       s->state == SESSION_AUTH ||
 	       (s->state == SESSION_IDLE && buf_len(&s->stream.in) == 0 &&
@@ -625,8 +635,8 @@ pg_leave(struct session *s)
 {
 	struct pg_session *ps = pg_session(s);
 
-	if (s->state != SESSION_LEASED || ps->hello != NULL || ps->remain > 0 ||
-	    server_of(ps)->copying_in || may_leave(ps))
+	if (s->state != SESSION_LEASED || ps->hello != NULL || ps->relay ||
+	    ps->remain > 0 || server_of(ps)->copying_in || may_leave(ps))
 		return false;
 	pg_message_leaving(ps);
 	session_rearm(s);

@@ -48,6 +48,7 @@ struct pg_session {
 	bool		  bound_wait;	/* sent what may be sent before a bind is confirmed */
 	bool		  stalled;	/* its input waits for the server */
 	bool		  server_paused; /* its server waits for it to read */
+	bool		  relay;	/* a replication connection: bytes pass as they are */
 };
 
 static inline struct pg_session *
@@ -65,5 +66,11 @@ void	  pg_hello_free(struct pg_session *);
 
 /* pg_auth.c */
 enum step pg_auth_step(struct session *);	/* SESSION_AUTH */
+
+/* pg_relay.c: replication connections, after log-in */
+void	  pg_relay_begin(struct session *);	/* the walsender is logged in */
+enum step pg_relay_step(struct session *);	/* SESSION_LEASED */
+bool	  pg_relay_quiet(const struct session *);	/* may a drain end it now? */
+bool	  pg_relay_hears(const struct session *);	/* may an error of ours be said? */
 
 #endif

@@ -201,6 +201,7 @@ class Server:
 
 class Postgres(Server):
     """A cluster of our own, as an unprivileged user when we are root."""
+    SETTINGS = {}
 
     def __init__(self, folder, authority):
         super().__init__(os.path.join(folder, "postgres"))
@@ -244,6 +245,7 @@ class Postgres(Server):
             "ssl_cert_file": os.path.join(self.folder, os.path.basename(self.crt)),
             "ssl_key_file": os.path.join(self.folder, os.path.basename(self.key)),
         }
+        settings.update(self.SETTINGS)
         argv = [find_tool("postgres"), "-D", self.data]
         for name, value in settings.items():
             argv += ["-c", "%s=%s" % (name, value)]
