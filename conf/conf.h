@@ -143,6 +143,7 @@ struct conf_user {		/* [user NAME] */
 	size_t		     organizations_n;
 	bool		     has_pool_mode;
 	enum conf_pool_mode  pool_mode;
+	unsigned	     max_client_conn;	/* 0: no limit of its own */
 };
 
 struct conf_tls {		/* [tls] */

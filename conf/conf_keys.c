@@ -164,7 +164,7 @@ static const struct conf_row rows[] = {
 	{ KIND_ORGANIZATION, "redis_user", T_TEXT, 1, 255, .off = T(redis_user) },
 	{ KIND_ORGANIZATION, "redis_password", T_TEXT, ANY_TEXT, .off = T(redis_password), .secret = true },
 	{ KIND_ORGANIZATION, "pool_size", T_UINT, 0, 10000, .def = "0", .off = T(pool_size), .later = "*" },
-	{ KIND_ORGANIZATION, "max_client_conn", T_UINT, 0, 1000000, .def = "0", .off = T(max_client_conn), .later = "*" },
+	{ KIND_ORGANIZATION, "max_client_conn", T_UINT, 0, 1000000, .def = "0", .off = T(max_client_conn) },
 	{ KIND_ORGANIZATION, "weight", T_UINT, 1, 100, .def = "1", .off = T(weight) },
 	{ KIND_ORGANIZATION, "rate_queries", T_RATE, .off = T(rate_queries), .later = "*" },
 	{ KIND_ORGANIZATION, "rate_connections", T_RATE, .off = T(rate_connections), .later = "*" },
@@ -174,6 +174,7 @@ static const struct conf_row rows[] = {
 	{ KIND_USER, "password", T_TEXT, ANY_TEXT, .off = U(password), .secret = true },
 	{ KIND_USER, "organization", T_TENANT, .off = U(organization) },
 	{ KIND_USER, "organizations", T_LIST, .off = U(organizations), .aux = U(organizations_n), .later = "*" },
+	{ KIND_USER, "max_client_conn", T_UINT, 0, 1000000, .def = "0", .off = U(max_client_conn) },
 	{ KIND_USER, "pool_mode", T_WORD, .off = U(pool_mode), .aux = U(has_pool_mode), .words = pool_modes },
 
 	{ KIND_DIRECTORY, "postgres", T_NOWHERE, .off = 0 },

@@ -25,6 +25,8 @@ struct buf;
 	X(REDIS_LOGINS,	   "client_logins_total", "proto=\"redis\"", COUNTER, "clients that logged in") \
 	X(PG_REFUSED,	   "clients_refused_total", "proto=\"postgres\"", COUNTER, "clients turned away") \
 	X(REDIS_REFUSED,   "clients_refused_total", "proto=\"redis\"", COUNTER, "clients turned away") \
+	X(USER_FULL,	   "client_limit_refused_total", "limit=\"user\"", COUNTER, "logins refused by a max_client_conn") \
+	X(TENANT_FULL,	   "client_limit_refused_total", "limit=\"organization\"", COUNTER, "logins refused by a max_client_conn") \
 	X(PG_WAITING,	   "clients_waiting", "proto=\"postgres\"", GAUGE, "lessees waiting for a server") \
 	X(REDIS_WAITING,   "clients_waiting", "proto=\"redis\"", GAUGE, "lessees waiting for a server") \
 	X(PG_SERVERS,	   "servers", "proto=\"postgres\"", GAUGE, "server connections open")       \

@@ -35,7 +35,8 @@
 	X(BAD_AUTH,         0, "28P01", "WRONGPASS", "password authentication failed")         \
 	X(UNSUPPORTED,      0, "0A000", "ERR",      "not supported")                           \
 	X(CLIENTS_FULL,     0, "53300", "ERR",      "no more connections allowed (max_client_conn)") \
-	X(TENANT_FULL,      0, "53300", "ERR",      "organization at its limit")               \
+	X(TENANT_FULL,      0, "53300", "ERR",      "client connections exceeded (max_client_conn of the organization)") \
+	X(USER_FULL,        0, "53300", "ERR",      "client connections exceeded (max_client_conn of the user)") \
 	X(QUEUE_FULL,       0, "53300", "ERR",      "too many clients wait for a server (max_waiting_clients)") \
 	X(POOL_TIMEOUT,     1, "53300", "ERR",      "query_wait_timeout")                      \
 	X(UPSTREAM_DOWN,    1, "08006", "ERR",      "upstream is unreachable")                 \

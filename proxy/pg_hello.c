@@ -11,6 +11,7 @@
 
 #include "conf/tenant.h"
 #include "proxy/route.h"
+#include "proxy/seat.h"
 #include "proxy/worker.h"
 
 enum { TLS_HANDSHAKE = 0x16 }; /* what a ClientHello begins with */
@@ -476,7 +477,8 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 		return -1;
 	}
 	if (route_postgres(&r, s->snapshot->conf, s->user, slugs, signed_slug,
-			   h->database, w) != 0)
+			   h->database, w) != 0 ||
+	    !seats_take(s, s->user, r.tenant, w))
 		return -1;
 	pg_session(s)->mode = r.pool_mode;
 	s->lessee.tenant = r.tenant;

@@ -11,6 +11,7 @@
 #include "protocol/secret.h"
 #include "proxy/redis_session.h"
 #include "proxy/route.h"
+#include "proxy/seat.h"
 #include "proxy/worker.h"
 
 #define REDIS_VERSION "7.0.15" /* whose commands weir knows */
@@ -109,6 +110,18 @@ come_in(struct redis_session *rs, const struct route *r)
 	session_logged_in(s);
 }
 
+/* In the words Redis has for its own limit.  Who is in already stays so. */
+static void
+say_full(struct redis_session *rs, enum why w)
+{
+	static const char text[] = "max number of clients reached";
+
+	if (rs->s.user == NULL)
+		session_close(&rs->s, w, NULL, text);
+	else
+		redis_say_error(rs, "ERR max number of clients reached");
+}
+
 /* False: refused, and told so. */
 static bool
 log_in(struct redis_session *rs, struct slice user, struct slice password)
@@ -136,6 +149,10 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 		redis_say_error(rs, text);
 		return false;
 	}
+	if (!seats_take(&rs->s, r.user, r.tenant, &w)) {
+		say_full(rs, w);
+		return false;
+	}
 	come_in(rs, &r);
 	return true;
 }
@@ -148,9 +165,13 @@ redis_local_trust(struct redis_session *rs)
 	struct route r;
 	enum why w;
 
-	if (u != NULL && u->auth == AUTH_TRUST &&
-	    route_redis(&r, c, u, NULL, &w) == 0)
+	if (u == NULL || u->auth != AUTH_TRUST ||
+	    route_redis(&r, c, u, NULL, &w) != 0)
+		return;
+	if (seats_take(&rs->s, u, r.tenant, &w))
 		come_in(rs, &r);
+	else
+		say_full(rs, w);
 }
 
 static enum redis_did

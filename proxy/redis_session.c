@@ -534,6 +534,8 @@ redis_step(struct session *s)
 	stream_resume(&s->stream);
 	if (s->user == NULL)
 		redis_local_trust(rs);
+	if (session_is_over(s))
+		return STEP_WAIT;
 	do {
 		if (!redis_may_go(rs)) {
 			stop = true;

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
+#include "proxy/seat.h"
 #include "proxy/worker.h"
 
 enum deadline {
@@ -139,6 +140,7 @@ session_bury(struct session *s)
 	s->next = w->dead;
 	w->dead = s;
 	w->sessions_n--;
+	seats_give(s);
 	atomic_fetch_sub(&w->weir->clients, 1);
 	stats_add(&w->stats, s->proto->stat_open, -1);
 }

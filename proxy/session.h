@@ -90,6 +90,7 @@ struct session {
 	struct pool	       *pool;		/* where we borrow; NULL before log-in */
 	struct snapshot	       *snapshot;	/* counted: what we logged in under */
 	const struct conf_user *user;		/* NULL before log-in */
+	struct budget	       *seat_user, *seat_tenant;	/* where it is counted (seat.h) */
 	struct session	       *next, **prev;	/* of its worker */
 	struct session	       *wake_next;	/* on the worker's list of runnable ones */
 	uint64_t		opened_ns;

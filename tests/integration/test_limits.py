@@ -274,3 +274,83 @@ def test_pools_of_databases_that_do_not_exist_do_not_pile_up(weir, workers):
     wire.close()
     wait_for(lambda: w.metric("pools") == 0, 10, "the pool is still there")
     assert w.wire().value("SELECT 1") == "1"
+
+
+# Clients.
+
+
+def refused(w, user="acme_app", database=DATABASE):
+    """What a client is told that may not log in; None if it may.  It leaves."""
+    try:
+        w.wire(user, database=database)
+    except pgwire.Failed as e:
+        return e.fields
+    finally:
+        w.clients.pop().close()
+    return None
+
+
+def test_a_user_has_so_many_clients_and_each_that_leaves_makes_room(weir, workers):
+    w = weir({"user acme_app": {"max_client_conn": 3}}, workers)
+    wires = [w.wire() for _ in range(3)]
+    for _ in range(5):
+        error = refused(w)
+        assert error["C"] == FULL and "client connections exceeded" in error["M"]
+    assert w.wire("beta_app").value("SELECT 1") == "1"
+    wires[0].close()                            # without a word
+    wires[1].send(pgwire.terminate())
+    wires[2].send(b"\xff\xff\xff\xff\xff")      # thrown out
+    w.settled(postgres=1)
+    again = [w.wire() for _ in range(3)]
+    assert again[2].value("SELECT 1") == "1"
+    assert refused(w)["C"] == FULL
+    assert w.metrics()['weir_client_limit_refused_total{limit="user"}'] == 6
+
+
+def test_an_organization_s_clients_of_both_protocols_are_counted_together(weir, workers):
+    w = weir({"organization acme": {"max_client_conn": 2},
+              "user default": {"organization": "acme"}}, workers)
+    first = w.wire()
+    second = w.resp()
+    assert "organization" in refused(w)["M"]
+    third = w.resp(login=False)
+    third.send(respwire.encode("AUTH", "redis-secret"))
+    assert third.reply() == "ERR max number of clients reached"
+    with pytest.raises(respwire.Closed):
+        third.reply()
+    assert second.ask("AUTH", "redis-secret") == "OK"       # it sits there already
+    first.close()
+    w.settled(postgres=0, redis=1)
+    assert w.resp().ask("PING") == "PONG"
+    assert refused(w)["C"] == FULL
+    w.hang_up()
+    w.settled()
+    assert refused(w) is None
+
+
+def test_who_logs_in_again_as_another_is_counted_there(weir):
+    w = weir({"user default": {"max_client_conn": 1},
+              "user other": {"password": "other-secret", "max_client_conn": 1}})
+    one, two = w.resp(), w.resp(login=False)
+    assert two.ask("AUTH", "other", "other-secret") == "OK"
+    assert one.ask("AUTH", "other", "other-secret") == "ERR max number of clients reached"
+    assert one.ask("PING") == "PONG"        # as who it was
+    two.close()
+    w.settled(redis=1)
+    assert one.ask("AUTH", "other", "other-secret") == "OK"
+    three = w.resp()
+    assert three.ask("PING") == "PONG"
+
+
+def test_counts_survive_a_reload_that_brings_a_limit(weir, workers):
+    w = weir({}, workers)
+    wires = [w.wire() for _ in range(3)]
+    w.reload({"user acme_app": {"max_client_conn": 2}})
+    wait_for(lambda: refused(w) is not None, 5, "the limit is not there")
+    w.settled(postgres=3)
+    wires[0].close()
+    w.settled(postgres=2)
+    assert refused(w)["C"] == FULL
+    wires[1].close()
+    w.settled(postgres=1)
+    assert refused(w) is None
