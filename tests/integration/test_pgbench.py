@@ -64,15 +64,15 @@ def sums(pg):
 
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
 def test_tpc_b(bench, pg, mode):
-    bench(15, "-M", mode, "-j", str(CLIENTS))
+    bench(10, "-M", mode, "-j", str(CLIENTS))
     n, *all_sums = sums(pg)
-    assert n == 15 * CLIENTS
+    assert n == 10 * CLIENTS
     assert len(set(all_sums)) == 1, all_sums
 
 
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
 def test_selects(bench, mode):
-    bench(30, "-S", "-M", mode, "-j", "2")
+    bench(20, "-S", "-M", mode, "-j", "2")
 
 
 @pytest.mark.parametrize("mode", ["extended", "prepared"])
@@ -80,11 +80,11 @@ def test_a_script_in_pipelines(bench, way, pg, mode):
     script = os.path.join(way.folder, "pipeline.sql")
     with open(script, "w") as f:
         f.write(PIPELINE)
-    bench(15, "-f", script, "-M", mode, "-j", str(CLIENTS))
+    bench(10, "-f", script, "-M", mode, "-j", str(CLIENTS))
     assert pg.run("SELECT tid, count(*), sum(delta) FROM scratch.pgbench_history"
-                  " GROUP BY 1 ORDER BY 1") == [(c, 15, 15) for c in range(CLIENTS)]
-    assert sums(pg)[2] == 15 * CLIENTS
+                  " GROUP BY 1 ORDER BY 1") == [(c, 10, 10) for c in range(CLIENTS)]
+    assert sums(pg)[2] == 10 * CLIENTS
 
 
 def test_a_connection_for_each_transaction(bench):
-    bench(4, "-S", "-C", "-j", "2")
+    bench(2, "-S", "-C", "-j", "2")

@@ -107,19 +107,13 @@ class Watch:
         assert kind or self.way.direct or 1 <= self.most <= SERVERS, self.most
 
 
-def grant_roles(pg, rd):
-    """PostgreSQL gets the users weir has, once."""
-    if not pg.run("SELECT 1 FROM pg_roles WHERE rolname = 'acme_app'"):
-        weirproc.Direct.prepare(pg, rd)
-
-
 def directly(pg, rd, folder, ca=None):
-    grant_roles(pg, rd)
     return Way("direct", weirproc.Direct(pg, rd, ca or ""), pg, folder)
 
 
 @pytest.fixture(params=["direct", "plain", "tls"])
 def way(request, pg, rd, authority, folder):
+    weirproc.Direct.prepare(pg, rd)
     if request.param == "direct":
         way = directly(pg, rd, folder, authority.crt)
     else:

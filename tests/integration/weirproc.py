@@ -315,7 +315,9 @@ class Direct(Weir):
 
     @staticmethod
     def prepare(pg, rd):
-        """Give the servers the users weir would have."""
+        """Give the servers the users weir would have, once."""
+        if pg.run("SELECT 1 FROM pg_roles WHERE rolname = %s", [OPEN_USER]):
+            return
         for name, (org, password) in USERS.items():
             pg.run("CREATE ROLE %s LOGIN PASSWORD %%s" % name, [password])
             if org:
