@@ -16,7 +16,8 @@ budgets_init(struct budgets *all, unsigned workers, struct mailbox **mailbox,
 				 .mailbox = mailbox,
 				 .nudge = nudge };
 	all->bucket = calloc(BUCKETS, sizeof(struct budget *));
-	if (all->bucket == NULL || pthread_mutex_init(&all->lock, NULL) != 0) {
+	if (all->bucket == NULL || hosts_init(&all->hosts) != 0 ||
+	    pthread_mutex_init(&all->lock, NULL) != 0) {
 		free(all->bucket);
 		return -1;
 	}
@@ -43,6 +44,7 @@ budgets_fini(struct budgets *all)
 		}
 	}
 	free(all->bucket);
+	hosts_fini(&all->hosts);
 	pthread_mutex_destroy(&all->lock);
 }
 

@@ -22,10 +22,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "pool/host.h"
 #include "protocol/buf.h"
 #include "tls/mailbox.h"
 
-enum { BUDGETS_MAX = 20000, BUDGET_ERROR_MAX = 256, BUDGET_WELCOME_MAX = 1 << 20 };
+enum { BUDGETS_MAX = 20000, BUDGET_ERROR_MAX = 448, BUDGET_WELCOME_MAX = 1 << 20 };
 
 struct budget;
 struct pool;
@@ -67,6 +68,7 @@ struct budgets {
 	unsigned	  workers;
 	struct mailbox	**mailbox;	/* of each worker */
 	void		(*nudge)(struct message *, void *owner);
+	struct hosts	  hosts;	/* of all upstreams, likewise one for the process */
 };
 
 int  budgets_init(struct budgets *, unsigned workers, struct mailbox **,

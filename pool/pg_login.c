@@ -21,6 +21,8 @@ struct pg_login {
 	bool running;   /* the job is under way */
 	bool proved;    /* the server showed that it knows the key too */
 	bool sasl;
+	bool asked_role; /* of a server that does not tell by itself */
+	enum conf_role role;
 	struct scram_client scram;
 	char password[1024];
 	struct scram_keys keys;
@@ -111,7 +113,7 @@ login_start_tls(struct server *v)
 
 	if (ctx == NULL)
 		login_fail(v, "TLS is not configured any more");
-	else if (server_start_tls(v, ctx, up->host,
+	else if (server_start_tls(v, ctx, v->host->name,
 				  up->sslmode == SSLMODE_VERIFY_FULL) != 0)
 		login_fail(v, v->stream.error);
 }
@@ -121,8 +123,8 @@ pg_login_opened(struct server *v)
 {
 	const struct conf_postgres *up = v->pool->postgres;
 	struct pg_login *login = pg_server(v)->login;
-	bool direct =
-	    up->sslnegotiation == SSLNEGOTIATION_DIRECT && up->host[0] != '/';
+	bool direct = up->sslnegotiation == SSLNEGOTIATION_DIRECT &&
+		      v->host->name[0] != '/';
 
 	if (direct && v->stream.ssl == NULL) {
 		login_start_tls(v);
@@ -135,7 +137,7 @@ pg_login_opened(struct server *v)
 	}
 	if (v->stream.ssl != NULL || up->sslmode == SSLMODE_DISABLE ||
 	    (up->sslmode == SSLMODE_ALLOW && !v->pool->want_tls) ||
-	    up->host[0] == '/') {
+	    v->host->name[0] == '/') {
 		login_startup(v);
 		return;
 	}
@@ -409,15 +411,48 @@ login_error(struct server *v, const uint8_t *body, size_t n)
 		     message);
 }
 
+static bool
+login_wants_role(const struct server *v)
+{
+	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
+
+	return v->pool->postgres->target_role != ROLE_ANY &&
+	       pg->login->role == ROLE_ANY && !pg->login->asked_role;
+}
+
+/* Is it primary or standby?  Since PostgreSQL 14 it says so by itself. */
+static void
+login_ask_role(struct server *v)
+{
+	pg_server(v)->login->asked_role = true;
+	if (pg_put(stream_out(&v->stream), 'Q', "s", PG_ASK_ROLE) != 0)
+		abort();
+}
+
 /* ParameterStatus messages are kept as they are: clients get the same. */
 static void
 login_done(struct server *v)
 {
 	struct pg_server *pg = pg_server(v);
+	enum conf_role role = pg->login->role;
 	struct pool *p = v->pool;
 	size_t n;
 	const uint8_t *params = buf_peek(&pg->params, &n);
 
+	if (role != ROLE_ANY)
+		host_saw_role(v->host, role);
+	else if (pg->login->asked_role) {
+		login_fail(v, "no answer to pg_is_in_recovery()");
+		return;
+	}
+	if (p->postgres->target_role != ROLE_ANY &&
+	    role != p->postgres->target_role) {
+		server_close(v, WHY_WRONG_ROLE, NULL,
+			     role == ROLE_PRIMARY
+				 ? "is a primary, target_role is standby"
+				 : "is a standby, target_role is primary");
+		return;
+	}
 	pg_login_free(&pg->login);
 	buf_free(&p->welcome);
 	if (buf_put(&p->welcome, params, n) != 0)
@@ -438,11 +473,21 @@ login_message(struct server *v, const struct pg_frame *f, const uint8_t *p)
 
 	switch (f->type) {
 	case 'R':
+		v->answered = true;
 		login_auth(v, body, n);
 		break;
 	case 'S':
+		pg_role_told(&pg->login->role, body, n);
 		if (buf_put(&pg->params, p, f->size) != 0)
 			login_fail(v, "too many parameters");
+		break;
+	case 'T':
+	case 'C':
+	case 'D':
+		if (!pg->login->asked_role)
+			login_fail(v, "unexpected message during log-in");
+		else if (f->type == 'D')
+			pg_role_answered(&pg->login->role, body, n);
 		break;
 	case 'K':
 		pg->pid = pg_read_u32(&r);
@@ -494,6 +539,8 @@ pg_login_input(struct server *v)
 			continue;
 		if (stream_peek(&v->stream, &n), n > 0)
 			login_fail(v, "bytes after ReadyForQuery");
+		else if (login_wants_role(v))
+			login_ask_role(v);
 		else
 			login_done(v);
 		return;

@@ -411,6 +411,60 @@ bind_confirmed(struct pg_server *pg)
 	}
 }
 
+/* ---- primary or standby ----------------------------------------------- */
+
+void
+pg_role_told(enum conf_role *role, const uint8_t *body, size_t n)
+{
+	struct pg_reader r = pg_reader(body, n);
+	struct slice name = pg_read_str(&r), value = pg_read_str(&r);
+
+	if (r.bad || !slice_is(name, "in_hot_standby"))
+		return;
+	if (slice_is(value, "on"))
+		*role = ROLE_STANDBY;
+	else if (slice_is(value, "off"))
+		*role = ROLE_PRIMARY;
+}
+
+bool
+pg_role_answered(enum conf_role *role, const uint8_t *body, size_t n)
+{
+	struct pg_reader r = pg_reader(body, n);
+	bool one = pg_read_u16(&r) == 1 && pg_read_u32(&r) == 1;
+	uint8_t value = pg_read_u8(&r);
+
+	if (r.bad || !one || (value != 't' && value != 'f'))
+		return false;
+	*role = value == 't' ? ROLE_STANDBY : ROLE_PRIMARY;
+	return true;
+}
+
+static bool
+pg_wants_role(const struct pg_server *pg)
+{
+	return pg->s.pool->postgres->target_role != ROLE_ANY;
+}
+
+/* Its host has another role than when we logged in: it goes as soon as it is
+ * free, and the others of the host with it. */
+static void
+pg_saw_role(struct pg_server *pg, enum conf_role role)
+{
+	struct pool *p = pg->s.pool;
+
+	if (!pg_wants_role(pg) || role == ROLE_ANY)
+		return;
+	if (host_saw_role(pg->s.host, role))
+		budget_nudge_others(p->home->budgets, p->budget,
+				    p->home->worker);
+	if (role == p->postgres->target_role)
+		return;
+	pg->s.leaving = true;
+	p->sweep = true;
+	pool_touch(p);
+}
+
 /* ---- what a server sends ---------------------------------------------- */
 
 /* Of an unnamed Parse only that it was not carried out. */
@@ -678,6 +732,7 @@ pg_at_rest(struct pg_server *pg)
 	if (v->ledger.n > 0 || pg->copying_in)
 		return;
 	if (v->state == SERVER_RESET) {
+		pg->role_asked = false;
 		if (status != 'I')
 			server_close(v, WHY_DOUBT, NULL, NULL);
 		else if (v->ops->dirty(v))
@@ -744,14 +799,60 @@ is_ours(const struct pg_server *pg)
 	return pg->is_binding || pg->beginning;
 }
 
+/* The first fields of an error, severity and code, lie in so many bytes. */
+enum { ERROR_HEAD = 64 };
+
+/* FATAL or PANIC: the backend ends, whatever it was asked. */
+static bool
+is_last_word(const uint8_t *body, size_t n)
+{
+	struct slice severity = pg_error_field(body, n, 'V');
+
+	if (severity.n == 0) /* before PostgreSQL 9.6 */
+		severity = pg_error_field(body, n, 'S');
+	return slice_is(severity, "FATAL") || slice_is(severity, "PANIC");
+}
+
+/* A primary does that in a transaction that is read only by wish. */
+static bool
+is_read_only(const struct pg_frame *f, const uint8_t *p, size_t n)
+{
+	n = n < f->size ? n : f->size;
+	return slice_is(pg_error_field(p + PG_HEADER, n - PG_HEADER, 'C'),
+			"25006");
+}
+
+/* An error that tells about the server, not about what it was asked. */
+static bool
+is_about_server(const struct pg_server *pg, const uint8_t *p, size_t n)
+{
+	return is_ours(pg) || pg->s.ledger.n == 0 ||
+	       pg->s.state == SERVER_RESET ||
+	       is_last_word(p + PG_HEADER, n - PG_HEADER);
+}
+
 /* Only these are streamed; the others are small and must lie whole. */
 static bool
-pg_whole(const struct pg_server *pg, uint8_t type)
+pg_whole(const struct pg_server *pg, const struct pg_frame *f, const uint8_t *p,
+	 size_t n)
 {
-	if (type == 'E')
-		return is_ours(pg) || pg->s.state == SERVER_RESET ||
-		       pg->s.ledger.n == 0;
-	return !pg_is(type, STREAMED);
+	if (f->type == 'E')
+		return is_about_server(pg, p, n < f->size ? n : f->size);
+	if (f->type == 'D' && pg->role_asked)
+		return true;
+	return !pg_is(f->type, STREAMED);
+}
+
+static void
+pg_hear_role(struct pg_server *pg, uint8_t type, const uint8_t *body, size_t n)
+{
+	enum conf_role role = ROLE_ANY;
+
+	if (type == 'S')
+		pg_role_told(&role, body, n);
+	else if (!pg_role_answered(&role, body, n))
+		pg->doubt = true;
+	pg_saw_role(pg, role);
 }
 
 struct run {
@@ -789,11 +890,13 @@ run_add(struct pg_server *pg, struct run *r, struct lessee *to,
 static void
 pg_whole_error(struct pg_server *pg, const struct pg_frame *f, const uint8_t *p)
 {
+	const uint8_t *body = p + PG_HEADER;
+	size_t n = f->size - PG_HEADER;
 	enum why w = WHY_UPSTREAM_LOST;
 
-	if (is_ours(pg))
+	if (is_ours(pg) && !is_last_word(body, n))
 		w = pg->is_binding ? WHY_BIND_FAILED : WHY_BEGIN_FAILED;
-	pg_close_with_error(pg, w, p + PG_HEADER, f->size - PG_HEADER);
+	pg_close_with_error(pg, w, body, n);
 }
 
 /* Will judging this message call the lessee back?  Then it gets its bytes
@@ -829,6 +932,7 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 {
 	struct pg_frame f;
 	size_t take;
+	bool whole;
 	int got = pg_frame_next(&f, p, n);
 
 	if (got == 0)
@@ -839,7 +943,11 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 		pg_broken(pg, "unexpected message");
 		return -1;
 	}
-	if (pg_whole(pg, f.type)) {
+	whole = pg_whole(pg, &f, p, n);
+	/* Enough of an error to see whether it is the last. */
+	if (f.type == 'E' && !whole && n < f.size && n < ERROR_HEAD)
+		return 0;
+	if (whole) {
 		if (f.size > STREAM_IN_MAX) {
 			run_flush(pg, r);
 			pg_broken(pg, "message too long");
@@ -847,8 +955,7 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 		}
 		if (n < f.size)
 			return 0;
-		if (f.type == 'E' && (is_ours(pg) || pg->s.ledger.n == 0 ||
-				      pg->s.state == SERVER_RESET)) {
+		if (f.type == 'E') {
 			run_flush(pg, r);
 			pg_whole_error(pg, &f, p);
 			return -1;
@@ -856,6 +963,10 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 	}
 	if (f.type == 'C')
 		pg_tag(pg, p + PG_HEADER, f.size - PG_HEADER);
+	else if (f.type == 'S' || (f.type == 'D' && pg->role_asked))
+		pg_hear_role(pg, f.type, p + PG_HEADER, f.size - PG_HEADER);
+	else if (f.type == 'E' && is_read_only(&f, p, n))
+		pg->role_doubt |= pg_wants_role(pg);
 	take = n < f.size ? n : f.size;
 	pg->route_to = pg_route(pg, f.type);
 	if (f.type == 'S' && !pg->bind_reports && pg_is_echo(pg, p, f.size))
@@ -989,7 +1100,8 @@ pg_dirty(const struct server *v)
 	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
 
 	return pg->status != 'I' || pg->pinned || pg->doubt || pg->tainted ||
-	       pg->remain > 0 || pg->skipping || pg->copying_in || is_ours(pg);
+	       pg->remain > 0 || pg->skipping || pg->copying_in ||
+	       is_ours(pg) || pg->role_doubt;
 }
 
 static void
@@ -1027,6 +1139,10 @@ pg_clean(struct server *v)
 		pg->unset = false;
 		label_unref(&v->label);
 		v->tenant = NULL;
+	} else if (pg->role_doubt) {
+		pg->role_doubt = false;
+		pg->role_asked = true;
+		own_query(v, PG_ASK_ROLE);
 	}
 }
 

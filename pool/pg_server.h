@@ -39,6 +39,9 @@ enum pg_kind {
  * of names do not come so far. */
 #define PG_UNNAMED (1u << 31)
 
+/* For servers that report no in_hot_standby (before PostgreSQL 14). */
+#define PG_ASK_ROLE "SELECT pg_catalog.pg_is_in_recovery()"
+
 struct pg_login;
 
 struct pg_server {
@@ -66,6 +69,8 @@ struct pg_server {
 	bool		  tainted;	/* state that cannot be cleaned: close */
 	bool		  unset;	/* settings were taken back: label unknown */
 	bool		  forgot;	/* its lessee dropped all prepared statements */
+	bool		  role_doubt;	/* it refused to write: ask for its role before reuse */
+	bool		  role_asked;	/* RESET: the answer is on its way */
 	uint64_t	  unnamed_owner;	/* whose unnamed statement it has ... */
 	uint64_t	  unnamed_gen;	/* ... and which one, ... */
 	uint32_t	  unnamed_epoch;	/* ... sent in which epoch of `held` */
@@ -120,6 +125,12 @@ void pg_server_fake(struct server *, struct lessee *, enum pg_kind, uint32_t arg
 /* Makes the backend fail here; the lessee hears `settled(PG_POISON, arg, true)`
  * at that point and puts its own words. */
 void pg_server_poison(struct server *, struct lessee *, uint32_t arg);
+
+/* The role as a ParameterStatus, or a row of PG_ASK_ROLE, tells it: from the
+ * body of the message.  What says nothing of it changes nothing; false: the
+ * row is none of that query. */
+void pg_role_told(enum conf_role *, const uint8_t *body, size_t n);
+bool pg_role_answered(enum conf_role *, const uint8_t *body, size_t n);
 
 /* Puts the lessee's settings back after it took them away; at rest only. */
 void pg_server_rebind(struct server *);

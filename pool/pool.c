@@ -1,9 +1,7 @@
 #include "pool/pool.h"
 
-#include <arpa/inet.h>
 #include <assert.h>
 #include <limits.h>
-#include <netdb.h>
 #include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,7 +40,7 @@ pool_free(struct pool *p)
 {
 	struct pools *home = p->home;
 
-	assert(p->waiters.n == 0 && p->excess.n == 0 && p->resolve == NULL);
+	assert(p->waiters.n == 0 && p->excess.n == 0 && !targets_resolving(p));
 	assert(p->held == 0 && p->users == 0);
 	wheel_set(&home->streams->wheel, &p->timer, 0);
 	room_leave(p);
@@ -51,6 +49,7 @@ pool_free(struct pool *p)
 	budget_unref(home->budgets, &p->budget);
 	budget_unref(home->budgets, &p->cap);
 	stats_add(home->stats, STAT_POOLS, -1);
+	targets_fini(p);
 	snapshot_unref(&p->snapshot);
 	buf_free(&p->welcome);
 	free(p->key);
@@ -86,7 +85,7 @@ static bool
 pool_is_unused(const struct pool *p)
 {
 	return p->users == 0 && p->held == 0 && p->waiters.n == 0 &&
-	       p->excess.n == 0 && p->resolve == NULL && !p->known;
+	       p->excess.n == 0 && !targets_resolving(p) && !p->known;
 }
 
 static void
@@ -221,6 +220,40 @@ pool_budgets(struct pools *home, const struct pool *like, const char *key,
 	return *b != NULL;
 }
 
+static uint64_t
+hash_more(uint64_t h, const char *s)
+{
+	const char *p = s ? s : "";
+
+	do
+		h = (h ^ (uint8_t)*p) * 1099511628211ull;
+	while (*p++ != '\0');
+	return h;
+}
+
+/* Servers opened with something else are not of this pool any more. */
+static uint64_t
+pool_origin(const struct pool *p)
+{
+	const struct conf_postgres *pg = p->postgres;
+	const struct conf_redis *redis = p->redis;
+	char numbers[64];
+	uint64_t h = 14695981039346656037ull;
+
+	if (pg != NULL) {
+		snprintf(numbers, sizeof(numbers), "%u %d %d %d", pg->port,
+			 (int)pg->sslmode, (int)pg->sslnegotiation,
+			 (int)pg->target_role);
+		h = hash_more(hash_more(h, pg->host), pg->sslrootcert);
+		h = hash_more(hash_more(h, pg->sslcert), pg->sslkey);
+	} else {
+		snprintf(numbers, sizeof(numbers), "%d", (int)redis->sslmode);
+		h = hash_more(hash_more(h, redis->url), redis->sslrootcert);
+		h = hash_more(hash_more(h, redis->sslcert), redis->sslkey);
+	}
+	return hash_more(h, numbers);
+}
+
 /* The rest of a new pool, once its identity is set. */
 static struct pool *
 pool_make(struct pools *home, const struct pool *like, const char *key)
@@ -233,8 +266,15 @@ pool_make(struct pools *home, const struct pool *like, const char *key)
 	if ((p = malloc(sizeof(*p))) == NULL)
 		abort();
 	*p = *like;
-	p->key = copy(key);
 	p->home = home;
+	if (targets_init(p) != 0) {
+		budget_unref(home->budgets, &b);
+		budget_unref(home->budgets, &cap);
+		free(p);
+		return NULL;
+	}
+	p->origin = pool_origin(p);
+	p->key = copy(key);
 	p->budget = b;
 	p->cap = cap;
 	snapshot_ref(p->snapshot);
@@ -396,128 +436,6 @@ pool_leave(struct pool **at)
 		pool_touch(p);
 }
 
-/* ---- addresses -------------------------------------------------------- */
-
-/* A look-up on another thread; it touches only this. */
-struct resolve {
-	struct job job;
-	struct pool *pool;
-	char *host;
-	char port[8];
-	struct address address[POOL_ADDRESSES];
-	unsigned n;
-	int error;
-};
-
-static void
-resolve_work(struct job *job)
-{
-	struct resolve *r = (struct resolve *)(void *)job;
-	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
-				  .ai_flags = AI_ADDRCONFIG },
-			*list = NULL;
-
-	r->error = getaddrinfo(r->host, r->port, &hints, &list);
-	/* ADDRCONFIG hides addresses on a host that has only loopback. */
-	if (r->error != 0) {
-		hints.ai_flags = 0;
-		r->error = getaddrinfo(r->host, r->port, &hints, &list);
-	}
-	if (r->error != 0)
-		return;
-	for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
-		if (r->n == POOL_ADDRESSES)
-			break;
-		memcpy(&r->address[r->n].addr, ai->ai_addr, ai->ai_addrlen);
-		r->address[r->n++].len = ai->ai_addrlen;
-	}
-	freeaddrinfo(list);
-}
-
-static void
-resolve_done(struct job *job, void *owner)
-{
-	struct resolve *r = (struct resolve *)(void *)job;
-	struct pool *p = r->pool;
-	char text[POOL_ERROR_MAX];
-
-	(void)owner;
-	p->resolve = NULL;
-	p->home->jobs--;
-	if (r->n > 0) {
-		memcpy(p->address, r->address, sizeof(p->address));
-		p->address_n = r->n;
-		p->address_ns = p->home->streams->now_ns;
-	} else {
-		snprintf(text, sizeof(text), "cannot resolve %s: %s", r->host,
-			 r->error ? gai_strerror(r->error) : "no address");
-		pool_failed(p, WHY_UPSTREAM_DOWN, NULL, text);
-	}
-	pool_touch(p);
-	free(r->host);
-	free(r);
-}
-
-static bool
-address_numeric(struct pool *p, const char *host, unsigned port)
-{
-	struct address *a = &p->address[0];
-	struct sockaddr_in *in = (struct sockaddr_in *)&a->addr;
-	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&a->addr;
-	struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
-
-	memset(a, 0, sizeof(*a));
-	if (host[0] == '/') {
-		un->sun_family = AF_UNIX;
-		a->len = sizeof(*un);
-		if (snprintf(un->sun_path, sizeof(un->sun_path),
-			     "%s/.s.PGSQL.%u", host,
-			     port) >= (int)sizeof(un->sun_path))
-			return false;
-	} else if (inet_pton(AF_INET, host, &in->sin_addr) == 1) {
-		in->sin_family = AF_INET;
-		in->sin_port = htons((uint16_t)port);
-		a->len = sizeof(*in);
-	} else if (inet_pton(AF_INET6, host, &in6->sin6_addr) == 1) {
-		in6->sin6_family = AF_INET6;
-		in6->sin6_port = htons((uint16_t)port);
-		a->len = sizeof(*in6);
-	} else {
-		return false;
-	}
-	p->address_n = 1;
-	return true;
-}
-
-/* True: there are addresses to dial.  False: they are being looked up. */
-static bool
-pool_addresses(struct pool *p)
-{
-	const char *host = p->postgres ? p->postgres->host : p->redis->host;
-	unsigned port = p->postgres ? p->postgres->port : p->redis->port;
-	uint64_t now = p->home->streams->now_ns;
-	struct resolve *r;
-
-	if (p->resolve != NULL)
-		return false;
-	if (p->address_ns != 0 && now < p->address_ns + POOL_DNS_TTL_NS)
-		return true;
-	if (address_numeric(p, host, port)) {
-		p->address_ns = now;
-		return true;
-	}
-	if ((r = calloc(1, sizeof(*r))) == NULL)
-		abort();
-	r->pool = p;
-	r->host = copy(host);
-	snprintf(r->port, sizeof(r->port), "%u", port);
-	p->resolve = r;
-	p->home->jobs++;
-	offload_run(p->home->dns, &r->job, p->home->mailbox, resolve_work,
-		    resolve_done);
-	return false;
-}
-
 /* ---- failure ---------------------------------------------------------- */
 
 /* Is there hope without a dial of our own?  Postgres servers come over from
@@ -534,13 +452,69 @@ pool_has_servers(const struct pool *p)
 	       0;
 }
 
+/* A host of the wrong role may be promoted any time. */
+static uint64_t
+retry_most(const struct pool *p, bool role)
+{
+	uint64_t most = p->snapshot->conf->server_login_retry_ms * 1000000u;
+
+	return role && most > POOL_ROLE_NS ? POOL_ROLE_NS : most;
+}
+
+/* Attempts on their way to a host that has failed meanwhile. */
+static void
+pool_abandon(struct pool *p, const struct host *h, enum server_state state)
+{
+	uint64_t failed = atomic_load(&h->failed_ns);
+
+	for (struct server *next, *v = p->list[state]; v; v = next) {
+		next = v->next;
+		if (v->host == h && v->began_ns < failed)
+			server_close(v, WHY_ROOM, NULL, "host failed");
+	}
+}
+
+void
+pool_host_failed(struct pool *p, struct host *h, uint64_t began_ns, enum why w,
+		 const char *sqlstate, const char *text)
+{
+	struct pools *home = p->home;
+	uint64_t most = retry_most(p, w == WHY_WRONG_ROLE);
+	char all[POOL_ERROR_MAX];
+
+	if (most < POOL_RETRY_FIRST_NS)
+		most = POOL_RETRY_FIRST_NS; /* or we would never be through */
+	if (text == NULL)
+		text = why_table[w].text;
+	if (w != WHY_WRONG_ROLE)
+		host_doubt(h);
+	if (host_failed(&home->budgets->hosts, h, began_ns,
+			home->streams->now_ns, POOL_RETRY_FIRST_NS, most,
+			text) &&
+	    p->targets.n > 1)
+		LOG(home->log, LOG_WARN, LOG_EV_HOST_DOWN,
+		    log_str("pool", p->key), log_str("host", h->name),
+		    log_num("port", h->port), log_str("error", text));
+	if (p->targets.n == 1) {
+		pool_failed(p, w, sqlstate, text);
+	} else if (targets_have_other(p)) {
+		p->next_host = true;
+		pool_abandon(p, h, SERVER_DIAL);
+		pool_abandon(p, h, SERVER_LOGIN);
+		pool_touch(p);
+	} else {
+		targets_tell(p, all, sizeof(all));
+		pool_failed(p, w, NULL, all);
+	}
+}
+
 void
 pool_failed(struct pool *p, enum why w, const char *sqlstate, const char *text)
 {
-	uint64_t most = p->snapshot->conf->server_login_retry_ms * 1000000u;
+	uint64_t most = retry_most(p, targets_misfit(p));
 	struct pools *home = p->home;
 
-	if (w == WHY_SHUTDOWN || w == WHY_RECONFIGURED)
+	if (w == WHY_SHUTDOWN || w == WHY_RECONFIGURED || w == WHY_ROOM)
 		return;
 	if (text == NULL)
 		text = why_table[w].text;
@@ -590,8 +564,10 @@ pool_pick(struct pool *p, const struct lessee *l)
 }
 
 /*
- * A server idle for long may have died this very turn, its end not read yet.
- * One look at the socket saves a client from being the one to find out.
+ * An idle server may have died this very turn, its end not read yet: behind us
+ * in the loop's list of events, or not in it.  One look at the socket saves a
+ * client from being the one to find out.  Only a server that came to rest in
+ * this turn has just been read from.
  */
 static struct server *
 pool_pick_alive(struct pool *p, const struct lessee *l)
@@ -600,10 +576,12 @@ pool_pick_alive(struct pool *p, const struct lessee *l)
 	struct server *v;
 
 	while ((v = pool_pick(p, l)) != NULL) {
-		if (now - v->idle_ns < 100000000u ||
-		    stream_is_quiet(&v->stream))
+		if (server_is_unwanted(v))
+			server_dismiss(v);
+		else if (v->idle_ns == now || stream_is_quiet(&v->stream))
 			return v;
-		server_close(v, WHY_UPSTREAM_LOST, NULL, NULL);
+		else
+			server_close(v, WHY_UPSTREAM_LOST, NULL, NULL);
 	}
 	return NULL;
 }
@@ -790,6 +768,9 @@ pool_wants(const struct pool *p)
 	    p->ops == &redis_server_ops ? p->waiters.n > 0 : p->waiters.n;
 	unsigned opening = pool_opening(p) + p->n[SERVER_RESET];
 
+	/* Or one at a time for each host, while none of several is well. */
+	if (p->targets.n > 1 && !targets_are_well(p))
+		return want > opening && p->probes < p->targets.n;
 	/* While attempts fail, one at a time is enough to find out; and a
 	 * walsender is opened for whoever is next. */
 	if (want > 1 &&
@@ -837,7 +818,52 @@ pool_lacks(const struct pool *p)
 
 	return (p->known || p->users > 0) &&
 	       atomic_load(&p->budget->count) < pool_floor(p) &&
-	       pool_opening(p) < (fails ? 1 : POOL_OPENING_MAX);
+	       pool_opening(p) + p->probes < (fails ? 1 : POOL_OPENING_MAX);
+}
+
+/* A probe holds a place only as long as nobody else wants it. */
+static bool
+pool_end_probe(struct pool *p)
+{
+	for (int state = SERVER_DIAL; state <= SERVER_LOGIN; state++)
+		for (struct server *v = p->list[state]; v; v = v->next)
+			if (v->probe) {
+				server_close(v, WHY_ROOM, NULL, NULL);
+				return true;
+			}
+	return false;
+}
+
+/* One server more, to the host that is next; NULL: that is all for now. */
+static struct server *
+pool_open(struct pool *p, int most, bool (*take)(struct pool *, int))
+{
+	struct target *t = targets_next(p);
+
+	if (t == NULL)
+		return NULL;
+	if (!take(p, most)) {
+		if (!pool_end_probe(p) || !take(p, most))
+			return NULL;
+		p->capped = false;
+	}
+	p->next_host = false;
+	return server_open(p, t);
+}
+
+/* Is a host that failed back?  With a place to spare, and no client waits. */
+static void
+pool_probe(struct pool *p)
+{
+	int limit = atomic_load(&p->budget->limit);
+	struct target *t;
+
+	if (p->targets.n == 1 || p->replication != NULL ||
+	    budget_room(p->budget) == 0 || budget_room(p->cap) == 0 ||
+	    (t = targets_probe(p)) == NULL)
+		return;
+	if (room_take_spare(p, limit))
+		server_open(p, t);
 }
 
 /* For those who wait, from the reserve if they have waited long, and for
@@ -845,34 +871,26 @@ pool_lacks(const struct pool *p)
 static void
 pool_dial(struct pool *p)
 {
-	int limit = atomic_load(&p->budget->limit), extra;
+	int limit = atomic_load(&p->budget->limit);
+	int extra = p->postgres ? (int)p->postgres->reserve_pool_size : 0;
 	unsigned want = pool_wants(p);
 	struct server *v;
 
-	for (; want > 0 && room_take(p, limit); want--) {
-		if ((v = server_open(p)) == NULL)
-			return;
+	for (; want > 0 && (v = pool_open(p, limit, room_take)); want--)
 		if (p->replication != NULL)
 			v->label = label_ref(fair_first(&p->waiters)->label);
-	}
-	if (want == 0 || p->capped)
+	if (want == 0 || p->capped || budget_room(p->budget) > 0)
 		return;
-	if ((want = pool_wants_reserve(p)) == 0)
-		return;
-	extra = (int)p->postgres->reserve_pool_size;
-	for (; want > 0 && room_take(p, limit + extra); want--) {
+	want = pool_wants_reserve(p);
+	for (; want > 0 && pool_open(p, limit + extra, room_take); want--)
 		stats_add(p->home->stats, STAT_SERVER_RESERVE, 1);
-		if (server_open(p) == NULL)
-			return;
-	}
 }
 
 static void
 pool_fill(struct pool *p)
 {
-	while (pool_lacks(p) && room_take_spare(p, pool_floor(p)))
-		if (server_open(p) == NULL)
-			return;
+	while (pool_lacks(p) && pool_open(p, pool_floor(p), room_take_spare))
+		;
 }
 
 /* Nothing there, nothing coming: whoever waits hears why; of a walsender only
@@ -991,8 +1009,9 @@ pool_show(struct pool *p)
 static bool
 pool_is_hopeless(const struct pool *p)
 {
-	return p->waiters.n > 0 && p->resolve == NULL && pool_opening(p) == 0 &&
-	       !pool_has_servers(p) && atomic_load(&p->budget->failures) > 0;
+	return p->waiters.n > 0 && !targets_resolving(p) &&
+	       pool_opening(p) == 0 && !p->next_host && !pool_has_servers(p) &&
+	       atomic_load(&p->budget->failures) > 0;
 }
 
 /* Who waits where too many do hears so in the turn in which it asked. */
@@ -1008,12 +1027,30 @@ pool_refuse_excess(struct pool *p)
 	}
 }
 
+/* A host has changed its role: its idle servers go. */
+static void
+pool_sweep(struct pool *p)
+{
+	unsigned epochs = targets_epochs(p);
+
+	if (!p->sweep && epochs == p->epochs)
+		return;
+	p->sweep = false;
+	p->epochs = epochs;
+	for (struct server *next, *v = p->list[SERVER_IDLE]; v; v = next) {
+		next = v->next;
+		if (server_is_unwanted(v))
+			server_dismiss(v);
+	}
+}
+
 static void
 pool_poke(struct pool *p)
 {
 	uint64_t now = p->home->streams->now_ns;
 	bool wants;
 
+	pool_sweep(p);
 	pool_refuse_excess(p);
 	do
 		pool_grant_waiters(p);
@@ -1024,10 +1061,11 @@ pool_poke(struct pool *p)
 	p->capped = false;
 	wants = p->waiters.n > 0 && pool_wants(p) > 0;
 	if ((wants || pool_lacks(p)) && !p->home->closing &&
-	    budget_may_try(p->budget, now, POOL_RETRY_FIRST_NS) &&
-	    pool_addresses(p)) {
+	    (p->next_host ||
+	     budget_may_try(p->budget, now, POOL_RETRY_FIRST_NS))) {
 		pool_dial(p);
 		pool_fill(p);
+		pool_probe(p);
 	}
 	if (pool_is_hopeless(p))
 		pool_fail_waiters(p);
@@ -1049,10 +1087,13 @@ pools_poke(struct pools *home)
 
 /* ---- reload ----------------------------------------------------------- */
 
+/* Those at work end when they are released: server_is_unwanted(). */
 static void
 pool_retire(struct pool *p)
 {
 	pool_close_all(p, SERVER_IDLE, WHY_RECONFIGURED);
+	pool_close_all(p, SERVER_DIAL, WHY_RECONFIGURED);
+	pool_close_all(p, SERVER_LOGIN, WHY_RECONFIGURED);
 	for (struct server *next, *v = p->list[SERVER_SHARED]; v; v = next) {
 		next = v->next;
 		if (v->ledger.n == 0)
@@ -1060,7 +1101,6 @@ pool_retire(struct pool *p)
 		else
 			v->leaving = true;
 	}
-	p->address_ns = 0;
 	budget_recovered(p->budget);
 }
 
@@ -1074,12 +1114,26 @@ pool_shrink(struct pool *p)
 			     NULL);
 }
 
+/* To the hosts of a new configuration, with nothing held against them. */
+static void
+pool_move(struct pool *p)
+{
+	targets_fini(p);
+	p->next_host = false;
+	if (targets_init(p) != 0)
+		LOG(p->home->log, LOG_ERROR, LOG_EV_FAULT,
+		    log_str("pool", p->key),
+		    log_str("error", "too many hosts"));
+	for (unsigned i = 0; i < p->targets.n; i++)
+		host_works(p->targets.at[i].host);
+}
+
 static void
 pool_reload(struct pool *p, struct snapshot *snap)
 {
 	const struct conf_postgres *pg = NULL;
 	const struct conf_redis *redis = NULL;
-	bool moved;
+	uint64_t before = p->origin;
 
 	if (p->postgres != NULL)
 		pg = conf_postgres_find(snap->conf, p->postgres->name);
@@ -1092,12 +1146,6 @@ pool_reload(struct pool *p, struct snapshot *snap)
 		budget_limit(p->cap, 0);
 		return;
 	}
-	if (pg != NULL)
-		moved = !same_text(pg->host, p->postgres->host) ||
-			pg->port != p->postgres->port ||
-			pg->sslmode != p->postgres->sslmode;
-	else
-		moved = !same_text(redis->url, p->redis->url);
 	snapshot_ref(snap);
 	snapshot_unref(&p->snapshot);
 	p->snapshot = snap;
@@ -1106,8 +1154,14 @@ pool_reload(struct pool *p, struct snapshot *snap)
 	p->known = false; /* pools_open_known() says it again */
 	budget_limit(p->budget, pool_limit(p));
 	budget_limit(p->cap, pool_cap(p));
-	if (moved)
+	p->origin = pool_origin(p);
+	if (p->origin != before) {
 		pool_retire(p);
+		pool_move(p);
+	}
+	if (pg != NULL && pg->password != NULL &&
+	    (pg->user == NULL || same_text(pg->user, p->user)))
+		pool_renew(p, snap, pg->password);
 	pool_shrink(p);
 	pool_touch(p);
 }

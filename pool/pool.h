@@ -23,10 +23,8 @@
 #ifndef POOL_POOL_H
 #define POOL_POOL_H
 
-#include <netinet/in.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/un.h>
 
 #include "conf/log.h"
 #include "conf/stats.h"
@@ -36,6 +34,7 @@
 #include "pool/lease.h"
 #include "pool/server.h"
 #include "pool/stmt.h"
+#include "pool/target.h"
 #include "tls/mailbox.h"
 #include "tls/offload.h"
 #include "tls/snapshot.h"
@@ -43,13 +42,12 @@
 
 enum {
 	POOL_BUCKETS = 256,
-	POOL_ADDRESSES = 16,
 	POOL_OPENING_MAX = 8,		/* log-ins under way at once, a pool and worker */
 	POOL_ERROR_MAX = BUDGET_ERROR_MAX
 };
 
-#define POOL_DNS_TTL_NS	    (15ull * 1000000000)	/* PgBouncer's dns_max_ttl */
 #define POOL_RETRY_FIRST_NS (250ull * 1000000)	/* doubles up to server_login_retry */
+#define POOL_ROLE_NS	    (1000ull * 1000000)	/* but where a host of another role answers */
 #define POOL_AGAIN_NS	    (50ull * 1000000)	/* ask again for room */
 #define POOL_SLICE_NS	    (50ull * 1000000)	/* a shared server at work keeps its place so long */
 #define POOL_RESERVE_IDLE_NS (1000ull * 1000000) /* above pool_size: idle so long, it goes */
@@ -57,13 +55,6 @@ enum {
 #define POOL_FAILED_NS	    (30ull * 1000000000)	/* a pool that never had a server is kept ... */
 #define POOL_CROWDED_NS	    (1000ull * 1000000)	/* ... and any, when there are too many */
 #define POOL_UNFAIR_NS	    (5ull * 1000000)	/* another worker may wait this much longer */
-
-struct address {
-	struct sockaddr_storage addr;
-	socklen_t		len;
-};
-
-struct resolve;
 
 /*
  * The keys for one salt: of the last PBKDF2 we did for this upstream, or, where
@@ -109,10 +100,12 @@ struct pool {
 	struct server		    *list[SERVER_MAX];	/* by state, latest first */
 	unsigned		     n[SERVER_MAX];
 
-	struct address		     address[POOL_ADDRESSES];
-	unsigned		     address_n;
-	uint64_t		     address_ns;	/* when looked up; 0: never */
-	struct resolve		    *resolve;		/* under way */
+	struct targets		     targets;		/* where to dial */
+	uint64_t		     origin;		/* stands for what servers are opened with */
+	unsigned		     probes;		/* of those in DIAL and LOGIN: see server.h */
+	bool			     sweep;		/* an idle server may be unwanted */
+	unsigned		     epochs;		/* of its hosts, when it was last swept */
+	bool			     next_host;		/* one failed: on with the next at once */
 
 	struct wheel_entry	     timer;		/* when to look again */
 	bool			     want_tls;		/* sslmode allow: plain was refused */
@@ -185,23 +178,30 @@ void pool_leave(struct pool **);	/* nulls the pointer, which may be NULL */
 bool pool_want(struct pool *, struct lessee *) __attribute__((warn_unused_result));
 void pool_unwant(struct lessee *);	/* if it waits anywhere */
 void pool_touch(struct pool *);		/* look at it at the end of the turn */
-/* An attempt to open a server failed; NULL where the upstream said nothing. */
+/*
+ * An attempt to open a server failed, because of its host (the next is tried,
+ * if there is one) or for a reason that all hosts would give.  NULL where the
+ * upstream said nothing.
+ */
+void pool_host_failed(struct pool *, struct host *, uint64_t began_ns, enum why,
+    const char *sqlstate, const char *text);
 void pool_failed(struct pool *, enum why, const char *sqlstate, const char *text);
 
 /* So many servers of this pool stay open though they are idle. */
 int  pool_floor(const struct pool *);
 
+/* That somebody may wait for: without probes. */
 static inline unsigned
 pool_opening(const struct pool *p)
 {
-	return p->n[SERVER_DIAL] + p->n[SERVER_LOGIN];
+	return p->n[SERVER_DIAL] + p->n[SERVER_LOGIN] - p->probes;
 }
 
 static inline unsigned
 pool_servers(const struct pool *p)
 {
-	return pool_opening(p) + p->n[SERVER_IDLE] + p->n[SERVER_LEASED] +
-	    p->n[SERVER_SHARED] + p->n[SERVER_RESET];
+	return p->n[SERVER_DIAL] + p->n[SERVER_LOGIN] + p->n[SERVER_IDLE] +
+	    p->n[SERVER_LEASED] + p->n[SERVER_SHARED] + p->n[SERVER_RESET];
 }
 
 #endif

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "pool/pool.h"
 #include "pool/room.h"
@@ -41,6 +42,12 @@ count_idle(const struct server *v, int n)
 		stats_add(v->pool->home->stats, STAT_PG_SERVERS_IDLE, n);
 }
 
+static bool
+is_opening(const struct server *v)
+{
+	return v->state == SERVER_DIAL || v->state == SERVER_LOGIN;
+}
+
 static void
 server_link(struct server *v)
 {
@@ -52,6 +59,7 @@ server_link(struct server *v)
 		v->next->prev = &v->next;
 	*list = v;
 	v->pool->n[v->state]++;
+	v->pool->probes += v->probe && is_opening(v);
 	count_idle(v, 1);
 }
 
@@ -64,6 +72,7 @@ server_unlink(struct server *v)
 	v->next = NULL;
 	v->prev = NULL;
 	v->pool->n[v->state]--;
+	v->pool->probes -= v->probe && is_opening(v);
 	count_idle(v, -1);
 }
 
@@ -85,6 +94,9 @@ server_arm(struct server *v)
 	case SERVER_LOGIN:
 	case SERVER_RESET:
 		when = after(now, c->server_connect_timeout_ms);
+		if (v->probe && is_opening(v) && targets_are_well(v->pool) &&
+		    when > now + TARGET_PROBE_NS)
+			when = now + TARGET_PROBE_NS;
 		break;
 	case SERVER_IDLE:
 	case SERVER_SHARED:
@@ -143,14 +155,17 @@ server_of(struct stream *st)
 
 enum { SERVER_OUT_MAX = 1 << 30 };
 
-/* The next of the upstream's addresses; -1 when none is left. */
+/* The next of its host's addresses, from the one that worked last time; -1
+ * when none is left. */
 static int
 server_dial(struct server *v)
 {
 	struct pool *p = v->pool;
+	struct target *t = v->target;
 
-	while (v->address < p->address_n) {
-		struct address *a = &p->address[v->address++];
+	while (v->tried < t->address_n) {
+		struct address *a =
+		    &t->address[(v->first + v->tried++) % t->address_n];
 
 		if (stream_dial(&v->stream, p->home->streams,
 				(struct sockaddr *)&a->addr, a->len,
@@ -162,7 +177,7 @@ server_dial(struct server *v)
 }
 
 struct server *
-server_open(struct pool *p)
+server_open(struct pool *p, struct target *t)
 {
 	struct pools *home = p->home;
 	struct server *v = calloc(1, p->ops->size);
@@ -176,6 +191,13 @@ server_open(struct pool *p)
 	v->pool = p;
 	v->ops = p->ops;
 	v->stream.fd = -1;
+	v->target = t;
+	v->first = t->first;
+	v->host = t->host;
+	v->origin = p->origin;
+	v->began_ns = home->streams->now_ns;
+	if ((v->probe = p->targets.n > 1 && !target_is_well(t)))
+		target_claim(t);
 	p->ops->init(v);
 	server_link(v);
 	p->held++;
@@ -209,14 +231,20 @@ server_ready(struct server *v)
 	p->served = true;
 	atomic_fetch_add(&p->budget->ready, 1);
 	v->opened_ns = p->home->streams->now_ns;
+	v->epoch = atomic_load(&v->host->epoch);
 	stats_add(p->home->stats, STAT_SERVER_OPENED, 1);
 	if (v->stream.ssl != NULL)
 		resume_keep(&p->snapshot->resume, v->stream.ssl);
+	if (host_works(v->host) && p->targets.n > 1)
+		LOG(p->home->log, LOG_INFO, LOG_EV_HOST_UP,
+		    log_str("pool", p->key), log_str("host", v->host->name),
+		    log_num("port", v->host->port));
 	if (was_down)
 		LOG(p->home->log, LOG_INFO, LOG_EV_UPSTREAM_UP,
 		    log_str("pool", p->key));
 	LOG(p->home->log, LOG_INFO, LOG_EV_SERVER_OPEN,
 	    log_id("server", v->worker, v->id), log_str("pool", p->key),
+	    log_str("host", v->host->name), log_num("port", v->host->port),
 	    log_str("tls",
 		    v->stream.ssl ? SSL_get_version(v->stream.ssl) : "off"));
 	pool_touch(p);
@@ -252,9 +280,32 @@ server_is_old(const struct server *v)
 	       v->pool->home->streams->now_ns >= v->opened_ns + life * 1000000u;
 }
 
+bool
+server_is_unwanted(const struct server *v)
+{
+	const struct conf_postgres *up = v->pool->postgres;
+
+	if (v->leaving || v->origin != v->pool->origin)
+		return true;
+	return up != NULL && up->target_role != ROLE_ANY &&
+	       v->epoch != atomic_load(&v->host->epoch);
+}
+
+void
+server_dismiss(struct server *v)
+{
+	server_close(
+	    v, v->origin != v->pool->origin ? WHY_RECONFIGURED : WHY_WRONG_ROLE,
+	    NULL, NULL);
+}
+
 void
 server_rest(struct server *v)
 {
+	if (server_is_unwanted(v)) {
+		server_dismiss(v);
+		return;
+	}
 	server_enter(v, SERVER_IDLE);
 	pool_touch(v->pool);
 }
@@ -278,6 +329,8 @@ server_release(struct server *v)
 		server_close(v, WHY_SERVER_LIFETIME, NULL, NULL);
 	} else if (room_is_over(p)) {
 		server_close(v, WHY_RECONFIGURED, NULL, NULL);
+	} else if (server_is_unwanted(v)) {
+		server_dismiss(v);
 	} else if (v->ops->dirty(v)) {
 		server_enter(v, SERVER_RESET);
 		v->ops->clean(v);
@@ -287,12 +340,6 @@ server_release(struct server *v)
 }
 
 /* ---- closing ---------------------------------------------------------- */
-
-static bool
-is_opening(const struct server *v)
-{
-	return v->state == SERVER_DIAL || v->state == SERVER_LOGIN;
-}
 
 static void
 server_log_close(struct server *v, enum why w, const char *text)
@@ -306,6 +353,35 @@ server_log_close(struct server *v, enum why w, const char *text)
 	    log_str("state", server_state_name(v->state)),
 	    log_str("why", why_table[w].name),
 	    log_str("error", text ? text : ""));
+}
+
+/* Would another host do better?  Not where this one knows us and refuses. */
+static bool
+server_blames_host(const struct server *v, enum why w, const char *sqlstate)
+{
+	if (w == WHY_CONNECT_TIMEOUT || w == WHY_WRONG_ROLE)
+		return true;
+	if (w != WHY_UPSTREAM_DOWN)
+		return false;
+	/* Shut down, crashed, starting up; or a pooler that cannot connect. */
+	if (sqlstate != NULL)
+		return strncmp(sqlstate, "57P0", 4) == 0 ||
+		       strncmp(sqlstate, "08", 2) == 0;
+	return !v->answered;
+}
+
+static void
+server_unopened(struct server *v, enum why w, const char *sqlstate,
+		const char *text)
+{
+	if (server_blames_host(v, w, sqlstate)) {
+		pool_host_failed(v->pool, v->host, v->began_ns, w, sqlstate,
+				 text);
+		return;
+	}
+	if (v->answered)
+		host_works(v->host);
+	pool_failed(v->pool, w, sqlstate, text);
 }
 
 void
@@ -332,7 +408,9 @@ server_close(struct server *v, enum why w, const char *sqlstate,
 	home->dead = v;
 	home->n--;
 	if (opening)
-		pool_failed(p, w, sqlstate, text);
+		server_unopened(v, w, sqlstate, text);
+	else if (sqlstate != NULL && strncmp(sqlstate, "57P0", 4) == 0)
+		host_doubt(v->host); /* it may come back as something else */
 	if (l != NULL)
 		l->ops->lost(l, w, sqlstate, text);
 	if (v->ops->lost != NULL)
@@ -412,15 +490,33 @@ server_timeout(struct server *v)
 	}
 }
 
+/* Gone in the middle of it: that is its host's doing after all. */
+static void
+server_unlogged(struct server *v, const char *error)
+{
+	v->answered = false;
+	server_close(v, WHY_UPSTREAM_DOWN, NULL, error);
+}
+
 static void
 server_broke(struct server *v, const char *error)
 {
 	if (v->state == SERVER_DIAL)
 		server_undialled(v, WHY_UPSTREAM_DOWN, error);
 	else if (v->state == SERVER_LOGIN)
-		server_close(v, WHY_UPSTREAM_DOWN, NULL, error);
+		server_unlogged(v, error);
 	else
 		server_close(v, WHY_UPSTREAM_LOST, NULL, error);
+}
+
+static void
+server_connected(struct server *v)
+{
+	struct target *t = v->target;
+
+	t->first = (v->first + v->tried - 1) % t->address_n;
+	v->target = NULL;
+	server_enter(v, SERVER_LOGIN);
 }
 
 static void
@@ -434,7 +530,7 @@ server_event(struct stream *st, enum stream_event e)
 	switch (e) {
 	case STREAM_OPEN:
 		if (v->state == SERVER_DIAL)
-			server_enter(v, SERVER_LOGIN);
+			server_connected(v);
 		v->ops->opened(v);
 		break;
 	case STREAM_DATA:

@@ -40,6 +40,9 @@ enum server_state {
 	SERVER_MAX
 };
 
+struct host;
+struct target;
+
 struct server_ops {
 	const char *proto;
 	size_t	    size;		/* of the protocol's own struct */
@@ -74,13 +77,23 @@ struct server {
 	unsigned		 destination;	/* MOVING: to this worker */
 	uint64_t		 opened_ns;	/* monotonic; when it became usable */
 	uint64_t		 idle_ns;
-	unsigned		 address;	/* DIAL: which one is tried */
 	bool			 ready;		/* counted in its budget as logged in */
-	bool			 leaving;	/* SHARED: takes no more, and closes when it owes nothing */
+	struct host		*host;		/* whose connection it is */
+	struct target		*target;	/* DIAL: where its addresses are */
+	unsigned		 first, tried;	/* DIAL: with which it began, how many were tried */
+	uint64_t		 origin;	/* the pool's when it was opened */
+	uint64_t		 began_ns;	/* when it was dialled */
+	unsigned		 epoch;		/* of its host, when it became usable */
+	bool			 probe;		/* to a host that failed: nobody waits for it */
+	bool			 answered;	/* LOGIN: it spoke; what it refuses is not its host's fault */
+	bool			 leaving;	/* takes no more, and closes when it owes nothing */
 	unsigned		 cancels;	/* cancel requests under way: not to be pooled */
 };
 
-struct server *server_open(struct pool *);		/* a budget place must be taken */
+struct server *server_open(struct pool *, struct target *);	/* a budget place must be taken */
+/* Opened with what is no longer configured, or its host's role has changed. */
+bool	       server_is_unwanted(const struct server *);
+void	       server_dismiss(struct server *);		/* closes it for that */
 void	       server_enter(struct server *, enum server_state);
 /* `sqlstate` and `text` are what the upstream said, or NULL. */
 void	       server_close(struct server *, enum why, const char *sqlstate, const char *text);

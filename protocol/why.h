@@ -40,6 +40,7 @@
 	X(QUEUE_FULL,       0, "53300", "ERR",      "too many clients wait for a server (max_waiting_clients)") \
 	X(POOL_TIMEOUT,     1, "53300", "ERR",      "query_wait_timeout")                      \
 	X(UPSTREAM_DOWN,    1, "08006", "ERR",      "upstream is unreachable")                 \
+	X(WRONG_ROLE,       0, "08006", "ERR",      "host is not of the target_role")          \
 	X(UPSTREAM_LOST,    1, "08006", "ERR",      "upstream connection lost")                \
 	X(UPSTREAM_SENSE,   1, "08P01", "ERR",      "upstream broke the protocol")             \
 	X(DOUBT,            1, "08006", "ERR",      "state of the server connection in doubt") \

@@ -183,7 +183,7 @@ cancel_start_tls(struct cancel *c)
 
 	if (stream_start_tls(&c->stream,
 			     p->snapshot->postgres[p->postgres->index], false,
-			     p->postgres->host,
+			     c->server->host->name,
 			     p->postgres->sslmode == SSLMODE_VERIFY_FULL) != 0)
 		cancel_end(c);
 }

@@ -422,11 +422,14 @@ pg_rest(struct lessee *l)
 }
 
 /* What a client hears of an upstream's refusal: never its own log-in's
- * codes, because it is not the one that was refused. */
+ * codes, because it is not the one that was refused; and not that it was told
+ * to go by an administrator, because it was the server's connection that was. */
 static const char *
 code_for_client(enum why w, const char *sqlstate)
 {
-	if (sqlstate == NULL || strncmp(sqlstate, "28", 2) == 0)
+	if (sqlstate == NULL || strncmp(sqlstate, "28", 2) == 0 ||
+	    (w == WHY_UPSTREAM_LOST && strncmp(sqlstate, "57P0", 4) == 0 &&
+	     strchr("123", sqlstate[4]) != NULL))
 		return why_table[w].sqlstate;
 	return sqlstate;
 }
@@ -437,7 +440,7 @@ say_error(struct session *s, const char *severity, enum why w,
 {
 	char message[512];
 
-	if (text != NULL && w == WHY_UPSTREAM_DOWN)
+	if (text != NULL && (w == WHY_UPSTREAM_DOWN || w == WHY_UPSTREAM_LOST))
 		snprintf(message, sizeof(message), "%s: %s", why_table[w].text,
 			 text);
 	else

@@ -34,6 +34,7 @@ struct world {
 	struct pools pools;
 	struct conf conf;
 	struct conf_postgres upstream;
+	struct conf_host hosts[4];	/* in one folder, told apart by port; 1 is used */
 	SSL_CTX *contexts[1];
 	struct snapshot snapshot;
 	struct pool *pool;
@@ -54,10 +55,14 @@ world_fill(struct world *w)
 	w->upstream = (struct conf_postgres){
 		.name = (char *)(uintptr_t)"main",
 		.host = w->dir,
+		.hosts = w->hosts,
+		.hosts_n = 1,
 		.port = 5432,
 		.sslmode = SSLMODE_DISABLE,
 		.pool_size = 2,
 	};
+	for (unsigned i = 0; i < 4; i++)
+		w->hosts[i] = (struct conf_host){ w->dir, 5432 + i };
 	w->conf.postgres = &w->upstream;
 	w->conf.postgres_n = 1;
 	w->conf.max_prepared_statements = 3;

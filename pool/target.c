@@ -1,0 +1,387 @@
+#include "pool/target.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "pool/pool.h"
+
+/* ---- making ----------------------------------------------------------- */
+
+static struct host *
+find_host(struct pool *p, size_t i)
+{
+	struct hosts *all = &p->home->budgets->hosts;
+
+	if (p->redis != NULL)
+		return host_find(all, p->redis->name, p->redis->host,
+				 p->redis->port);
+	return host_find(all, p->postgres->name, p->postgres->hosts[i].name,
+			 p->postgres->hosts[i].port);
+}
+
+int
+targets_init(struct pool *p)
+{
+	struct targets *all = &p->targets;
+	size_t n = p->postgres ? p->postgres->hosts_n : 1;
+
+	assert(n > 0 && n <= CONF_HOSTS_MAX);
+	*all = (struct targets){ .n = (unsigned)n };
+	if ((all->at = calloc(n, sizeof(*all->at))) == NULL)
+		abort();
+	for (size_t i = 0; i < n; i++) {
+		all->at[i].pool = p;
+		if ((all->at[i].host = find_host(p, i)) != NULL)
+			continue;
+		targets_fini(p);
+		return -1;
+	}
+	return 0;
+}
+
+/* ---- addresses -------------------------------------------------------- */
+
+/* A look-up on another thread; it touches only this. */
+struct resolve {
+	struct job job;
+	struct pools *home;
+	struct target *target; /* NULL: it is no longer wanted */
+	char *host;
+	char port[8];
+	struct address address[TARGET_ADDRESSES];
+	unsigned n;
+	int error;
+};
+
+void
+targets_fini(struct pool *p)
+{
+	for (unsigned i = 0; i < p->targets.n; i++) {
+		struct target *t = &p->targets.at[i];
+
+		if (t->resolve != NULL)
+			t->resolve->target = NULL;
+		free(t->address);
+	}
+	free(p->targets.at);
+	p->targets = (struct targets){ 0 };
+}
+
+static void
+resolve_work(struct job *job)
+{
+	struct resolve *r = (struct resolve *)(void *)job;
+	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+				  .ai_flags = AI_ADDRCONFIG },
+			*list = NULL;
+
+	r->error = getaddrinfo(r->host, r->port, &hints, &list);
+	/* ADDRCONFIG hides addresses on a host that has only loopback. */
+	if (r->error != 0) {
+		hints.ai_flags = 0;
+		r->error = getaddrinfo(r->host, r->port, &hints, &list);
+	}
+	if (r->error != 0)
+		return;
+	for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
+		if (r->n == TARGET_ADDRESSES)
+			break;
+		memcpy(&r->address[r->n].addr, ai->ai_addr, ai->ai_addrlen);
+		r->address[r->n++].len = ai->ai_addrlen;
+	}
+	freeaddrinfo(list);
+}
+
+/* The one that worked is tried first, wherever it is in the new list. */
+static void
+set_addresses(struct target *t, const struct address *list, unsigned n)
+{
+	struct address *new = malloc(n * sizeof(*new));
+	unsigned first = 0;
+
+	if (new == NULL)
+		abort();
+	memcpy(new, list, n * sizeof(*new));
+	for (unsigned i = 0; i < n && t->address_n > 0; i++)
+		if (new[i].len == t->address[t->first].len &&
+		    memcmp(&new[i].addr, &t->address[t->first].addr,
+			   new[i].len) == 0)
+			first = i;
+	free(t->address);
+	t->address = new;
+	t->address_n = n;
+	t->first = first;
+	t->looked_ns = t->pool->home->streams->now_ns;
+}
+
+static void
+resolve_done(struct job *job, void *owner)
+{
+	struct resolve *r = (struct resolve *)(void *)job;
+	struct target *t = r->target;
+	char text[POOL_ERROR_MAX];
+
+	(void)owner;
+	r->home->jobs--;
+	if (t != NULL)
+		t->resolve = NULL;
+	if (t != NULL && r->n > 0) {
+		set_addresses(t, r->address, r->n);
+		pool_touch(t->pool);
+	} else if (t != NULL) {
+		snprintf(text, sizeof(text), "cannot resolve %s: %s", r->host,
+			 r->error ? gai_strerror(r->error) : "no address");
+		pool_host_failed(t->pool, t->host, t->asked_ns,
+				 WHY_UPSTREAM_DOWN, NULL, text);
+	}
+	free(r->host);
+	free(r);
+}
+
+static bool
+address_numeric(struct target *t)
+{
+	struct address a = { 0 };
+	struct sockaddr_in *in = (struct sockaddr_in *)&a.addr;
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&a.addr;
+	struct sockaddr_un *un = (struct sockaddr_un *)&a.addr;
+	const struct host *h = t->host;
+
+	if (h->name[0] == '/') {
+		un->sun_family = AF_UNIX;
+		a.len = sizeof(*un);
+		if (snprintf(un->sun_path, sizeof(un->sun_path),
+			     "%s/.s.PGSQL.%u", h->name,
+			     h->port) >= (int)sizeof(un->sun_path))
+			return false;
+	} else if (inet_pton(AF_INET, h->name, &in->sin_addr) == 1) {
+		in->sin_family = AF_INET;
+		in->sin_port = htons((uint16_t)h->port);
+		a.len = sizeof(*in);
+	} else if (inet_pton(AF_INET6, h->name, &in6->sin6_addr) == 1) {
+		in6->sin6_family = AF_INET6;
+		in6->sin6_port = htons((uint16_t)h->port);
+		a.len = sizeof(*in6);
+	} else {
+		return false;
+	}
+	set_addresses(t, &a, 1);
+	return true;
+}
+
+/* True: there are addresses to dial.  False: they are being looked up. */
+static bool
+target_ready(struct target *t)
+{
+	struct pools *home = t->pool->home;
+	uint64_t now = home->streams->now_ns;
+	struct resolve *r;
+
+	if (t->resolve != NULL)
+		return false;
+	if (t->looked_ns != 0 && now < t->looked_ns + TARGET_DNS_TTL_NS)
+		return true;
+	if (address_numeric(t))
+		return true;
+	if ((r = calloc(1, sizeof(*r))) == NULL ||
+	    (r->host = strdup(t->host->name)) == NULL)
+		abort();
+	r->home = home;
+	r->target = t;
+	snprintf(r->port, sizeof(r->port), "%u", t->host->port);
+	t->resolve = r;
+	t->asked_ns = now;
+	home->jobs++;
+	offload_run(home->dns, &r->job, home->mailbox, resolve_work,
+		    resolve_done);
+	return false;
+}
+
+bool
+targets_resolving(const struct pool *p)
+{
+	for (unsigned i = 0; i < p->targets.n; i++)
+		if (p->targets.at[i].resolve != NULL)
+			return true;
+	return false;
+}
+
+/* ---- which one -------------------------------------------------------- */
+
+static enum conf_role
+wanted(const struct pool *p)
+{
+	return p->postgres ? p->postgres->target_role : ROLE_ANY;
+}
+
+static bool
+in_turn(const struct pool *p)
+{
+	return p->postgres != NULL &&
+	       p->postgres->load_balance_hosts == BALANCE_ROUND_ROBIN;
+}
+
+bool
+target_is_well(const struct target *t)
+{
+	return atomic_load(&t->host->failures) == 0;
+}
+
+/* Lower is better: first what is known of its role, then its place. */
+static unsigned
+rank(const struct pool *p, unsigned i)
+{
+	const struct targets *all = &p->targets;
+	unsigned fit = host_fit(all->at[i].host, wanted(p));
+	unsigned place = i;
+
+	if (in_turn(p)) {
+		fit = fit == 2 ? 2 : 0; /* or the unknown stay unknown */
+		place = (i + all->n - all->turn % all->n) % all->n;
+	}
+	return fit * CONF_HOSTS_MAX + place;
+}
+
+/* A look-up that takes long is not waited for where there is another host. */
+static bool
+is_late(const struct target *t)
+{
+	return t->resolve != NULL && t->pool->home->streams->now_ns >
+					 t->asked_ns + TARGET_PATIENCE_NS;
+}
+
+enum choice { WELL, RESTED, ANY };
+
+static bool
+is_choice(const struct target *t, enum choice which)
+{
+	uint64_t now = t->pool->home->streams->now_ns;
+
+	if (is_late(t))
+		return false;
+	return which == WELL     ? target_is_well(t)
+	       : which == RESTED ? !host_rests(t->host, now)
+				 : true;
+}
+
+static struct target *
+best(const struct pool *p, enum choice which)
+{
+	struct target *found = NULL;
+	unsigned least = UINT32_MAX;
+
+	for (unsigned i = 0; i < p->targets.n; i++) {
+		struct target *t = &p->targets.at[i];
+
+		if (!is_choice(t, which) || rank(p, i) >= least)
+			continue;
+		found = t;
+		least = rank(p, i);
+	}
+	return found;
+}
+
+/* All of them rest: the first to be woken. */
+static struct target *
+soonest(const struct pool *p)
+{
+	struct target *found = NULL;
+
+	for (unsigned i = 0; i < p->targets.n; i++) {
+		struct target *t = &p->targets.at[i];
+
+		if (!is_late(t) &&
+		    (found == NULL || atomic_load(&t->host->retry_ns) <
+					  atomic_load(&found->host->retry_ns)))
+			found = t;
+	}
+	return found;
+}
+
+/* While one tries a host that failed, the others need not. */
+static uint64_t
+claim_ns(const struct pool *p)
+{
+	uint64_t ms = p->snapshot->conf->server_connect_timeout_ms;
+
+	return (ms ? ms : 15000) * 1000000u;
+}
+
+struct target *
+targets_next(struct pool *p)
+{
+	struct target *t = best(p, WELL);
+
+	if (t == NULL)
+		t = best(p, RESTED);
+	if (t == NULL)
+		t = soonest(p);
+	if (t == NULL || !target_ready(t))
+		return NULL;
+	p->targets.turn = (unsigned)(t - p->targets.at) + 1;
+	return t;
+}
+
+void
+target_claim(struct target *t)
+{
+	host_claim(t->host, t->pool->home->streams->now_ns + claim_ns(t->pool));
+}
+
+struct target *
+targets_probe(struct pool *p)
+{
+	uint64_t now = p->home->streams->now_ns;
+	struct target *well = best(p, WELL), *t = best(p, RESTED);
+
+	if (well == NULL || t == NULL || target_is_well(t) || !target_ready(t))
+		return NULL;
+	return host_may_try(t->host, now, claim_ns(p)) ? t : NULL;
+}
+
+bool
+targets_have_other(const struct pool *p)
+{
+	return best(p, RESTED) != NULL;
+}
+
+bool
+targets_are_well(const struct pool *p)
+{
+	return best(p, WELL) != NULL;
+}
+
+bool
+targets_misfit(const struct pool *p)
+{
+	for (unsigned i = 0; i < p->targets.n; i++)
+		if (host_fit(p->targets.at[i].host, wanted(p)) == 2)
+			return true;
+	return false;
+}
+
+unsigned
+targets_epochs(const struct pool *p)
+{
+	unsigned sum = 0;
+
+	for (unsigned i = 0; i < p->targets.n; i++)
+		sum += atomic_load(&p->targets.at[i].host->epoch);
+	return sum;
+}
+
+void
+targets_tell(const struct pool *p, char *out, size_t n)
+{
+	out[0] = '\0';
+	for (unsigned i = 0; i < p->targets.n; i++)
+		if (!target_is_well(&p->targets.at[i]))
+			host_tell(&p->home->budgets->hosts,
+				  p->targets.at[i].host, out, n);
+}
