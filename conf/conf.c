@@ -10,6 +10,7 @@
 #include "conf/conf_check.h"
 #include "conf/conf_keys.h"
 #include "conf/conf_set.h"
+#include "conf/conf_users.h"
 #include "conf/ini.h"
 #include "conf/mem.h"
 #include "conf/value.h"
@@ -486,6 +487,7 @@ conf_free(struct conf **conf)
 		free_variables(c->tenant[i].var, c->tenant[i].var_n);
 	for (size_t i = 0; i < c->user_n; i++)
 		free(c->user[i].verifier);
+	conf_users_free(c);
 	jwt_key_free(&c->jwt.public_key);
 	for (unsigned kind = 0; kind < KIND_MAX; kind++)
 		free_objects(c, (enum conf_kind)kind);
@@ -499,10 +501,22 @@ conf_free(struct conf **conf)
 	*conf = NULL;
 }
 
+static int
+compare_names(const void *name, const void *user)
+{
+	return strcmp(*(const char *const *)name,
+		      ((const struct conf_user *)user)->name);
+}
+
 const struct conf_user *
 conf_user_find(const struct conf *c, const char *name)
 {
-	return conf_keys_object_find(c, KIND_USER, name);
+	const struct conf_user *u = conf_keys_object_find(c, KIND_USER, name);
+
+	if (u == NULL && c->listed_n > 0)
+		u = bsearch(&name, c->listed, c->listed_n, sizeof(*c->listed),
+			    compare_names);
+	return u;
 }
 
 const struct conf_database *

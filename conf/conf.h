@@ -209,6 +209,8 @@ struct conf {
 	size_t		      database_n;
 	struct conf_user     *user;		/* sorted by name */
 	size_t		      user_n;
+	struct conf_user     *listed;		/* of userlist_file, without a section; sorted */
+	size_t		      listed_n;
 	enum conf_auth	      unknown_auth;	/* how somebody unknown is asked: as most are */
 	struct tenant	     *tenant;		/* sorted by slug */
 	size_t		      tenant_n;

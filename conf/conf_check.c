@@ -4,11 +4,12 @@
 #include <sys/stat.h>
 
 #include "conf/conf.h"
+#include "conf/conf_users.h"
 #include "conf/file.h"
 #include "conf/mem.h"
 #include "protocol/secret.h"
 
-enum { SECRET_MIN = 32, PEM_MAX = 64 << 10 };
+enum { PEM_MAX = 64 << 10 };
 
 #define GIVEN(c, field) (conf_line((c), &(field)) != 0)
 #define ERROR(c, e, line, ...) \
@@ -255,11 +256,12 @@ check_password(struct conf *c, struct conf_errors *e, struct conf_user *u)
 			      "can be used, expected "
 			      "SCRAM-SHA-256$iterations:salt$stored:server",
 			      u->name);
-	} else if (by_password(u) && strlen(u->password) < SECRET_MIN) {
+	} else if (by_password(u) &&
+		   strlen(u->password) < CONF_CHECK_SECRET_MIN) {
 		WARN(c, e, at,
 		     "[user %s]: a password of %zu characters, expected at "
 		     "least %d",
-		     u->name, strlen(u->password), SECRET_MIN);
+		     u->name, strlen(u->password), CONF_CHECK_SECRET_MIN);
 	}
 }
 
@@ -305,7 +307,7 @@ static void
 check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
 {
 	check_means(c, e, u);
-	if (by_password(u) && !GIVEN(c, u->password))
+	if (by_password(u) && u->password == NULL && !GIVEN(c, u->password))
 		ERROR(c, e, conf_line(c, &u->name),
 		      "[user %s]: password is missing, expected one, or its "
 		      "SCRAM-SHA-256$ verifier",
@@ -390,6 +392,8 @@ unknown_auth(const struct conf *c)
 
 		for (size_t i = 0; i < c->user_n; i++)
 			n += asked_as(&c->user[i]) == methods[m];
+		for (size_t i = 0; i < c->listed_n; i++)
+			n += asked_as(&c->listed[i]) == methods[m];
 		if (n > most_n) {
 			most = methods[m];
 			most_n = n;
@@ -458,6 +462,7 @@ conf_check(struct conf *c, struct conf_errors *e)
 	for (size_t i = 0; i < c->tenant_n; i++)
 		check_tenant(c, e, &c->tenant[i]);
 	check_tls(c, e); /* users may need it */
+	conf_users_add(c, e);
 	for (size_t i = 0; i < c->user_n; i++)
 		check_user(c, e, &c->user[i]);
 	c->unknown_auth = unknown_auth(c);
@@ -465,7 +470,7 @@ conf_check(struct conf *c, struct conf_errors *e)
 	check_listen(c, e);
 	check_ids(c, e);
 	add_fallback(c, e);
-	if (c->user_n == 0)
+	if (c->user_n + c->listed_n == 0)
 		WARN(c, e, 0,
 		     "nobody can log in, expected a [user NAME] section");
 }

@@ -10,6 +10,8 @@
 
 #include <stdbool.h>
 
+enum { CONF_CHECK_SECRET_MIN = 32 };	/* what a password should have */
+
 struct conf;
 struct conf_errors;
 

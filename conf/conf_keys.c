@@ -195,7 +195,7 @@ static const struct conf_row rows[] = {
 	{ KIND_BATCH, "in_flight", T_NOWHERE, .off = 0 },
 	{ KIND_BATCH, "merge", T_NOWHERE, .off = 0 },
 
-	{ KIND_AUTH, "userlist_file", T_TEXT, ANY_TEXT, .off = W(userlist_file), .later = "*" },
+	{ KIND_AUTH, "userlist_file", T_TEXT, ANY_TEXT, .off = W(userlist_file) },
 	{ KIND_AUTH, "auth_query", T_TEXT, ANY_TEXT, .off = W(auth_query), .later = "*" },
 	{ KIND_AUTH, "jwt_secret", T_TEXT, ANY_TEXT, .off = W(jwt.secret), .secret = true },
 	{ KIND_AUTH, "jwt_previous_secret", T_TEXT, ANY_TEXT, .off = W(jwt.previous_secret), .secret = true },

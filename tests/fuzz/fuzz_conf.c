@@ -18,17 +18,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *, size_t);
 enum { USERS_MAX = 4, INPUT_MAX = 1 << 16 };
 
 /*
- * What would make it slow or wait is taken out: files named by @/ (one may be
- * a terminal), and more than a few users (each may cost a PBKDF2).
+ * What would make it slow or wait is taken out: files that are named (one may
+ * be a terminal), and more than a few users.
  */
 static size_t
 tame(char *text, size_t n)
 {
-	char *p = text;
+	char *p;
 
 	for (size_t i = 0; i + 1 < n; i++)
 		if (text[i] == '@' && text[i + 1] == '/')
 			text[i] = '_';
+	for (const char *const *key =
+		 (const char *const[]){ "userlist_file", "jwt_public", NULL };
+	     *key != NULL; key++)
+		while ((p = memmem(text, n, *key, strlen(*key))) != NULL)
+			*p = '_';
+	p = text;
 	for (int users = 0; users <= USERS_MAX; users++) {
 		p = memmem(p, (size_t)(text + n - p), "user", 4);
 		if (p == NULL)

@@ -4,14 +4,17 @@ Goal: who has the password gets in by each of them, who has not does not, and
 a password is never asked for in clear where others can listen.
 Method: real drivers (libpq), and the wire where a driver would help too much.
 """
+import base64
 import hashlib
+import hmac
+import os
 import time
 
 import psycopg2
 import pytest
 
 import pgwire
-from servers import DATABASE, wait_for
+from servers import DATABASE, scaled, wait_for
 
 pytestmark = pytest.mark.weir_only
 
@@ -184,3 +187,60 @@ def test_who_leaves_while_its_proof_is_judged_harms_nobody(weir):
                                  pgwire.I32.pack(len(first)), first))
         wire.close()
     assert proxy.wire("acme_app").value("SELECT 1") == "1"
+
+
+# A list of users.
+
+
+def verifier(password, salt=b"sixteen bytes...", rounds=4096):
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, rounds)
+    client = hmac.digest(salted, b"Client Key", "sha256")
+    return "SCRAM-SHA-256$%d:%s$%s:%s" % (rounds, *(base64.b64encode(b).decode() for b in (
+        salt, hashlib.sha256(client).digest(), hmac.digest(salted, b"Server Key", "sha256"))))
+
+
+def write_list(path, users):
+    with open(path, "w") as f:
+        for name, secret in users.items():
+            f.write('"%s" "%s"\n' % (name, secret.replace('"', '""')))
+    os.chmod(path, 0o600)
+
+
+def test_who_is_listed_gets_in_without_a_section(weir, tmp_path):
+    listed = str(tmp_path / "userlist.txt")
+    quoted = PASSWORD + ' "x" ; #'
+    users = {"plain_one": quoted, "scram_one": verifier(PASSWORD),
+             "hash_one": "md5" + hashlib.md5((PASSWORD + "hash_one").encode()).hexdigest(),
+             "sectioned": PASSWORD}
+    write_list(listed, users)
+    proxy = weir({"auth": {"userlist_file": listed}, "user sectioned": {
+        "organization": "acme"}}, workers=2)
+    for name in users:
+        password = quoted if name == "plain_one" else PASSWORD
+        for sslmode in ("disable", "require"):
+            with connect(proxy, name, password, sslmode) as c, c.cursor() as cur:
+                cur.execute("SELECT own_organization() IS NOT NULL")
+                assert cur.fetchone() == (name == "sectioned",)
+        with pytest.raises(psycopg2.OperationalError) as e:
+            connect(proxy, name, users[name] if password == PASSWORD != users[name] else "x")
+        assert "password authentication failed" in str(e.value)
+    # Read again on reload; a list with an error changes nothing.
+    write_list(listed, {"late_one": PASSWORD, "sectioned": PASSWORD})
+    proxy.reload()
+    wait_for(lambda: can_log_in(proxy, "late_one", PASSWORD), 10, "not there")
+    with open(listed, "a") as f:
+        f.write("broken\n")
+    proxy.reload()
+    assert any("userlist.txt:3: " in e.get("error", "") for e in proxy.events("config"))
+    assert can_log_in(proxy, "late_one", PASSWORD)
+
+
+def test_ten_thousand_passwords_load_at_once(weir, tmp_path):
+    """Their verifiers, two milliseconds each, are made when they are asked for."""
+    listed = str(tmp_path / "userlist.txt")
+    write_list(listed, {"user%d" % i: PASSWORD + str(i) for i in range(10000)})
+    started = time.monotonic()
+    proxy = weir({"auth": {"userlist_file": listed}})
+    assert time.monotonic() - started < scaled(5)
+    for i in (0, 4711, 9999):
+        connect(proxy, "user%d" % i, PASSWORD + str(i)).close()
