@@ -171,6 +171,15 @@ login_tls_answer(struct server *v)
 	}
 }
 
+bool
+pg_login_misreads(const uint8_t *body, size_t n)
+{
+	struct pg_reader r = pg_reader(body, n);
+
+	return slice_is(pg_read_str(&r), "standard_conforming_strings") &&
+	       !slice_is(pg_read_str(&r), "on");
+}
+
 /* ---- authentication --------------------------------------------------- */
 
 static const char *
@@ -478,7 +487,9 @@ login_message(struct server *v, const struct pg_frame *f, const uint8_t *p)
 		break;
 	case 'S':
 		pg_role_told(&pg->login->role, body, n);
-		if (buf_put(&pg->params, p, f->size) != 0)
+		if (pg_login_misreads(body, n))
+			login_fail(v, PG_MISREADS);
+		else if (buf_put(&pg->params, p, f->size) != 0)
 			login_fail(v, "too many parameters");
 		break;
 	case 'T':

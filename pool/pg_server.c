@@ -55,6 +55,13 @@ expect(struct server *v, struct lessee *l, enum pg_kind kind,
 
 static void pg_settle(struct pg_server *);
 
+/* Those whose arg is for `settled`; of Bind and Describe pg_stale() reads it. */
+static bool
+is_settled(uint8_t kind)
+{
+	return kind != PG_BIND && kind != PG_DESCRIBE;
+}
+
 bool
 pg_server_expect(struct server *v, struct lessee *l, enum pg_kind kind,
 		 enum ledger_action action, uint32_t arg, uint16_t slot)
@@ -64,7 +71,7 @@ pg_server_expect(struct server *v, struct lessee *l, enum pg_kind kind,
 	assert(v->state != SERVER_LEASED || v->lessee == l || l == NULL);
 	if (pg->skipping && kind != PG_SYNC) {
 		assert(slot == STMT_NONE || slot == STMT_UNNAMED);
-		if (l != NULL && arg != 0)
+		if (l != NULL && arg != 0 && is_settled(kind))
 			l->ops->settled(l, kind, arg, false);
 		return false;
 	}
@@ -114,6 +121,20 @@ pg_server_need(struct server *v, const struct stmt *s)
 		   slice_of(s->body, s->len)) != 0)
 		abort();
 	stats_add(v->pool->home->stats, STAT_PARSES_REPLAYED, 1);
+}
+
+bool
+pg_server_holds(const struct server *v, const struct stmt *s)
+{
+	/* The use is noted, which is what constness stops short of. */
+	return stmt_held_find(&pg_server((struct server *)v)->held,
+			      s->digest) != STMT_NONE;
+}
+
+void
+pg_server_doubt(struct server *v, const struct stmt *s)
+{
+	stmt_held_doubt(&pg_server(v)->held, s ? s->digest : NULL);
 }
 
 void
@@ -471,7 +492,7 @@ pg_saw_role(struct pg_server *pg, enum conf_role role)
 static bool
 is_told(const struct ledger_entry *e, bool done)
 {
-	return e->lessee != NULL && e->arg != 0 &&
+	return e->lessee != NULL && e->arg != 0 && is_settled(e->kind) &&
 	       !(done && e->slot == STMT_UNNAMED);
 }
 
@@ -517,6 +538,38 @@ needs_no_answer(const struct ledger_entry *e)
 	return e->kind == PG_COPY_END || e->action == LEDGER_FAKE;
 }
 
+/* The whole answer of a message that is not sent. */
+static struct slice
+fake_answer(uint8_t kind)
+{
+	static const uint8_t parse[] = { '1', 0, 0, 0, 4 },
+			     bind[] = { '2', 0, 0, 0, 4 },
+			     close[] = { '3', 0, 0, 0, 4 },
+			     describe[] = { 'n', 0, 0, 0, 4 };
+	static const char execute[] = "C\0\0\0\017DEALLOCATE";
+
+	switch ((enum pg_kind)kind) {
+	case PG_PARSE:
+		return slice_of(parse, sizeof(parse));
+	case PG_BIND:
+		return slice_of(bind, sizeof(bind));
+	case PG_CLOSE:
+		return slice_of(close, sizeof(close));
+	case PG_DESCRIBE:
+		return slice_of(describe, sizeof(describe));
+	case PG_EXECUTE:
+		return slice_of(execute, sizeof(execute));
+	case PG_QUERY:
+	case PG_SYNC:
+	case PG_FUNCTION:
+	case PG_COPY_END:
+	case PG_POISON:
+	case PG_STALE:
+		break;
+	}
+	abort(); /* none of these is ever faked */
+}
+
 static void
 pg_settle(struct pg_server *pg)
 {
@@ -526,12 +579,11 @@ pg_settle(struct pg_server *pg)
 	while (ledger->n > 0 && needs_no_answer(ledger_at(ledger, 0)) &&
 	       pg->s.state != SERVER_DEAD) {
 		struct ledger_entry *e = ledger_at(ledger, 0);
-		uint8_t complete[5] = { '1', 0, 0, 0, 4 };
 
 		if (e->action == LEDGER_FAKE && e->lessee != NULL) {
-			complete[0] = e->kind == PG_CLOSE ? '3' : '1';
-			e->lessee->ops->reply(e->lessee, complete,
-					      sizeof(complete));
+			struct slice a = fake_answer(e->kind);
+
+			e->lessee->ops->reply(e->lessee, a.p, a.n);
 		}
 		pg_pop(pg, true);
 	}
@@ -642,6 +694,7 @@ static enum server_verdict {
 								 : WRONG;
 	case PG_POISON:
 	case PG_COPY_END:
+	case PG_STALE:
 		return WRONG;
 	}
 	return WRONG;
@@ -742,6 +795,37 @@ pg_at_rest(struct pg_server *pg)
 	} else if (v->lessee != NULL) {
 		v->lessee->ops->rest(v->lessee);
 	}
+}
+
+enum { STALE_PREFIX = 512 }; /* of an error; its code and text come first */
+
+/*
+ * The statement at the ledger's head was planned when it returned something
+ * else.  PostgreSQL says so wherever it is used, until it is parsed again
+ * under another name: whose it is hears of it.
+ */
+static void
+pg_stale(struct pg_server *pg, const uint8_t *body, size_t n)
+{
+	static const char text[] = "cached plan must not change result type";
+	struct ledger_entry *e = ledger_at(&pg->s.ledger, 0);
+
+	if (e->lessee == NULL || e->lessee != pg->s.lessee || e->arg == 0 ||
+	    (e->kind != PG_BIND && e->kind != PG_DESCRIBE) ||
+	    !slice_is(pg_error_field(body, n, 'C'), "0A000"))
+		return;
+	/* The text may be translated, the routine is not. */
+	if (slice_is(pg_error_field(body, n, 'M'), text) ||
+	    slice_is(pg_error_field(body, n, 'R'), "RevalidateCachedQuery"))
+		e->lessee->ops->settled(e->lessee, PG_STALE, e->arg, true);
+}
+
+/* In a session that is pinned and has no organization it harms nobody. */
+static bool
+pg_misreads(const struct pg_server *pg, const uint8_t *body, size_t n)
+{
+	return pg_login_misreads(body, n) &&
+	       !(pg->pinned && pg->s.tenant == NULL);
 }
 
 /* The command tag is the proof that all prepared statements are gone; a text
@@ -960,6 +1044,18 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 			pg_whole_error(pg, &f, p);
 			return -1;
 		}
+	}
+	if (f.type == 'S' &&
+	    pg_misreads(pg, p + PG_HEADER, f.size - PG_HEADER)) {
+		run_flush(pg, r);
+		server_close(&pg->s, WHY_UNSUPPORTED, NULL, PG_MISREADS);
+		return -1;
+	}
+	if (f.type == 'E' && pg->s.ledger.n > 0) {
+		if (n < f.size && n < PG_HEADER + STALE_PREFIX)
+			return 0;
+		pg_stale(pg, p + PG_HEADER,
+			 (n < f.size ? n : f.size) - PG_HEADER);
 	}
 	if (f.type == 'C')
 		pg_tag(pg, p + PG_HEADER, f.size - PG_HEADER);

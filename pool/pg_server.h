@@ -32,7 +32,9 @@ enum pg_kind {
 	PG_SYNC,		/* ReadyForQuery */
 	PG_FUNCTION,		/* ... ReadyForQuery */
 	PG_COPY_END,		/* CopyDone or CopyFail went by: no answer of its own */
-	PG_POISON		/* an error we asked for, to be told in our own words */
+	PG_POISON,		/* an error we asked for, to be told in our own words */
+	PG_STALE		/* never in a ledger: of a Bind or Describe whose statement
+				   returns something else than when it was parsed */
 };
 
 /* In the arg of an unnamed Parse, beside the low bits of which one it is; ids
@@ -90,6 +92,13 @@ pg_server_binding(const struct server *v)
 	return ((const struct pg_server *)(const void *)v)->is_binding;
 }
 
+/* Did the lessee take its settings back, and they are not put again yet? */
+static inline bool
+pg_server_is_unset(const struct server *v)
+{
+	return ((const struct pg_server *)(const void *)v)->unset;
+}
+
 /*
  * Notes that a message of this kind goes out, and says whether its bytes
  * should: false while the backend ignores everything up to a Sync, when the
@@ -104,6 +113,10 @@ bool pg_server_full(const struct server *);
 
 /* The statement, parsed on this backend if it is not yet. Returns its slot. */
 void pg_server_need(struct server *, const struct stmt *);
+/* Is it there, for what is sent next? */
+bool pg_server_holds(const struct server *, const struct stmt *);
+/* This statement (NULL: all of them) may be gone, or be another plan's. */
+void pg_server_doubt(struct server *, const struct stmt *);
 /* A client's own Parse of it: forwarded under our name, or answered by us. */
 void pg_server_parse(struct server *, struct lessee *, const struct stmt *, uint32_t arg);
 /*
@@ -120,7 +133,8 @@ void pg_server_close_unnamed(struct server *);
  * statement, or a bare BEGIN (NULL).  If it fails the server is closed, so
  * nothing behind it runs outside of it.  At rest only. */
 void pg_server_begin(struct server *, const struct stmt *);
-/* Answers this kind at its turn without asking the backend. */
+/* Answers this kind at its turn without asking the backend; an Execute as one
+ * of DEALLOCATE.  Of Execute, Parse and Close `settled` is told if arg is not 0. */
 void pg_server_fake(struct server *, struct lessee *, enum pg_kind, uint32_t arg);
 /* Makes the backend fail here; the lessee hears `settled(PG_POISON, arg, true)`
  * at that point and puts its own words. */

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <openssl/evp.h>
+#include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,25 +63,69 @@ stmts_grow(struct stmts *all)
 	all->buckets = buckets;
 }
 
+static void
+digest_of(uint8_t out[STMT_DIGEST], const void *p, size_t n)
+{
+	uint8_t sha[EVP_MAX_MD_SIZE];
+
+	if (EVP_Digest(p, n, sha, NULL, EVP_sha256(), NULL) != 1)
+		abort();
+	memcpy(out, sha, STMT_DIGEST);
+}
+
+static struct stmt_renewal *
+renewal_of(const struct stmts *all, const uint8_t base[STMT_DIGEST])
+{
+	size_t n =
+	    all->renewed_n < STMT_RENEWED ? all->renewed_n : STMT_RENEWED;
+
+	for (size_t i = 0; i < n; i++)
+		if (memcmp(all->renewed[i].base, base, STMT_DIGEST) == 0)
+			return &all->renewed[i];
+	return NULL;
+}
+
+void
+stmt_renew(struct stmts *all, struct stmt *s)
+{
+	struct stmt_renewal *r = renewal_of(all, s->base);
+
+	if (s->stale)
+		return;
+	s->stale = true;
+	if (all->renewed == NULL)
+		all->renewed =
+		    need(calloc(STMT_RENEWED, sizeof(*all->renewed)));
+	if (r == NULL)
+		r = &all->renewed[all->renewed_n++ % STMT_RENEWED];
+	memcpy(r->base, s->base, STMT_DIGEST);
+	if (RAND_bytes((uint8_t *)&r->salt, sizeof(r->salt)) != 1)
+		abort();
+}
+
 struct stmt *
 stmt_intern(struct stmts *all, struct slice body, unsigned flags)
 {
-	uint8_t sha[EVP_MAX_MD_SIZE];
+	uint8_t base[STMT_DIGEST], sha[STMT_DIGEST];
+	struct stmt_renewal *r;
 	struct stmt **at, *s;
 
-	if (EVP_Digest(body.p, body.n, sha, NULL, EVP_sha256(), NULL) != 1)
-		abort();
+	digest_of(base, body.p, body.n);
+	memcpy(sha, base, sizeof(sha));
+	if ((r = renewal_of(all, base)) != NULL)
+		digest_of(sha, r, sizeof(*r));
 	if (all->n >= all->buckets)
 		stmts_grow(all);
 	at = &all->bucket[digest_hash(sha) & (all->buckets - 1)];
 	for (s = *at; s != NULL; s = s->chain)
-		if (memcmp(s->digest, sha, STMT_DIGEST) == 0)
+		if (!s->stale && memcmp(s->digest, sha, STMT_DIGEST) == 0)
 			return stmt_ref(s);
 	s = need(malloc(sizeof(*s) + body.n));
 	*s = (struct stmt){
 		.refs = 1, .flags = flags, .len = body.n, .chain = *at
 	};
 	memcpy(s->digest, sha, STMT_DIGEST);
+	memcpy(s->base, base, STMT_DIGEST);
 	stmt_name(s->name, s->digest);
 	memcpy(s->body, body.p, body.n);
 	*at = s;
@@ -119,6 +164,7 @@ stmts_fini(struct stmts *all)
 {
 	assert(all->n == 0);
 	free(all->bucket);
+	free(all->renewed);
 	*all = (struct stmts){ 0 };
 }
 
@@ -165,8 +211,9 @@ stmt_names_find(const struct stmt_names *names, struct slice name)
 		return NULL;
 	e = names->bucket[name_hash(name.p, name.n) & (names->buckets - 1)];
 	/* One that is being closed does not count: its name is free again. */
-	while (e != NULL && (e->stmt == NULL || e->name_len != name.n ||
-			     memcmp(e->name, name.p, name.n) != 0))
+	while (e != NULL &&
+	       (e->stmt == NULL || e->id < names->hidden ||
+		e->name_len != name.n || memcmp(e->name, name.p, name.n) != 0))
 		e = e->chain;
 	return e;
 }
@@ -222,6 +269,29 @@ stmt_names_drop(struct stmt_names *names, struct stmts *all,
 }
 
 void
+stmt_names_hide(struct stmt_names *names)
+{
+	names->hidden = names->last_id + 1;
+}
+
+void
+stmt_names_unhide(struct stmt_names *names, struct stmts *all, bool dropped)
+{
+	uint32_t hidden = names->hidden;
+
+	names->hidden = 0;
+	for (size_t i = 0; dropped && i < names->buckets; i++) {
+		struct stmt_entry *next, *e = names->bucket[i];
+
+		for (; e != NULL; e = next) {
+			next = e->chain;
+			if (hidden == 0 || e->id < hidden)
+				stmt_names_drop(names, all, e);
+		}
+	}
+}
+
+void
 stmt_names_fini(struct stmt_names *names, struct stmts *all)
 {
 	for (size_t i = 0; i < names->buckets; i++)
@@ -259,6 +329,15 @@ void
 stmt_held_sync(struct stmt_held *h)
 {
 	h->epoch++;
+}
+
+void
+stmt_held_doubt(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
+{
+	for (struct stmt_slot *s = h->slot; s < h->slot + h->size; s++)
+		if (digest == NULL ||
+		    memcmp(s->digest, digest, STMT_DIGEST) == 0)
+			s->doubted = true;
 }
 
 static bool
@@ -300,6 +379,7 @@ slot_ask(struct stmt_held *h, struct stmt_slot *s, bool parse)
 	assert(s->asked < UINT16_MAX); /* the ledger is full long before */
 	s->asked++;
 	s->will = parse;
+	s->doubted = false;
 	s->epoch = h->epoch;
 	s->used = ++h->clock;
 	h->n = (uint16_t)(h->n + parse - before);
@@ -313,6 +393,7 @@ stmt_held_forget(struct stmt_held *h)
 	h->n = 0;
 	for (uint16_t i = 0; i < h->size; i++) {
 		h->slot[i].has = false;
+		h->slot[i].doubted &= h->slot[i].asked > 0;
 		h->n = (uint16_t)(h->n + slot_counts(&h->slot[i]));
 	}
 }
@@ -322,7 +403,8 @@ stmt_held_find(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
 {
 	struct stmt_slot *s = slot_find(h, digest);
 
-	if (s == NULL || (s->asked > 0 && (!s->will || s->epoch != h->epoch)))
+	if (s == NULL || s->doubted ||
+	    (s->asked > 0 && (!s->will || s->epoch != h->epoch)))
 		return STMT_NONE;
 	s->used = ++h->clock;
 	return slot_number(h, s);
@@ -347,7 +429,7 @@ stmt_held_unsure(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
 {
 	struct stmt_slot *s = slot_find(h, digest);
 
-	if (s == NULL || (s->epoch == h->epoch && !s->will))
+	if (s == NULL || (!s->doubted && s->epoch == h->epoch && !s->will))
 		return STMT_NONE;
 	return slot_ask(h, s, false);
 }
@@ -368,6 +450,7 @@ slot_new(struct stmt_held *h, const uint8_t digest[STMT_DIGEST])
 		h->size = size;
 	}
 	memcpy(h->slot[i].digest, digest, STMT_DIGEST);
+	h->slot[i].doubted = false;
 	return &h->slot[i];
 }
 

@@ -28,25 +28,36 @@ enum {
 	STMT_NAME = 5 + 2 * STMT_DIGEST,	/* weir_ and hex digits */
 	STMT_NAMES_MAX = 10000,
 	STMT_BYTES_MAX = 64 << 20,
+	STMT_RENEWED = 256,	/* texts whose renewed names a worker remembers */
 	STMT_NONE = 0xffff,
 	STMT_UNNAMED = 0xfffe
 };
 
 struct stmt {
 	uint8_t	     digest[STMT_DIGEST];
+	uint8_t	     base[STMT_DIGEST];	/* of the text; differs once that was renewed */
 	struct stmt *chain;
 	unsigned     refs;
 	unsigned     flags;		/* sql_scan()'s, of its text */
 	const void  *parsed_in;		/* the pool that parsed it last; only compared */
+	bool	     stale;		/* what it returns has changed: must be parsed under a new name */
 	char	     name[STMT_NAME + 1];
 	size_t	     len;
 	uint8_t	     body[];		/* text, NUL, count and types */
 };
 
+/* A text that servers may have under a plan that is no longer true. */
+struct stmt_renewal {
+	uint8_t	 base[STMT_DIGEST];
+	uint64_t salt;		/* makes its name another one */
+};
+
 /* A worker's statements. */
 struct stmts {
-	struct stmt **bucket;
-	size_t	      buckets, n;
+	struct stmt	  **bucket;
+	size_t		    buckets, n;
+	struct stmt_renewal *renewed;	/* STMT_RENEWED of them, the oldest overwritten */
+	size_t		    renewed_n;
 };
 
 void	     stmts_fini(struct stmts *);	/* all references must be gone */
@@ -54,6 +65,10 @@ void	     stmts_fini(struct stmts *);	/* all references must be gone */
 struct stmt *stmt_intern(struct stmts *, struct slice body, unsigned flags);
 struct stmt *stmt_ref(struct stmt *);
 void	     stmt_unref(struct stmts *, struct stmt **);
+
+/* "cached plan must not change result type": who has this statement gets that
+ * error from now on, and who parses the text again gets another statement. */
+void	     stmt_renew(struct stmts *, struct stmt *);
 
 /* A client's names. */
 struct stmt_entry {
@@ -69,6 +84,7 @@ struct stmt_names {
 	struct stmt_entry **bucket;
 	size_t		    buckets, n, bytes;
 	uint32_t	    last_id;
+	uint32_t	    hidden;	/* ids below this are not found: being deallocated */
 };
 
 void		   stmt_names_fini(struct stmt_names *, struct stmts *);
@@ -77,6 +93,9 @@ struct stmt_entry *stmt_names_find_id(const struct stmt_names *, uint32_t id);
 /* Takes over the reference.  NULL: a bound is reached (the reference stays). */
 struct stmt_entry *stmt_names_add(struct stmt_names *, struct slice name, struct stmt *);
 void		   stmt_names_drop(struct stmt_names *, struct stmts *, struct stmt_entry *);
+/* All there are were asked to be dropped; later that has happened, or not. */
+void		   stmt_names_hide(struct stmt_names *);
+void		   stmt_names_unhide(struct stmt_names *, struct stmts *, bool dropped);
 
 /*
  * What a server has.  A Parse or Close on its way may be skipped, because
@@ -91,6 +110,7 @@ struct stmt_slot {
 	uint16_t asked;		/* Parses and Closes sent, not answered */
 	bool	 has;		/* after those answered */
 	bool	 will;		/* after those sent, if none is skipped */
+	bool	 doubted;	/* there or not: close it before the next Parse */
 };
 
 struct stmt_held {
@@ -105,6 +125,8 @@ void	 stmt_held_fini(struct stmt_held *);
 void	 stmt_held_clear(struct stmt_held *);	/* nothing is there, nothing on its way */
 void	 stmt_held_forget(struct stmt_held *);	/* the server dropped all, just now */
 void	 stmt_held_sync(struct stmt_held *);	/* a Sync was sent */
+/* This one (NULL: none of them) can be relied on no longer. */
+void	 stmt_held_doubt(struct stmt_held *, const uint8_t digest[STMT_DIGEST]);
 /* Its slot, freshly used, if it is there for what is sent next; STMT_NONE: not
  * surely: then, in this order, the next three. */
 uint16_t stmt_held_find(struct stmt_held *, const uint8_t digest[STMT_DIGEST]);

@@ -120,6 +120,10 @@ apply_flags(struct pg_session *ps, unsigned flags)
 		server_of(ps)->tainted = true;
 	if (flags & SQL_UNSETS)
 		server_of(ps)->unset = true;
+	if (flags & SQL_FORGETS) {
+		pg_server_doubt(ps->s.lessee.server, NULL);
+		stmt_names_hide(&ps->names);
+	}
 }
 
 /* Text that is not all here cannot be judged: the careful answer. */
@@ -164,6 +168,11 @@ poison(struct pg_session *ps, const char *sqlstate, const char *text)
 {
 	struct pg_poison **at = &ps->poison, *po;
 
+	if (server_of(ps)->status == 'E') {
+		sqlstate = "25P02"; /* whatever is asked there */
+		text = "current transaction is aborted, commands ignored "
+		       "until end of transaction block";
+	}
 	if ((po = malloc(sizeof(*po) + strlen(text) + 1)) == NULL)
 		abort();
 	*po = (struct pg_poison){ .id = ++ps->last_poison };
@@ -270,6 +279,15 @@ pg_message_leaving(struct pg_session *ps)
 	ps->leave_ns = ps->s.worker->streams.now_ns;
 }
 
+/* Behind a Sync or Query: see must_wait() of pg_session.c. */
+static void
+wait_for_settings(struct pg_session *ps)
+{
+	const struct server *v = ps->s.lessee.server;
+
+	ps->bound_wait = pg_server_binding(v) || pg_server_is_unset(v);
+}
+
 static void
 note_request(struct pg_session *ps)
 {
@@ -282,7 +300,30 @@ void
 pg_message_drop_unnamed(struct pg_session *ps)
 {
 	ps->has_unnamed = false;
+	ps->drops = 0;
 	ps->unnamed_gen++;
+}
+
+/* The client's prepared statement that this DEALLOCATE names, or NULL. */
+static struct stmt_entry *
+deallocated(const struct pg_session *ps, struct slice text)
+{
+	char name[DEALLOCATE_MAX];
+	size_t n = sql_deallocated(text, name, sizeof(name));
+
+	return n > 0 ? stmt_names_find(&ps->names, slice_of(name, n)) : NULL;
+}
+
+/* A DEALLOCATE in the simple protocol is answered when the server is at rest. */
+bool
+pg_message_may_run(const struct pg_session *ps, const struct feed *f,
+		   const struct pg_frame *m)
+{
+	if (m->type != 'Q' || ps->s.lessee.server->ledger.n == 0 ||
+	    m->size > f->n - f->at || m->size <= PG_HEADER)
+		return true;
+	return deallocated(ps, slice_of(f->p + f->at + PG_HEADER,
+					m->size - PG_HEADER - 1)) == NULL;
 }
 
 /* Servers know it by another name, and others may use it: it is dropped from
@@ -290,10 +331,7 @@ pg_message_drop_unnamed(struct pg_session *ps)
 bool
 pg_message_deallocate(struct pg_session *ps, struct slice text)
 {
-	char name[DEALLOCATE_MAX];
-	size_t n = sql_deallocated(text, name, sizeof(name));
-	struct stmt_entry *e =
-	    n > 0 ? stmt_names_find(&ps->names, slice_of(name, n)) : NULL;
+	struct stmt_entry *e = deallocated(ps, text);
 
 	if (e == NULL)
 		return false;
@@ -316,7 +354,26 @@ refuse_query(struct pg_session *ps, struct feed *f, uint32_t size,
 			      STMT_NONE) ||
 	    pg_put(stream_out(&v->stream), 'S', "") != 0)
 		abort();
-	ps->bound_wait = pg_server_binding(v);
+	wait_for_settings(ps);
+}
+
+/* In a transaction that has failed even this fails: there the server says so. */
+static bool
+query_deallocates(struct pg_session *ps, struct feed *f, uint32_t size,
+		  struct slice text)
+{
+	struct buf *out = stream_out(&ps->s.stream);
+	char status = server_of(ps)->status;
+
+	if ((status != 'I' && status != 'T') ||
+	    !pg_message_deallocate(ps, text))
+		return false;
+	if (pg_put(out, 'C', "s", "DEALLOCATE") != 0 ||
+	    pg_put_ready(out, status) != 0)
+		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+	else
+		pg_message_drop(ps, f, size);
+	return true;
 }
 
 static void
@@ -337,12 +394,14 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 		refuse_query(ps, f, size, no);
 		return;
 	}
-	apply_flags(ps, flags);
 	pg_message_drop_unnamed(ps); /* as PostgreSQL does */
+	if (flags & SQL_DROPS && query_deallocates(ps, f, size, text))
+		return;
+	apply_flags(ps, flags);
 	note_request(ps);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
 	pass_expecting(ps, f, size, PG_QUERY);
-	ps->bound_wait = pg_server_binding(ps->s.lessee.server);
+	wait_for_settings(ps);
 }
 
 static uint64_t
@@ -375,6 +434,7 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 	struct pg_reader r = pg_reader(body.p, body.n);
 	struct slice text = pg_read_str(&r);
 	const struct refusal *no;
+	struct stmt_entry *e;
 	unsigned flags;
 
 	if (r.bad) /* not all here: what there is */
@@ -388,6 +448,13 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 	pg_message_drop_unnamed(ps);
 	if (whole)
 		pg_message_keep_unnamed(ps, body, flags);
+	if (flags & SQL_DROPS && server_of(ps)->status != 'E' &&
+	    (e = deallocated(ps, text)) != NULL) {
+		pg_message_drop(ps, f, size);
+		ps->drops = e->id;
+		pg_server_fake(ps->s.lessee.server, &ps->s.lessee, PG_PARSE, 0);
+		return;
+	}
 	apply_flags(ps, flags);
 	if (pg_server_parse_unnamed(ps->s.lessee.server, &ps->s.lessee,
 				    owner_id(ps), ps->unnamed_gen))
@@ -481,9 +548,10 @@ need_unnamed(struct pg_session *ps, struct feed *f)
  */
 static void
 pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
-	     enum pg_kind kind, struct slice name, const struct stmt *stmt)
+	     enum pg_kind kind, struct slice name, const struct stmt_entry *e)
 {
 	struct server *v = ps->s.lessee.server;
+	const struct stmt *stmt = e->stmt;
 	const uint8_t *start = f->p + f->at;
 	size_t before = (size_t)(name.p - start) - PG_HEADER;
 	size_t skip = PG_HEADER + before + name.n + 1;
@@ -495,7 +563,7 @@ pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
 	pg_message_flush(ps, f);
 	apply_flags(ps, stmt->flags);
 	pg_server_need(v, stmt);
-	if (!pg_server_expect(v, &ps->s.lessee, kind, LEDGER_FORWARD, 0,
+	if (!pg_server_expect(v, &ps->s.lessee, kind, LEDGER_FORWARD, e->id,
 			      STMT_NONE)) {
 		pg_message_drop(ps, f, size);
 		return;
@@ -508,24 +576,84 @@ pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
 	pass(ps, f, (uint32_t)(size - skip));
 }
 
+/* ---- DEALLOCATE in the extended protocol ------------------------------ */
+
+static void
+fake(struct pg_session *ps, struct feed *f, uint32_t size, enum pg_kind kind,
+     uint32_t arg)
+{
+	pg_message_drop(ps, f, size);
+	pg_server_fake(ps->s.lessee.server, &ps->s.lessee, kind, arg);
+}
+
+/* The unnamed portal is one of our own, or no longer. */
+static bool
+bind_deallocates(struct pg_session *ps, struct slice portal, struct slice name)
+{
+	if (portal.n > 0)
+		return false;
+	ps->portal_drops = name.n == 0 ? ps->drops : 0;
+	return ps->portal_drops != 0;
+}
+
+/* As a Close, when the server comes to it. */
+static void
+execute_deallocates(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	struct stmt_entry *e = stmt_names_find_id(&ps->names, ps->portal_drops);
+
+	ps->portal_drops = 0;
+	if (e == NULL || e->stmt == NULL) {
+		pg_message_drop(ps, f, size);
+		poison(ps, "26000", "prepared statement does not exist");
+		return;
+	}
+	e->closed = e->stmt;
+	e->stmt = NULL;
+	fake(ps, f, size, PG_EXECUTE, e->id);
+}
+
+/* ---- statements by name ----------------------------------------------- */
+
+/* Where this plan is not, nobody would say that it is no longer true. */
+static bool
+is_stale(const struct pg_session *ps, const struct stmt_entry *e)
+{
+	return e != NULL && e->stmt->stale &&
+	       !pg_server_holds(ps->s.lessee.server, e->stmt);
+}
+
+static void
+poison_stale(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	pg_message_drop(ps, f, size);
+	poison(ps, "0A000", "cached plan must not change result type");
+}
+
 static void
 on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 {
 	size_t here = f->n - f->at;
 	struct pg_reader r = pg_reader(f->p + f->at + PG_HEADER,
 				       (here < size ? here : size) - PG_HEADER);
+	struct slice portal = pg_read_str(&r), name = pg_read_str(&r);
 	struct stmt_entry *e = NULL;
 	const struct refusal *no;
-	struct slice name;
 
-	pg_read_str(&r); /* the portal */
-	name = pg_read_str(&r);
 	if (r.bad) {
 		pg_message_bad(ps);
 		return;
 	}
+	if (bind_deallocates(ps, portal, name)) {
+		fake(ps, f, size, PG_BIND, 0);
+		return;
+	}
 	if (name.n > 0)
 		e = stmt_names_find(&ps->names, name);
+	if (is_stale(ps, e)) {
+		poison_stale(ps, f, size);
+		return;
+	}
 	no = refusal_to_recall(ps, e != NULL     ? e->stmt->flags
 				   : name.n == 0 ? ps->unnamed_flags
 						 : 0);
@@ -537,7 +665,7 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	if (name.n == 0)
 		need_unnamed(ps, f);
 	if (e != NULL)
-		pass_renamed(ps, f, size, PG_BIND, name, e->stmt);
+		pass_renamed(ps, f, size, PG_BIND, name, e);
 	else
 		pass_expecting(ps, f, size, PG_BIND);
 }
@@ -571,10 +699,18 @@ on_describe(struct pg_session *ps, struct feed *f, uint32_t size)
 		pg_message_bad(ps);
 		return;
 	}
+	if (kind == 'P' && ps->portal_drops != 0 && name.n == 0) {
+		fake(ps, f, size, PG_DESCRIBE, 0);
+		return;
+	}
+	if (is_stale(ps, e)) {
+		poison_stale(ps, f, size);
+		return;
+	}
 	if (kind == 'S' && name.n == 0)
 		need_unnamed(ps, f);
 	if (e != NULL)
-		pass_renamed(ps, f, size, PG_DESCRIBE, name, e->stmt);
+		pass_renamed(ps, f, size, PG_DESCRIBE, name, e);
 	else
 		pass_expecting(ps, f, size, PG_DESCRIBE);
 }
@@ -632,16 +768,21 @@ pg_message_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	case 'E':
 		note_request(ps);
 		stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
-		pass_expecting(ps, f, m->size, PG_EXECUTE);
+		if (ps->portal_drops != 0 && m->size > PG_HEADER &&
+		    f->p[f->at + PG_HEADER] == '\0')
+			execute_deallocates(ps, f, m->size);
+		else
+			pass_expecting(ps, f, m->size, PG_EXECUTE);
 		break;
 	case 'S':
+		ps->portal_drops = 0;
 		pass_expecting(ps, f, m->size, PG_SYNC);
-		ps->bound_wait = pg_server_binding(ps->s.lessee.server);
+		wait_for_settings(ps);
 		break;
 	case 'F':
 		note_request(ps);
 		pass_expecting(ps, f, m->size, PG_FUNCTION);
-		ps->bound_wait = pg_server_binding(ps->s.lessee.server);
+		wait_for_settings(ps);
 		break;
 	case 'c':
 	case 'f':

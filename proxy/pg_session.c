@@ -160,7 +160,9 @@ must_wait(struct pg_session *ps)
 		return !ps->drop && stream_is_high(&v->stream) && stall(ps);
 	if (pg_server_full(v))
 		return stall(ps);
-	return ps->bound_wait && pg_server_binding(v);
+	/* Settings that were taken back are put again once that is done. */
+	return ps->bound_wait && (pg_server_binding(v) ||
+				  (v->ledger.n > 0 && pg_server_is_unset(v)));
 }
 
 /* One round: false when there is nothing more to do with these bytes. */
@@ -200,6 +202,8 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 	case HAVE_ENOUGH:
 		break;
 	}
+	if (ps->s.lessee.server != NULL && !pg_message_may_run(ps, f, &m))
+		return false;
 	if (ps->s.lessee.server != NULL)
 		pg_message_run(ps, f, &m);
 	else if (!pg_local_run(ps, f, &m))
@@ -372,11 +376,18 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	}
 	if ((e = stmt_names_find_id(&ps->names, arg)) == NULL)
 		return;
+	if (kind == PG_STALE) {
+		if (e->stmt != NULL) {
+			stmt_renew(all, e->stmt);
+			pg_server_doubt(l->server, e->stmt);
+		}
+		return;
+	}
 	if (kind == PG_PARSE && done && e->stmt != NULL)
 		e->stmt->parsed_in = s->pool;
-	if ((kind == PG_PARSE && !done) || (kind == PG_CLOSE && done)) {
+	if ((kind == PG_PARSE) != done) {
 		stmt_names_drop(&ps->names, all, e);
-	} else if (kind == PG_CLOSE) {
+	} else if (kind != PG_PARSE) {
 		e->stmt = e->closed;
 		e->closed = NULL;
 	}
@@ -392,10 +403,10 @@ pg_rest(struct lessee *l)
 		pg_hello_rest(s);
 		return;
 	}
-	if (server_of(ps)->forgot) {
-		server_of(ps)->forgot = false;
-		stmt_names_fini(&ps->names, &s->worker->pools.stmts);
-	}
+	if (server_of(ps)->forgot || ps->names.hidden > 0)
+		stmt_names_unhide(&ps->names, &s->worker->pools.stmts,
+				  server_of(ps)->forgot);
+	server_of(ps)->forgot = false;
 	ps->rest_ns = s->worker->streams.now_ns;
 	stats_add(&s->worker->stats, STAT_TRANSACTIONS,
 		  server_of(ps)->status == 'I');

@@ -588,7 +588,7 @@ an_error_skips_to_the_next_sync(void **state)
 	world_say(&w, "1");
 	heard(&c, "+");
 	world_say(&w, "!");
-	heard(&c, "--");
+	heard(&c, "-"); /* of the Bind nobody asked to hear */
 	assert_int_equal(c.arg, 3);
 	assert_int_equal(c.kind, PG_EXECUTE);
 	world_say(&w, "Z");
@@ -1097,13 +1097,13 @@ poison_fails_there_and_tells_the_lessee(void **state)
 	WORLD(w, c);
 	assert_true(client_send(&c, PG_EXECUTE, 0));
 	pg_server_poison(c.l.server, &c.l, 9);
-	assert_true(client_send(&c, PG_BIND, 3));
+	assert_true(client_send(&c, PG_EXECUTE, 3));
 	assert_true(client_send(&c, PG_SYNC, 0));
-	sent(&w, "EDBS");
+	sent(&w, "EDES");
 	world_say(&w, "C");
 	heard(&c, "");
 	world_say(&w, "!Z");
-	heard(&c, "+-r"); /* the poison; the Bind behind it */
+	heard(&c, "+-r"); /* the poison; the Execute behind it */
 	got(&c, "CZ");    /* its words are the lessee's */
 	/* If something failed before it, it is skipped like the rest. */
 	assert_true(client_send(&c, PG_EXECUTE, 0));
@@ -1266,7 +1266,7 @@ who_leaves_in_a_callback_hears_no_more(void **state)
 		WORLD(w, c);
 		c.leave = t[i].leave;
 		assert_true(client_send(&c, PG_PARSE, 1));
-		assert_true(client_send(&c, PG_BIND, 2));
+		assert_true(client_send(&c, PG_EXECUTE, 2));
 		pg_server_fake(c.l.server, &c.l, PG_CLOSE, 3);
 		assert_true(client_send(&c, PG_SYNC, 0));
 		world_say(&w, t[i].say);
@@ -1392,7 +1392,7 @@ an_error_with_much_to_say_still_skips(void **state)
 	assert_non_null(text);
 	memset(text, 'x', BIG);
 	text[BIG] = '\0';
-	assert_true(client_send(&c, PG_BIND, 1));
+	assert_true(client_send(&c, PG_PARSE, 1));
 	assert_true(client_send(&c, PG_EXECUTE, 2));
 	assert_true(client_send(&c, PG_SYNC, 0));
 	WORLD_PUT(&w, 'E', "cscsc", 'C', "42P01", 'M', text, 0);
@@ -1401,6 +1401,89 @@ an_error_with_much_to_say_still_skips(void **state)
 	got(&c, "EZ");
 	heard(&c, "r");
 	free(text);
+	END(w, c);
+}
+
+/* In one piece or two: the code and the text come first. */
+static void
+a_plan_that_is_no_longer_true_is_told(void **state)
+{
+	static const struct {
+		const char *code, *text, *routine, *heard;
+	} t[] = {
+		{ "0A000", "cached plan must not change result type", "x",
+		  "+" },
+		{ "0A000", "le plan en cache", "RevalidateCachedQuery", "+" },
+		{ "0A000", "something else", "x", "" },
+		{ "42P01", "cached plan must not change result type", "x", "" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++)
+		for (int kind = 0; kind < 2; kind++) {
+			WORLD(w, c);
+			assert_true(
+			    client_send(&c, kind ? PG_DESCRIBE : PG_BIND, 7));
+			assert_true(client_send(&c, PG_SYNC, 0));
+			WORLD_PUT(&w, 'E', "cscscsc", 'C', t[i].code, 'M',
+				  t[i].text, 'R', t[i].routine, 0);
+			heard(&c, t[i].heard);
+			if (t[i].heard[0] != '\0') {
+				assert_int_equal(c.kind, PG_STALE);
+				assert_int_equal(c.arg, 7);
+			}
+			world_say(&w, "Z");
+			got(&c, "EZ");
+			heard(&c, "r");
+			END(w, c);
+		}
+}
+
+/* ... BEGIN, set to nothing but confirmed by its answer. */
+static void
+a_begin_of_ours_that_fails_costs_the_server(void **state)
+{
+	static const struct {
+		const char *say, *heard;
+	} t[] = { { "!", "" }, { "1!", "" }, { "12!", "" } };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(t) / sizeof(t[0]); i++) {
+		WORLD(w, c);
+		pg_server_begin(c.l.server, NULL);
+		assert_true(client_send(&c, PG_QUERY, 0));
+		sent(&w, "PBEQ");
+		world_say(&w, t[i].say);
+		closed(&c, WHY_BEGIN_FAILED);
+		END(w, c);
+	}
+	{
+		WORLD(w, c);
+		pg_server_begin(c.l.server, NULL);
+		assert_true(client_send(&c, PG_QUERY, 0));
+		sent(&w, "PBEQ");
+		world_say(&w, "12CCZ");
+		got(&c, "CZ"); /* its own alone */
+		heard(&c, "r");
+		END(w, c);
+	}
+}
+
+static void
+a_server_that_reads_strings_another_way_is_left(void **state)
+{
+	static const char other[] = "standard_conforming_strings\0off";
+	WORLD(w, c);
+
+	(void)state;
+	assert_true(client_send(&c, PG_QUERY, 0));
+	WORLD_PUT(&w, 'S', "ss", "standard_conforming_strings", "on");
+	world_say(&w, "CZ");
+	got(&c, "SCZ");
+	heard(&c, "r");
+	assert_true(client_send(&c, PG_QUERY, 0));
+	WORLD_PUT(&w, 'S', "b", slice_of(other, sizeof(other)));
+	closed(&c, WHY_UNSUPPORTED);
 	END(w, c);
 }
 
@@ -1521,6 +1604,10 @@ main(void)
 		cmocka_unit_test(a_cleaning_that_fails_closes_the_server),
 		cmocka_unit_test(an_error_left_unfinished_closes_the_server),
 		cmocka_unit_test(who_leaves_in_a_callback_hears_no_more),
+		cmocka_unit_test(a_plan_that_is_no_longer_true_is_told),
+		cmocka_unit_test(a_begin_of_ours_that_fails_costs_the_server),
+		cmocka_unit_test(
+		    a_server_that_reads_strings_another_way_is_left),
 		cmocka_unit_test(
 		    who_leaves_when_its_settings_are_confirmed_costs_the_server),
 		cmocka_unit_test(passes_everything_on_at_every_split),

@@ -84,6 +84,52 @@ finds_each_of_thousands(void **state)
 	stmts_fini(&all);
 }
 
+static void
+a_renewed_statement_is_another_one_for_who_asks_again(void **state)
+{
+	struct stmts all = { 0 };
+	struct stmt *old = stmt_intern(&all, text("SELECT *"), 1), *new, *more;
+	struct stmt *other = stmt_intern(&all, text("SELECT 1"), 1);
+	uint32_t filler = 0;
+
+	(void)state;
+	stmt_renew(&all, old);
+	assert_true(old->stale);
+	new = stmt_intern(&all, text("SELECT *"), 1);
+	more = stmt_intern(&all, text("SELECT *"), 1);
+	assert_ptr_not_equal(new, old);
+	assert_ptr_equal(new, more);
+	assert_false(new->stale);
+	assert_string_not_equal(new->name, old->name);
+	stmt_renew(&all, old); /* again: nothing new is learnt */
+	stmt_unref(&all, &more);
+	more = stmt_intern(&all, text("SELECT *"), 1);
+	assert_ptr_equal(new, more);
+	stmt_unref(&all, &more);
+	stmt_renew(&all, new);
+	more = stmt_intern(&all, text("SELECT *"), 1);
+	assert_ptr_not_equal(new, more);
+	assert_false(other->stale);
+	stmt_unref(&all, &more);
+	stmt_unref(&all, &new);
+	/* It is remembered while nobody has it, up to a bound. */
+	new = stmt_intern(&all, text("SELECT *"), 1);
+	assert_string_not_equal(new->name, old->name);
+	stmt_unref(&all, &new);
+	for (int i = 0; i < STMT_RENEWED; i++, filler++) {
+		new = stmt_intern(&all, slice_of(&filler, sizeof(filler)), 0);
+		stmt_renew(&all, new);
+		stmt_unref(&all, &new);
+	}
+	new = stmt_intern(&all, text("SELECT *"), 1);
+	assert_string_equal(new->name, old->name);
+	assert_ptr_not_equal(new, old); /* never one that is known to be stale */
+	stmt_unref(&all, &new);
+	stmt_unref(&all, &old);
+	stmt_unref(&all, &other);
+	stmts_fini(&all);
+}
+
 /* ---- a client's names ------------------------------------------------- */
 
 static struct stmt_entry *
@@ -190,6 +236,36 @@ bounds_the_bytes_of_a_client(void **state)
 	stmt_unref(&all, &s);
 	stmts_fini(&all);
 	free(body);
+}
+
+static void
+names_asked_to_be_dropped_are_not_found_and_may_come_back(void **state)
+{
+	struct stmts all = { 0 };
+	struct stmt_names names = { 0 };
+
+	(void)state;
+	for (int dropped = 0; dropped < 2; dropped++) {
+		stmt_names_hide(&names); /* of nothing */
+		assert_non_null(add(&names, &all, "new", "SELECT 1"));
+		assert_non_null(stmt_names_find(&names, slice_str("new")));
+		stmt_names_unhide(&names, &all, true);
+		assert_int_equal(names.n, 1);
+		stmt_names_hide(&names);
+		assert_null(stmt_names_find(&names, slice_str("new")));
+		assert_non_null(add(&names, &all, "new", "SELECT 2"));
+		assert_int_equal(
+		    stmt_names_find(&names, slice_str("new"))->stmt->body[7],
+		    '2');
+		stmt_names_unhide(&names, &all, dropped);
+		assert_int_equal(names.n, dropped ? 1 : 2);
+		stmt_names_fini(&names, &all);
+	}
+	assert_non_null(add(&names, &all, "a", "SELECT 1"));
+	stmt_names_unhide(&names, &all, true); /* nobody saw it coming */
+	assert_int_equal(names.n, 0);
+	stmt_names_fini(&names, &all);
+	stmts_fini(&all);
 }
 
 /* ---- what a server has ------------------------------------------------ */
@@ -345,7 +421,6 @@ struct op {
 	enum op_kind kind;
 	int digest;
 	uint16_t slot;
-	unsigned forgot; /* times, as its sender knew */
 };
 
 struct backend {
@@ -359,8 +434,7 @@ static void
 backend_send(struct backend *b, enum op_kind kind, int digest, uint16_t slot)
 {
 	assert_true(b->tail - b->head < QUEUE);
-	b->queue[b->tail++ % QUEUE] =
-	    (struct op){ kind, digest, slot, b->forgot };
+	b->queue[b->tail++ % QUEUE] = (struct op){ kind, digest, slot };
 }
 
 static void
@@ -384,8 +458,7 @@ backend_answer(struct backend *b, struct stmt_held *h)
 		stmt_held_forget(h);
 		break;
 	case OP_USE: /* whoever uses a statement must find it */
-		assert_true(b->skipping || b->has[op.digest] ||
-			    op.forgot != b->forgot);
+		assert_true(b->skipping || b->has[op.digest]);
 		b->used += done;
 		break;
 	case OP_PARSE: /* and nobody may parse a name twice */
@@ -440,12 +513,21 @@ never_misjudges_a_backend_that_skips(void **state)
 			stmt_held_sync(&h);
 		} else if (what == 40) {
 			backend_send(&b, OP_FORGET, 0, STMT_NONE);
+			stmt_held_doubt(&h, NULL);
+		} else if (what == 41) {
+			uint8_t d[STMT_DIGEST] = { (uint8_t)(rand() %
+							     DIGESTS) };
+
+			stmt_held_doubt(&h, d);
 		}
 		for (int k = rand() % 4; k > 0 && b.head != b.tail; k--)
 			backend_answer(&b, &h);
 	}
 	while (b.head != b.tail)
 		backend_answer(&b, &h);
+	for (uint16_t i = 0; i < h.size; i++)
+		h.slot[i].doubted =
+		    false; /* below all that doubt is the truth */
 	for (int d = 0; d < DIGESTS; d++) {
 		uint8_t digest[STMT_DIGEST] = { (uint8_t)d };
 
@@ -466,6 +548,10 @@ main(void)
 		cmocka_unit_test(is_one_statement_for_one_body),
 		cmocka_unit_test(is_named_by_its_digest_alone),
 		cmocka_unit_test(finds_each_of_thousands),
+		cmocka_unit_test(
+		    a_renewed_statement_is_another_one_for_who_asks_again),
+		cmocka_unit_test(
+		    names_asked_to_be_dropped_are_not_found_and_may_come_back),
 		cmocka_unit_test(finds_a_name_by_itself_and_by_its_id),
 		cmocka_unit_test(a_name_being_closed_can_be_given_again),
 		cmocka_unit_test(bounds_the_names_of_a_client),

@@ -48,3 +48,168 @@ def test_a_statement_that_cannot_be_parsed_again_says_why(proxy, direct, table):
             assert kinds(reply) == "EZ"
             assert errors(reply)[0]["C"] == "42P01"
         assert rows(wire.run(query("SELECT 1"))) == [["1"]]
+
+
+# A plan that is no longer true.
+
+
+def changed(direct, n):
+    direct.run(query("ALTER TABLE scratch.replayed ADD COLUMN c%d text DEFAULT 'new'" % n))
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_who_parses_again_after_a_table_changed_is_answered_as_directly(
+        proxy, direct, table, in_transaction):
+    replies = []
+    for wire in (proxy.wire(USER), direct):
+        told = []
+        wire.run(parse("SELECT * FROM scratch.replayed", "s"), sync())
+        wire.run(bind(name="s"), execute(), sync())
+        changed(direct, len(replies))
+        if in_transaction:
+            wire.run(query("BEGIN"))
+        for parts in (bind(name="s") + execute() + sync(),
+                      describe("S", "s") + sync(),
+                      query("ROLLBACK"),
+                      bind(name="s") + execute() + sync(),
+                      close("S", "s") + sync(),
+                      parse("SELECT * FROM scratch.replayed", "s") + sync(),
+                      describe("S", "s") + sync(),
+                      bind(name="s") + execute() + sync()):
+            reply = wire.run(parts)
+            told.append((kinds(reply).replace("tE", "E"), [e["C"] for e in errors(reply)],
+                         [r[0] for r in rows(reply)]))
+        replies.append(told)
+    assert replies[0] == replies[1]
+    assert replies[0][0][1] == ["0A000"]
+
+
+def test_who_did_not_parse_again_gets_the_error_wherever_it_is(proxy, direct, table):
+    """A new server has no old plan to compare with; the answer is the same."""
+    old, new = proxy.wire(USER), proxy.wire(USER)
+    for wire in (old, new):
+        assert kinds(wire.run(parse("SELECT * FROM scratch.replayed", "s"), sync())) == "1Z"
+        wire.run(bind(name="s"), execute(), sync())
+    changed(direct, 1)
+    assert errors(new.run(bind(name="s"), execute(), sync()))[0]["C"] == "0A000"
+    new.run(close("S", "s"), parse("SELECT * FROM scratch.replayed", "s"), sync())
+    assert rows(new.run(bind(name="s"), execute(), sync())) == [["1", "new"]]
+    new_server(direct, new)
+    assert rows(new.run(bind(name="s"), execute(), sync())) == [["1", "new"]]
+    if proxy_is_one_worker(proxy):
+        for parts in (bind(name="s") + execute(), describe("S", "s")):
+            reply = old.run(parts, sync())
+            assert kinds(reply) == "EZ" and errors(reply)[0]["C"] == "0A000"
+
+
+def proxy_is_one_worker(proxy):
+    return "workers=1" in proxy.event("start")
+
+
+def test_a_table_that_changes_again_and_again_can_be_parsed_again_each_time(
+        proxy, direct, table):
+    wires = [proxy.wire(USER) for _ in range(4)]
+    for n in range(6):
+        for wire in wires:
+            reply = wire.run(parse("SELECT * FROM scratch.replayed", "s%d" % n), sync())
+            assert kinds(reply) == "1Z"
+            reply = wire.run(bind(name="s%d" % n), execute(), sync())
+            if errors(reply):       # another worker's plan: once, as told above
+                assert errors(reply)[0]["C"] == "0A000"
+                wire.run(close("S", "s%d" % n), sync())
+                wire.run(parse("SELECT * FROM scratch.replayed", "s%d" % n), sync())
+                reply = wire.run(bind(name="s%d" % n), execute(), sync())
+            assert len(rows(reply)[0]) == n + 1
+        changed(direct, n)
+        for wire in wires:
+            wire.run(bind(name="s%d" % n), execute(), sync())
+
+
+# DEALLOCATE of what was prepared in the extended protocol.
+
+
+@pytest.mark.parametrize("parts", [
+    [query("DEALLOCATE s")],
+    [query('DEALLOCATE PREPARE "s";')],
+    [query("DEALLOCATE S"), query("DEALLOCATE s")],
+    [query("DEALLOCATE nope")],
+    [query("BEGIN"), query("DEALLOCATE s"), query("COMMIT")],
+    [query("BEGIN"), query("SELECT 1"), query("DEALLOCATE s"), query("ROLLBACK")],
+    [query("BEGIN"), query("SELEC"), query("DEALLOCATE s"), query("ROLLBACK")],
+    [extended("DEALLOCATE s")],
+    [extended("DEALLOCATE s"), bind() + execute() + sync()],
+    [parse("DEALLOCATE s") + describe("S") + bind() + describe() + execute() + sync()],
+    [query("BEGIN"), query("SELECT 1"), extended("DEALLOCATE s"), query("COMMIT")],
+    [query("BEGIN"), query("SELEC"), extended("DEALLOCATE s"), query("COMMIT")],
+    [parse("SELEC") + parse("DEALLOCATE s") + bind() + execute() + sync()],
+    [parse("DEALLOCATE s") + bind() + execute() + parse("SELECT 5", "s") + sync()],
+    [parse("DEALLOCATE s") + bind() + sync(), execute() + sync()],
+    [query("DEALLOCATE ALL"), query("SELECT 1")],
+    [query("BEGIN"), query("DEALLOCATE ALL"), query("ROLLBACK")],
+    [query("BEGIN"), query("SELEC"), query("DEALLOCATE ALL"), query("ROLLBACK")],
+    [extended("DEALLOCATE ALL"), parse("SELECT 6", "s") + sync()],
+    [parse("DEALLOCATE ALL") + bind() + execute() + parse("SELECT 5", "s") + sync()],
+    [parse("DEALLOCATE ALL") + sync()],
+], ids=lambda parts: "")
+def test_deallocate_drops_what_the_client_prepared(proxy, direct, parts):
+    told = []
+    for wire in (proxy.wire(USER), direct):
+        wire.run(query("DEALLOCATE ALL"))
+        wire.run(parse("SELECT 4", "s"), parse("SELECT 8", "t"), sync())
+        replies = [wire.run(part) for part in parts]
+        for name in "st":
+            replies.append(wire.run(bind(name=name), execute(), sync()))
+        told.append([(kinds(r), rows(r), [e["C"] for e in errors(r)]) for r in replies])
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("all_of", ["DEALLOCATE ALL", "DISCARD ALL"])
+def test_what_is_prepared_in_one_write_behind_a_discard_is_kept(proxy, direct, all_of):
+    """Npgsql opens a pooled connection so."""
+    told = []
+    for wire in (proxy.wire(USER), direct):
+        wire.run(query("DEALLOCATE ALL"))
+        for n in range(3):
+            wire.send(query(all_of), parse("SELECT %d" % n, "s"), bind(name="s"), execute(),
+                      parse("SELECT 9", "t"), sync(), bind(name="t"), execute(), sync())
+            reply = wire.until("Z", 3)
+            told.append((kinds([m for m in reply if m[0] != "S"]), rows(reply)))
+            reply = wire.run(bind(name="s"), execute(), bind(name="t"), execute(), sync())
+            told.append((kinds(reply), rows(reply)))
+    assert told[:6] == told[6:]
+
+
+def test_behind_discard_all_an_organizations_variables_are_set(proxy):
+    mine = query("SELECT current_setting('app.current_organization_id', true)")
+    with proxy.wire(USER) as wire:
+        org = rows(wire.run(mine))
+        for what in ("DISCARD ALL", "RESET ALL", "RESET search_path"):
+            wire.send(query(what), mine)
+            assert rows(wire.until("Z", 2)) == org
+
+
+def test_in_a_failed_transaction_everything_fails_for_that_reason(proxy, direct):
+    told = []
+    for wire in (proxy.wire(USER), direct):
+        wire.run(query("DEALLOCATE ALL"))
+        wire.run(parse("SELECT 4", "s"), sync())
+        wire.run(query("BEGIN"))
+        wire.run(query("SELECT 1/0"))
+        replies = [wire.run(part) for part in (
+            parse("SELECT 5", "s") + sync(), bind(name="s") + sync(), bind(name="no") + sync(),
+            query("DEALLOCATE s"), query("SELECT 1"), query("ROLLBACK"))]
+        told.append([[e["C"] for e in errors(r)] for r in replies])
+    assert told[0] == told[1]
+
+
+def test_strings_that_are_read_another_way_are_refused(proxy, weir, direct):
+    with proxy.wire(USER) as wire:
+        assert rows(wire.run(query("SELECT set_config('standard_conforming_strings', 'on', "
+                                   "true)"))) == [["on"]]
+        wire.send(query("SET standard_conforming_strings = off"))
+        assert [e["C"] for e in errors(wire.until_closed())] == ["0A000"]
+    with pytest.raises(pgwire.Failed) as failed:
+        proxy.wire(USER, options="-c standard_conforming_strings=off")
+    assert failed.value.code == "0A000"
+    with proxy.wire(USER) as wire:      # and nobody else is touched
+        assert rows(wire.run(query("SHOW standard_conforming_strings"))) == [["on"]]
