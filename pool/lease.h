@@ -51,6 +51,7 @@ struct lessee {
 	const struct tenant	*tenant;	/* NULL: no organization */
 	struct label		*label;		/* settings wanted on the server; counted */
 	enum lease		 mode;
+	bool			 keeps;		/* its server is its own until it leaves: session pooling */
 	struct server		*server;	/* NULL unless granted */
 	struct pool		*waiting;	/* NULL unless queued there */
 	struct lessee		*next, **prev;	/* in a queue of waiters */

@@ -226,12 +226,22 @@ own_parse(struct server *v, const char *name, const char *sql, unsigned bit)
 {
 	struct pg_server *pg = pg_server(v);
 
-	if (pg->bind_known & bit)
+	if (name[0] == '\0')
+		pg->unnamed_owner = 0; /* it takes the client's place */
+	else if (pg->bind_known & bit)
 		return;
 	expect(v, NULL, PG_PARSE, LEDGER_SWALLOW, 0, STMT_NONE);
 	if (pg_put(stream_out(&v->stream), 'P', "ssh", name, sql, 0) != 0)
 		abort();
-	pg->bind_known |= (uint16_t)bit;
+	if (name[0] != '\0')
+		pg->bind_known |= (uint16_t)bit;
+}
+
+/* What a bind calls its statements: nothing, for who would see them there. */
+static const char *
+bind_name(const struct server *v, const char *name)
+{
+	return v->lessee != NULL && v->lessee->keeps ? "" : name;
 }
 
 static void
@@ -281,21 +291,36 @@ struct change {
 	const char *name, *value;
 };
 
+/* Puts them; `yield`: but for those the session has set itself. */
 static void
-own_set(struct server *v, const struct change *c, unsigned n)
+own_set(struct server *v, const struct change *c, unsigned n, bool yield)
 {
-	static const char *const one = "pg_catalog.set_config($%u,$%u,false)";
-	char sql[64 + 64 * BIND_CHUNK] = "SELECT ", name[16];
+	static const char *const put = "%spg_catalog.set_config($%u,$%u,false)";
+	static const char *const put_unset =
+	    "%sCASE WHEN EXISTS (SELECT FROM pg_catalog.pg_settings WHERE "
+	    "source OPERATOR(pg_catalog.=) 'session' AND "
+	    "pg_catalog.lower(name) OPERATOR(pg_catalog.=) "
+	    "pg_catalog.lower($%u)) THEN NULL ELSE "
+	    "pg_catalog.set_config($%u,$%u,false) END";
+	char sql[64 + 320 * BIND_CHUNK] = "SELECT ", text_name[16];
+	const char *name = yield ? "" : bind_name(v, text_name);
 	struct buf *out = stream_out(&v->stream);
 	uint8_t null[4] = { 0xff, 0xff, 0xff, 0xff };
 	struct buf args;
 
 	assert(n > 0 && n <= BIND_CHUNK);
-	for (unsigned i = 0; i < n; i++)
-		snprintf(sql + strlen(sql), sizeof(sql) - strlen(sql),
-			 i ? ",pg_catalog.set_config($%u,$%u,false)" : one,
-			 2 * i + 1, 2 * i + 2);
-	snprintf(name, sizeof(name), "weir_set_%u", n);
+	for (unsigned i = 0; i < n; i++) {
+		const char *comma = i ? "," : "";
+		size_t at = strlen(sql);
+
+		if (yield)
+			snprintf(sql + at, sizeof(sql) - at, put_unset, comma,
+				 2 * i + 1, 2 * i + 1, 2 * i + 2);
+		else
+			snprintf(sql + at, sizeof(sql) - at, put, comma,
+				 2 * i + 1, 2 * i + 2);
+	}
+	snprintf(text_name, sizeof(text_name), "weir_set_%u", n);
 	own_parse(v, name, sql, KNOWN_SET << (n - 1));
 	buf_init(&args, 1 << 30);
 	for (unsigned i = 0; i < n; i++) {
@@ -331,7 +356,8 @@ value_in(const struct label *l, const char *name)
 
 /* Sends old -> new in chunks. */
 static void
-bind_changes(struct server *v, const struct label *old, const struct label *new)
+bind_changes(struct server *v, const struct label *old, const struct label *new,
+	     bool yield)
 {
 	struct change c[BIND_CHUNK];
 	unsigned n = 0;
@@ -341,7 +367,7 @@ bind_changes(struct server *v, const struct label *old, const struct label *new)
 			continue;
 		c[n++] = (struct change){ old->pair[i].name, NULL };
 		if (n == BIND_CHUNK) {
-			own_set(v, c, n);
+			own_set(v, c, n, yield);
 			n = 0;
 		}
 	}
@@ -353,18 +379,19 @@ bind_changes(struct server *v, const struct label *old, const struct label *new)
 		c[n++] =
 		    (struct change){ new->pair[i].name, new->pair[i].value };
 		if (n == BIND_CHUNK) {
-			own_set(v, c, n);
+			own_set(v, c, n, yield);
 			n = 0;
 		}
 	}
 	if (n > 0)
-		own_set(v, c, n);
+		own_set(v, c, n, yield);
 }
 
 static void
 pg_bind(struct server *v, struct lessee *l)
 {
 	struct pg_server *pg = pg_server(v);
+	bool yield = false;
 
 	assert(!pg->is_binding && v->ledger.n == 0);
 	pg->forgot = false;
@@ -372,16 +399,19 @@ pg_bind(struct server *v, struct lessee *l)
 		v->tenant = l->tenant;
 		return;
 	}
-	own_run(v, "weir_begin", "BEGIN", KNOWN_BEGIN);
-	/* A pinned lessee's own settings stay; only ours are put again. */
+	own_run(v, bind_name(v, "weir_begin"), "BEGIN", KNOWN_BEGIN);
+	/* A pinned lessee's own settings stay; only ours are put again, and
+	 * those of its startup packet unless it has set them anew. */
 	if (pg->unset && pg->pinned) {
+		yield = l->tenant == NULL;
 		label_unref(&v->label);
 	} else if (pg->unset) {
-		own_run(v, "weir_reset", "RESET ALL", KNOWN_RESET);
+		own_run(v, bind_name(v, "weir_reset"), "RESET ALL",
+			KNOWN_RESET);
 		label_unref(&v->label);
 	}
-	bind_changes(v, v->label, l->label);
-	own_run(v, "weir_commit", "COMMIT", KNOWN_COMMIT);
+	bind_changes(v, v->label, l->label, yield);
+	own_run(v, bind_name(v, "weir_commit"), "COMMIT", KNOWN_COMMIT);
 	/* The last of it: its answer confirms all. */
 	ledger_at(&v->ledger, v->ledger.n - 1)->arg = OWN_BOUND;
 	pg->unset = false;

@@ -481,6 +481,7 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 	    !seats_take(s, s->user, r.tenant, w))
 		return -1;
 	pg_session(s)->mode = r.pool_mode;
+	s->lessee.keeps = r.pool_mode == POOL_MODE_SESSION;
 	s->lessee.tenant = r.tenant;
 	s->lessee.mode = LEASE_EXCLUSIVE;
 	*w = WHY_CLIENTS_FULL;

@@ -85,3 +85,38 @@ def test_the_user_s_mode_wins_over_the_database_s_and_that_over_the_upstream_s(
     other = w.wire("acme_app").run(query("SELECT 1"))
     assert bool(pgwire.errors(other)) == keeps
     assert reply is None or pgwire.errors(reply)
+
+
+def test_a_session_in_session_mode_sees_no_statement_that_it_did_not_prepare(weir):
+    w = weir(modes("session"))
+    wire = w.wire("plain_app", options="-c datestyle=German -c intervalstyle=iso_8601")
+    prepared = "SELECT name FROM pg_prepared_statements"
+    assert wire.rows(query(prepared)) == []
+    wire.run(query("RESET datestyle"))
+    assert wire.rows(query(prepared)) == []
+
+
+@pytest.mark.parametrize("mode", ["session", "transaction"])
+def test_a_reset_goes_back_to_the_startup_packet_and_leaves_other_settings(weir, mode):
+    w = weir(modes(mode))
+    wire = w.wire("plain_app", options="-c datestyle=German -c intervalstyle=iso_8601")
+    if mode == "transaction":
+        wire.run(query("LISTEN something"))     # its server is its own from here
+    wire.run(query("SET intervalstyle = postgres_verbose"))
+    wire.run(query("SET datestyle = ISO"))
+    wire.run(query("RESET datestyle"))
+    assert wire.value("SHOW datestyle").startswith("German")
+    assert wire.value("SHOW intervalstyle") == "postgres_verbose"
+    wire.run(query("RESET ALL"))
+    assert wire.value("SHOW intervalstyle") == "iso_8601"
+
+
+def test_settings_put_back_spare_the_unnamed_statement(weir):
+    w = weir(modes("session"))
+    wire = w.wire("plain_app", options="-c datestyle=German")
+    wire.run(pgwire.parse("SELECT 'mine'"), pgwire.sync())
+    # In the extended protocol: a Query would end the unnamed statement.
+    wire.run(pgwire.parse("RESET datestyle", name="r"), pgwire.bind(name="r"),
+             pgwire.execute(), pgwire.sync())
+    reply = wire.run(pgwire.bind(), pgwire.execute(), pgwire.sync())
+    assert pgwire.rows(reply) == [["mine"]]
