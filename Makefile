@@ -13,7 +13,7 @@
 NAME   := weir
 comma  := ,
 B      := build/$(if $(SAN),$(subst $(comma),-,$(SAN)),plain)
-PKGS   := libevent openssl jansson
+PKGS   := libevent openssl jansson libpq
 FOUND  := $(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes)
 JOBS   := $(shell nproc)
 

@@ -97,7 +97,7 @@ is_for_later(const struct conf_row *row, void *object, const char *text)
 		return false;
 	if (strcmp(row->later, "*") != 0)
 		return is_listed(row->later, text);
-	return !conf_set_is_zero(row, object);
+	return row->type == T_NOWHERE || !conf_set_is_zero(row, object);
 }
 
 static void

@@ -167,6 +167,13 @@ struct conf_jwt {		/* [auth], jwt_*; all NULL: no tokens */
 	char	       *organization_claim;	/* NULL: tokens name none */
 };
 
+struct conf_auth_source {	/* [auth] */
+	const struct conf_postgres *postgres;	/* who is asked for secrets; NULL: nobody */
+	char	*dbname;	/* NULL: the upstream's */
+	char	*query;		/* NULL: of pg_authid */
+	uint64_t ttl_ms, negative_ttl_ms;	/* how long its answers are good */
+};
+
 struct conf {
 	char		     *file;
 	unsigned	      workers;		/* never 0 after load */
@@ -200,7 +207,7 @@ struct conf {
 	struct conf_tls	      tls;
 	struct conf_jwt	      jwt;
 	char		     *userlist_file;
-	char		     *auth_query;
+	struct conf_auth_source auth;
 	struct conf_postgres *postgres;
 	size_t		      postgres_n;
 	struct conf_redis    *redis;

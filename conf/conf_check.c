@@ -304,9 +304,52 @@ check_means(struct conf *c, struct conf_errors *e, const struct conf_user *u)
 }
 
 static void
+check_auth(const struct conf *c, struct conf_errors *e)
+{
+	const struct conf_auth_source *a = &c->auth;
+	const struct conf_postgres *up = a->postgres;
+
+	if (up == NULL) {
+		if (a->query != NULL || a->dbname != NULL)
+			ERROR(c, e,
+			      a->query ? conf_line(c, &a->query)
+				       : conf_line(c, &a->dbname),
+			      "nobody to ask for secrets, expected "
+			      "auth_postgres too");
+		return;
+	}
+	if (up->user == NULL || (up->password == NULL && up->hosts_n > 0 &&
+				 up->hosts[0].name[0] != '/'))
+		ERROR(c, e, conf_line(c, &a->postgres),
+		      "auth_postgres = %s: weir cannot log in there by "
+		      "itself, expected an upstream with user and password",
+		      up->name);
+	if (up->dbname == NULL && a->dbname == NULL)
+		ERROR(c, e, conf_line(c, &a->postgres),
+		      "auth_postgres = %s: the upstream names no database, "
+		      "expected auth_dbname",
+		      up->name);
+	if (a->query != NULL && strstr(a->query, "$1") == NULL)
+		ERROR(c, e, conf_line(c, &a->query),
+		      "auth_query asks for nobody, expected $1 in it, the "
+		      "user's name");
+}
+
+/* May the secret come from elsewhere? */
+static bool
+is_asked_for(const struct conf *c, const struct conf_user *u)
+{
+	return c->auth.postgres != NULL && u->password == NULL &&
+	       (u->auth == AUTH_SCRAM || u->auth == AUTH_MD5 ||
+		u->auth == AUTH_PLAIN);
+}
+
+static void
 check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
 {
 	check_means(c, e, u);
+	if (is_asked_for(c, u))
+		return;
 	if (by_password(u) && u->password == NULL && !GIVEN(c, u->password))
 		ERROR(c, e, conf_line(c, &u->name),
 		      "[user %s]: password is missing, expected one, or its "
@@ -468,9 +511,10 @@ conf_check(struct conf *c, struct conf_errors *e)
 	c->unknown_auth = unknown_auth(c);
 	check_jwt(c, e);
 	check_listen(c, e);
+	check_auth(c, e);
 	check_ids(c, e);
 	add_fallback(c, e);
-	if (c->user_n + c->listed_n == 0)
+	if (c->user_n + c->listed_n == 0 && c->auth.postgres == NULL)
 		WARN(c, e, 0,
 		     "nobody can log in, expected a [user NAME] section");
 }

@@ -21,6 +21,7 @@
 #define D(f)   offsetof(struct conf_database, f)
 #define U(f)   offsetof(struct conf_user, f)
 #define T(f)   offsetof(struct tenant, f)
+#define A(f)   offsetof(struct conf, auth.f)
 
 /* clang-format off */
 
@@ -196,7 +197,11 @@ static const struct conf_row rows[] = {
 	{ KIND_BATCH, "merge", T_NOWHERE, .off = 0 },
 
 	{ KIND_AUTH, "userlist_file", T_TEXT, ANY_TEXT, .off = W(userlist_file) },
-	{ KIND_AUTH, "auth_query", T_TEXT, ANY_TEXT, .off = W(auth_query), .later = "*" },
+	{ KIND_AUTH, "auth_postgres", T_POSTGRES, .off = A(postgres) },
+	{ KIND_AUTH, "auth_dbname", T_TEXT, 1, ID_MAX, .off = A(dbname) },
+	{ KIND_AUTH, "auth_query", T_TEXT, ANY_TEXT, .off = A(query) },
+	{ KIND_AUTH, "auth_query_ttl", T_TIME, 0, DAY, .def = "60", .off = A(ttl_ms) },
+	{ KIND_AUTH, "auth_query_negative_ttl", T_TIME, 0, DAY, .def = "5", .off = A(negative_ttl_ms) },
 	{ KIND_AUTH, "jwt_secret", T_TEXT, ANY_TEXT, .off = W(jwt.secret), .secret = true },
 	{ KIND_AUTH, "jwt_previous_secret", T_TEXT, ANY_TEXT, .off = W(jwt.previous_secret), .secret = true },
 	{ KIND_AUTH, "jwt_public_key_file", T_TEXT, ANY_TEXT, .off = W(jwt.public_key_file) },

@@ -56,6 +56,7 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 	X(UPSTREAM_UP,	"upstream-up")                                        \
 	X(HOST_DOWN,	"host-down")		/* one of several of an upstream */ \
 	X(HOST_UP,	"host-up")                                            \
+	X(AUTH_QUERY,	"auth-query")		/* it gave no usable answer */ \
 	X(DROPPED,	"log-dropped")                                        \
 	X(FAULT,	"fault")		/* something we must look at */
 

@@ -182,10 +182,14 @@ pg_login_misreads(const uint8_t *body, size_t n)
 
 /* ---- authentication --------------------------------------------------- */
 
+/* As it is; what is stored as an MD5 hash is good for MD5 alone. */
 static const char *
 login_password(struct server *v)
 {
-	return v->pool->password;
+	const char *password = v->pool->password;
+
+	return password != NULL && !pg_md5_is_stored(password) ? password
+							       : NULL;
 }
 
 /* A password, or the keys of a client that proved it knows one. */
@@ -328,7 +332,7 @@ login_sasl(struct server *v, struct pg_reader *r)
 static void
 login_md5(struct server *v, struct pg_reader *r)
 {
-	const char *password = login_password(v);
+	const char *password = v->pool->password;
 	char stored[PG_MD5 + 1], answer[PG_MD5 + 1];
 	struct slice salt = pg_read_bytes(r, 4);
 
@@ -336,8 +340,14 @@ login_md5(struct server *v, struct pg_reader *r)
 		login_fail(v, "no password is configured for this user");
 		return;
 	}
-	if (pg_md5_store(stored, password, v->pool->user) != 0 ||
-	    pg_md5_answer(answer, stored, salt.p) != 0)
+	if (!pg_md5_is_stored(password)) {
+		if (pg_md5_store(stored, password, v->pool->user) != 0) {
+			login_fail(v, "MD5 is not available");
+			return;
+		}
+		password = stored;
+	}
+	if (pg_md5_answer(answer, password, salt.p) != 0)
 		login_fail(v, "MD5 is not available");
 	else if (pg_put(stream_out(&v->stream), 'p', "s", answer) != 0)
 		abort();

@@ -33,6 +33,7 @@
 	X(NO_UPSTREAM,      1, "08004", "ERR",      "no upstream is configured for this")      \
 	X(GUARDED,          0, "42501", "NOPERM",   "this setting belongs to the proxy")       \
 	X(BAD_AUTH,         0, "28P01", "WRONGPASS", "password authentication failed")         \
+	X(AUTH_DOWN,        1, "08006", "ERR",      "the user's password cannot be looked up now") \
 	X(UNSUPPORTED,      0, "0A000", "ERR",      "not supported")                           \
 	X(CLIENTS_FULL,     0, "53300", "ERR",      "no more connections allowed (max_client_conn)") \
 	X(TENANT_FULL,      0, "53300", "ERR",      "client connections exceeded (max_client_conn of the organization)") \

@@ -14,7 +14,9 @@
 
 #include "conf/conf.h"
 #include "proxy/admin.h"
+#include "proxy/control.h"
 #include "proxy/listener.h"
+#include "proxy/secrets.h"
 #include "proxy/verifiers.h"
 #include "proxy/worker.h"
 
@@ -216,11 +218,15 @@ make_workers(struct weir *weir)
 	weir->cpu = offload_open(CPU_THREADS);
 	weir->dns = offload_open(DNS_THREADS);
 	weir->verifiers = verifiers_open();
-	if (weir->worker == NULL || weir->mailboxes == NULL ||
-	    weir->stats == NULL || weir->cpu == NULL || weir->dns == NULL ||
-	    weir->verifiers == NULL ||
+	weir->control = weir->dns == NULL ? NULL
+					  : control_open(weir->snapshot,
+							 weir->log, weir->dns);
+	if (weir->control == NULL || weir->worker == NULL ||
+	    weir->mailboxes == NULL || weir->stats == NULL ||
+	    weir->cpu == NULL || weir->dns == NULL || weir->verifiers == NULL ||
 	    budgets_init(&weir->budgets, n, weir->mailboxes, pools_nudged) != 0)
 		goto failed;
+	weir->secrets = secrets_open(weir->control, weir->log);
 	for (unsigned i = 0; i < n; i++) {
 		if ((weir->worker[i] = worker_open(weir, i)) == NULL)
 			goto failed;
@@ -296,6 +302,9 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	warn_unchangeable(pr, weir->snapshot->conf, snapshot->conf);
 	log_set(weir->log, snapshot->conf->log_level,
 		snapshot->conf->log_format);
+	/* First, so that no worker asks it by what it does not know yet. */
+	control_reload(weir->control, snapshot);
+	secrets_reload(weir->secrets);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_reload(weir->worker[i], snapshot);
 	snapshot_unref(&weir->snapshot);
@@ -341,6 +350,10 @@ start_workers(struct process *pr)
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	atomic_store(&pr->weir.running, pr->weir.workers);
+	if (control_start(pr->weir.control) != 0) {
+		fprintf(stderr, "cannot start a thread: %s\n", strerror(errno));
+		exit(1);
+	}
 	for (unsigned i = 0; i < pr->weir.workers; i++) {
 		if (worker_start(pr->weir.worker[i]) != 0) {
 			fprintf(stderr, "cannot start a thread: %s\n",
@@ -358,8 +371,12 @@ close_all(struct process *pr)
 
 	for (unsigned i = 0; i < weir->workers; i++)
 		pthread_join(weir->worker[i]->thread, NULL);
+	control_stop(weir->control);
 	offload_close(&weir->cpu);
 	offload_close(&weir->dns);
+	/* What was asked goes home, where nobody waits for it any more. */
+	control_close(&weir->control);
+	secrets_close(&weir->secrets);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_close(&weir->worker[i]);
 	verifiers_close(&weir->verifiers);

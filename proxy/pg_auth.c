@@ -58,6 +58,8 @@ auth_find(struct session *s)
 	const struct conf *c = s->snapshot->conf;
 
 	s->user = route_user(c, h->user, &h->slug);
+	if (pg_auth_must_look_up(c, s->user))
+		return pg_auth_look_up(s);
 	if (s->user != NULL)
 		h->auth.secret = secret_of_user(s->user);
 	else
@@ -377,7 +379,7 @@ pg_auth_step(struct session *s)
 {
 	struct pg_auth *a = &pg_session(s)->hello->auth;
 
-	if (a->job != NULL)
+	if (a->job != NULL || a->ask != NULL)
 		return STEP_WAIT;
 	if (a->phase == PG_AUTH_FIND)
 		return auth_find(s) ? auth_ask(s) : STEP_WAIT;

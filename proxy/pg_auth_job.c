@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "proxy/pg_hello.h"
+#include "proxy/secrets.h"
 #include "proxy/verifiers.h"
 #include "proxy/worker.h"
 
@@ -148,6 +149,9 @@ pg_auth_open_token(struct session *s, struct slice token)
 void
 pg_auth_free(struct pg_auth *a)
 {
+	if (a->ask != NULL)
+		a->ask->asker = NULL;
+	a->ask = NULL;
 	if (a->job != NULL)
 		a->job->session = NULL;
 	a->job = NULL;

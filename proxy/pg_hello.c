@@ -12,6 +12,7 @@
 #include "conf/tenant.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
+#include "proxy/secret_cache.h"
 #include "proxy/worker.h"
 
 enum { TLS_HANDSHAKE = 0x16 }; /* what a ClientHello begins with */
@@ -480,6 +481,9 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 			   h->database, w) != 0 ||
 	    !seats_take(s, s->user, r.tenant, w))
 		return -1;
+	if (r.postgres->user == NULL && r.upstream_password == NULL &&
+	    pg_session(s)->secret != NULL)
+		r.upstream_password = pg_session(s)->secret->user.password;
 	pg_session(s)->mode = r.pool_mode;
 	s->lessee.keeps = r.pool_mode == POOL_MODE_SESSION;
 	s->lessee.tenant = r.tenant;

@@ -36,6 +36,7 @@ struct pg_secret {
 };
 
 struct pg_auth_job;
+struct secrets_ask;
 
 struct pg_auth {
 	enum pg_auth_phase  phase;
@@ -43,6 +44,8 @@ struct pg_auth {
 	struct jwt	   *jwt;	/* the claims of its token; NULL: none that holds ... */
 	const char	   *why;	/* ... because */
 	struct pg_auth_job *job;	/* under way elsewhere; NULL: none */
+	struct secrets_ask *ask;	/* likewise */
+	bool		    asked;	/* the answer is there: pg_session.secret */
 	uint64_t	    heard_ns;	/* when the last answer came */
 	uint8_t		    salt[4];	/* for md5 */
 	struct scram_server scram;
@@ -76,6 +79,13 @@ enum step pg_auth_begin(struct session *);
 void pg_auth_make_verifier(struct session *, const struct scram_verifier *salt);
 void pg_auth_open_token(struct session *, struct slice token);
 void pg_auth_free(struct pg_auth *);
+
+/*
+ * pg_auth_look_up.c: the secret of who is not in the configuration.  Called
+ * once more when the session is woken; false: not there yet, or it is over.
+ */
+bool pg_auth_must_look_up(const struct conf *, const struct conf_user *);
+bool pg_auth_look_up(struct session *) __attribute__((warn_unused_result));
 
 /* It is: AuthenticationOk, and on. */
 enum step pg_hello_in(struct session *);

@@ -11,6 +11,7 @@
 
 #include "protocol/pg.h"
 #include "proxy/pg_local.h"
+#include "proxy/secret_cache.h"
 #include "proxy/worker.h"
 
 enum {
@@ -684,6 +685,7 @@ pg_fini(struct session *s)
 	struct pg_poison *po;
 
 	pg_hello_free(ps);
+	secret_unref(&ps->secret);
 	stmt_names_fini(&ps->names, &s->worker->pools.stmts);
 	free(ps->unnamed);
 	while ((po = ps->poison) != NULL) {

@@ -11,6 +11,7 @@
 #include "proxy/session.h"
 
 struct pg_hello;
+struct secret;
 
 /* An error in our words, told where the server was made to fail. */
 struct pg_poison {
@@ -23,6 +24,7 @@ struct pg_poison {
 struct pg_session {
 	struct session	  s;
 	struct pg_hello	 *hello;	/* until logged in */
+	struct secret	 *secret;	/* found elsewhere than in the configuration, or NULL; counted */
 	struct stmt_names names;	/* its prepared statements */
 	uint8_t		 *unnamed;	/* body of its last unnamed Parse */
 	size_t		  unnamed_n, unnamed_size;

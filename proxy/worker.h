@@ -56,6 +56,8 @@ struct weir {
 	struct snapshot	*snapshot;	/* the current one; main's */
 	struct budgets	 budgets;
 	struct offload	*cpu, *dns;
+	struct control	*control;
+	struct secrets	*secrets;
 	struct verifiers *verifiers;
 	struct mailbox **mailboxes;
 	struct worker  **worker;

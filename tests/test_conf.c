@@ -909,7 +909,12 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 	refuses("[weir]\nadmin_users = a, b\n",
 		"2: admin_users = a, b is not supported yet");
 	refuses(LEAST "[auth]\nauth_query = SELECT 1\n",
-		"6: auth_query = SELECT 1 is not supported yet");
+		"6: nobody to ask for secrets, expected auth_postgres");
+	refuses(LEAST "[auth]\nauth_postgres = main\n",
+		"6: auth_postgres = main: weir cannot log in there");
+	refuses(LEAST "user = u\npassword = p\n[auth]\n"
+		      "auth_postgres = main\n",
+		"8: auth_postgres = main: the upstream names no database");
 	refuses(LEAST "[user u]\nauth = trust\norganizations = *\n",
 		"7: organizations = * is not supported yet");
 	refuses(LEAST "[organization o]\nrate_queries = 1/1s\n",
