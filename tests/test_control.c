@@ -163,8 +163,8 @@ accept_all(void *arg)
 		assert_true(i < CONNS && g != NULL);
 		*g = (struct guest){ f, fd };
 		f->fd[i] = fd;
+		f->accepted = i + 1; /* before anybody is answered */
 		pthread_create(&f->serving[i], NULL, serve, g);
-		f->accepted = i + 1;
 	}
 	return NULL;
 }
