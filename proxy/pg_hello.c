@@ -222,17 +222,17 @@ read_startup(struct pg_hello *h, enum why *w, const char **text)
 
 /* Settings that say whose rows are seen are ours to make. */
 static bool
-is_guarded(const struct conf *c, const struct conf_user *user, const char *name)
+is_guarded(const struct conf *c, const struct tenant *t, const char *name)
 {
 	static const char *const always[] = { "role", "session_authorization" };
 
 	for (size_t i = 0; i < c->variables_n; i++)
 		if (strcasecmp(c->variables[i].name, name) == 0)
 			return true;
-	if (user == NULL || user->organization == NULL)
+	if (t == NULL)
 		return false;
-	for (size_t i = 0; i < user->organization->var_n; i++)
-		if (strcasecmp(user->organization->var[i].name, name) == 0)
+	for (size_t i = 0; i < t->var_n; i++)
+		if (strcasecmp(t->var[i].name, name) == 0)
 			return true;
 	for (size_t i = 0; i < sizeof(always) / sizeof(always[0]); i++)
 		if (strcasecmp(always[i], name) == 0)
@@ -378,7 +378,8 @@ settings_are_allowed(struct session *s, struct pg_hello *h)
 	for (size_t i = 0; i < h->settings; i++) {
 		char text[160];
 
-		if (!is_guarded(s->snapshot->conf, s->user, h->setting[i].name))
+		if (!is_guarded(s->snapshot->conf, s->lessee.tenant,
+				h->setting[i].name))
 			continue;
 		snprintf(text, sizeof(text),
 			 "%.100s is set by the proxy, not by clients",

@@ -142,7 +142,7 @@ static bool
 is_guarded(const struct pg_session *ps, struct slice text, unsigned flags)
 {
 	const struct conf *c = ps->s.snapshot->conf;
-	const struct tenant *t = ps->s.user->organization;
+	const struct tenant *t = ps->s.lessee.tenant;
 
 	if (!(flags & SQL_SETTING) || t == NULL)
 		return false;

@@ -249,3 +249,14 @@ def test_who_leaves_while_its_token_is_judged_harms_nobody(proxy):
         wire.send(pgwire.message("p", token().encode() + b"\0"))
         wire.close()
     assert one(proxy, "SELECT 1", token()) == (1,)
+
+
+def test_who_has_its_organization_from_a_token_cannot_leave_it(proxy):
+    mine = token(org="acme")
+    for sql in ("SET ROLE clear_role", "SET app.current_organization_id = 'x'",
+                "SET SESSION AUTHORIZATION clear_role"):
+        with pytest.raises(psycopg2.Error) as e:
+            one(proxy, sql, mine)
+        assert e.value.pgcode == "42501"
+    for name in ("role", "session_authorization", "app.current_organization_id"):
+        refused(proxy, mine, "is set by the proxy", options="-c %s=x" % name)
