@@ -123,6 +123,18 @@ pg_server_need(struct server *v, const struct stmt *s)
 	stats_add(v->pool->home->stats, STAT_PARSES_REPLAYED, 1);
 }
 
+void
+pg_server_check(struct server *v, struct lessee *l, const struct stmt *s,
+		uint32_t arg)
+{
+	pg_server_need(v, s);
+	if (!pg_server_expect(v, l, PG_CHECK, LEDGER_SWALLOW, arg, STMT_NONE))
+		return;
+	if (pg_put(stream_out(&v->stream), 'D', "cs", 'S', s->name) != 0 ||
+	    pg_put(stream_out(&v->stream), 'H', "") != 0)
+		abort();
+}
+
 bool
 pg_server_holds(const struct server *v, const struct stmt *s)
 {
@@ -593,8 +605,10 @@ fake_answer(uint8_t kind)
 	case PG_SYNC:
 	case PG_FUNCTION:
 	case PG_COPY_END:
+	case PG_CHECK:
 	case PG_POISON:
 	case PG_STALE:
+	case PG_SHAPE:
 		break;
 	}
 	abort(); /* none of these is ever faked */
@@ -714,6 +728,7 @@ static enum server_verdict {
 	case PG_CLOSE:
 		return type == '3' ? COMPLETES : WRONG;
 	case PG_DESCRIBE:
+	case PG_CHECK:
 		if (type == 't')
 			return FITS;
 		return type == 'T' || type == 'n' ? COMPLETES : WRONG;
@@ -725,6 +740,7 @@ static enum server_verdict {
 	case PG_POISON:
 	case PG_COPY_END:
 	case PG_STALE:
+	case PG_SHAPE:
 		return WRONG;
 	}
 	return WRONG;
@@ -850,6 +866,53 @@ pg_stale(struct pg_server *pg, const uint8_t *body, size_t n)
 		e->lessee->ops->settled(e->lessee, PG_STALE, e->arg, true);
 }
 
+/* Does the ledger's head ask what a statement returns? */
+static bool
+asks_shape(const struct pg_server *pg)
+{
+	const struct ledger_entry *e =
+	    pg->s.ledger.n > 0 ? ledger_at(&pg->s.ledger, 0) : NULL;
+
+	return e != NULL && e->lessee != NULL && e->arg != 0 &&
+	       (e->kind == PG_DESCRIBE || e->kind == PG_CHECK);
+}
+
+/*
+ * Names and types of the columns as one number, never 0; of the tables behind
+ * them nothing.  PostgreSQL compares the same when it plans anew.
+ */
+static uint64_t
+shape_of(const uint8_t *body, size_t n)
+{
+	struct pg_reader r = pg_reader(body, n);
+	uint64_t h = 14695981039346656037u;
+
+	for (unsigned i = pg_read_u16(&r); i > 0 && !r.bad; i--) {
+		struct slice name = pg_read_str(&r), type;
+
+		pg_read_bytes(&r, 6); /* table and column */
+		type = pg_read_bytes(&r, 10);
+		pg_read_u16(&r); /* format */
+		for (size_t k = 0; k < name.n; k++)
+			h = (h ^ name.p[k]) * 1099511628211u;
+		h = (h ^ 0x100) * 1099511628211u;
+		for (size_t k = 0; k < type.n; k++)
+			h = (h ^ type.p[k]) * 1099511628211u;
+	}
+	return h | 1;
+}
+
+/* A RowDescription or NoData for who asks for it; `body` NULL: not at hand. */
+static void
+pg_shape(struct pg_server *pg, uint8_t type, const uint8_t *body, size_t n)
+{
+	struct ledger_entry *e = ledger_at(&pg->s.ledger, 0);
+
+	pg->shape = type == 'n' ? 1 : body == NULL ? 0 : shape_of(body, n);
+	if (e->kind == PG_DESCRIBE && e->lessee == pg->s.lessee)
+		e->lessee->ops->settled(e->lessee, PG_SHAPE, e->arg, true);
+}
+
 /* In a session that is pinned and has no organization it harms nobody. */
 static bool
 pg_misreads(const struct pg_server *pg, const uint8_t *body, size_t n)
@@ -954,6 +1017,8 @@ pg_whole(const struct pg_server *pg, const struct pg_frame *f, const uint8_t *p,
 		return is_about_server(pg, p, n < f->size ? n : f->size);
 	if (f->type == 'D' && pg->role_asked)
 		return true;
+	if (f->type == 'T' && asks_shape(pg))
+		return f->size <= STREAM_IN_MAX;
 	return !pg_is(f->type, STREAMED);
 }
 
@@ -1087,6 +1152,10 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 		pg_stale(pg, p + PG_HEADER,
 			 (n < f.size ? n : f.size) - PG_HEADER);
 	}
+	if ((f.type == 'T' || f.type == 'n') && asks_shape(pg))
+		pg_shape(pg, f.type,
+			 f.size <= STREAM_IN_MAX ? p + PG_HEADER : NULL,
+			 f.size - PG_HEADER);
 	if (f.type == 'C')
 		pg_tag(pg, p + PG_HEADER, f.size - PG_HEADER);
 	else if (f.type == 'S' || (f.type == 'D' && pg->role_asked))

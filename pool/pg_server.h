@@ -32,9 +32,11 @@ enum pg_kind {
 	PG_SYNC,		/* ReadyForQuery */
 	PG_FUNCTION,		/* ... ReadyForQuery */
 	PG_COPY_END,		/* CopyDone or CopyFail went by: no answer of its own */
+	PG_CHECK,		/* a Describe of ours: ParameterDescription, then as PG_DESCRIBE */
 	PG_POISON,		/* an error we asked for, to be told in our own words */
-	PG_STALE		/* never in a ledger: of a Bind or Describe whose statement
+	PG_STALE,		/* never in a ledger: of a Bind or Describe whose statement
 				   returns something else than when it was parsed */
+	PG_SHAPE		/* likewise: of a Describe, when `shape` is known */
 };
 
 /* In the arg of an unnamed Parse, beside the low bits of which one it is; ids
@@ -52,6 +54,7 @@ struct pg_server {
 	struct stmt_held  held;
 	struct buf	  params;	/* ParameterStatus messages of the log-in */
 	uint32_t	  pid, key;	/* for cancel requests */
+	uint64_t	  shape;	/* what the statement described last returns */
 	char		  status;	/* of the last ReadyForQuery: I T E; 0: not at rest */
 	uint8_t		  streaming;	/* type of the message being streamed */
 	uint32_t	  remain;	/* bytes of it still to come */
@@ -113,6 +116,11 @@ bool pg_server_full(const struct server *);
 
 /* The statement, parsed on this backend if it is not yet. Returns its slot. */
 void pg_server_need(struct server *, const struct stmt *);
+/*
+ * The statement, parsed here anew, and what it returns: `settled` hears of it
+ * as PG_CHECK, with `shape`, before anything that is sent later.
+ */
+void pg_server_check(struct server *, struct lessee *, const struct stmt *, uint32_t arg);
 /* Is it there, for what is sent next? */
 bool pg_server_holds(const struct server *, const struct stmt *);
 /* This statement (NULL: all of them) may be gone, or be another plan's. */

@@ -76,6 +76,9 @@ struct stmt_entry {
 	struct stmt	  *stmt;	/* counted; NULL while a Close is on its way */
 	struct stmt	  *closed;	/* what the Close on its way would drop */
 	uint32_t	   id;		/* unique in its map: how a ledger entry names it */
+	uint32_t	   epoch;	/* of its client's Syncs, when it was parsed */
+	bool		   asked;	/* its Parse is not answered yet */
+	uint64_t	   shape;	/* what its client was told it returns; 0: nothing */
 	size_t		   name_len;
 	char		   name[];
 };

@@ -10,6 +10,8 @@
 
 enum { DEALLOCATE_MAX = 256 }; /* longest name looked for in a text */
 
+static const char stale_text[] = "cached plan must not change result type";
+
 static struct pg_server *
 server_of(struct pg_session *ps)
 {
@@ -186,6 +188,17 @@ poison(struct pg_session *ps, const char *sqlstate, const char *text)
 	pg_server_poison(ps->s.lessee.server, &ps->s.lessee, po->id);
 }
 
+/* By this routine's name drivers know that they may parse again. */
+static int
+put_poison(struct buf *out, const struct pg_poison *po)
+{
+	if (strcmp(po->text, stale_text) != 0)
+		return pg_put_error(out, "ERROR", po->sqlstate, po->text, NULL);
+	return pg_put(out, 'E', "cscscscscsc", 'S', "ERROR", 'V', "ERROR", 'C',
+		      po->sqlstate, 'M', po->text, 'R', "RevalidateCachedQuery",
+		      0);
+}
+
 void
 pg_message_poisoned(struct pg_session *ps, uint32_t id, bool done)
 {
@@ -195,8 +208,7 @@ pg_message_poisoned(struct pg_session *ps, uint32_t id, bool done)
 		at = &po->next;
 	assert(po != NULL);
 	*at = po->next;
-	if (done && pg_put_error(stream_out(&ps->s.stream), "ERROR",
-				 po->sqlstate, po->text, NULL) != 0)
+	if (done && put_poison(stream_out(&ps->s.stream), po) != 0)
 		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
 	free(po);
 }
@@ -285,6 +297,7 @@ wait_for_settings(struct pg_session *ps)
 {
 	const struct server *v = ps->s.lessee.server;
 
+	ps->epoch++;
 	ps->bound_wait = pg_server_binding(v) || pg_server_is_unset(v);
 }
 
@@ -314,16 +327,40 @@ deallocated(const struct pg_session *ps, struct slice text)
 	return n > 0 ? stmt_names_find(&ps->names, slice_of(name, n)) : NULL;
 }
 
+/* The statement that this message names, if its Parse is not answered yet and
+ * a Sync stands between: then nobody knows whether there is such a one. */
+static bool
+is_unsure(const struct pg_session *ps, struct pg_reader r, uint8_t type)
+{
+	struct stmt_entry *e;
+	struct slice name;
+
+	if (type == 'B')
+		pg_read_str(&r); /* the portal */
+	if ((type == 'D' || type == 'C') && pg_read_u8(&r) != 'S')
+		return false;
+	name = pg_read_str(&r);
+	if (r.bad || name.n == 0)
+		return false;
+	e = stmt_names_find(&ps->names, name);
+	return e != NULL && e->asked && e->epoch != ps->epoch;
+}
+
 /* A DEALLOCATE in the simple protocol is answered when the server is at rest. */
 bool
 pg_message_may_run(const struct pg_session *ps, const struct feed *f,
 		   const struct pg_frame *m)
 {
-	if (m->type != 'Q' || ps->s.lessee.server->ledger.n == 0 ||
-	    m->size > f->n - f->at || m->size <= PG_HEADER)
-		return true;
-	return deallocated(ps, slice_of(f->p + f->at + PG_HEADER,
-					m->size - PG_HEADER - 1)) == NULL;
+	size_t here = f->n - f->at < m->size ? f->n - f->at : m->size;
+	struct pg_reader r =
+	    pg_reader(f->p + f->at + PG_HEADER, here - PG_HEADER);
+
+	if (m->type == 'Q' && ps->s.lessee.server->ledger.n > 0 &&
+	    here == m->size && m->size > PG_HEADER)
+		return deallocated(ps, slice_of(r.p, here - PG_HEADER - 1)) ==
+		       NULL;
+	return ps->parses == 0 || strchr("PBDC", m->type) == NULL ||
+	       !is_unsure(ps, r, m->type);
 }
 
 /* Servers know it by another name, and others may use it: it is dropped from
@@ -512,6 +549,9 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 		return;
 	}
 	check_stamp(ps);
+	e->asked = true;
+	e->epoch = ps->epoch;
+	ps->parses++;
 	pg_server_parse(ps->s.lessee.server, &ps->s.lessee, stmt, e->id);
 	feed_skip(f, size);
 }
@@ -615,19 +655,49 @@ execute_deallocates(struct pg_session *ps, struct feed *f, uint32_t size)
 
 /* ---- statements by name ----------------------------------------------- */
 
-/* Where this plan is not, nobody would say that it is no longer true. */
+/*
+ * Where this plan is not, nobody would say that it is no longer true.  Who
+ * has never been told what it returns can have the new one at once.
+ */
 static bool
-is_stale(const struct pg_session *ps, const struct stmt_entry *e)
+is_stale(struct pg_session *ps, struct stmt_entry *e)
 {
-	return e != NULL && e->stmt->stale &&
-	       !pg_server_holds(ps->s.lessee.server, e->stmt);
+	struct stmts *all = &ps->s.worker->pools.stmts;
+	struct stmt *old = e != NULL ? e->stmt : NULL;
+
+	if (old == NULL || !old->stale)
+		return false;
+	if (e->shape != 0)
+		return !pg_server_holds(ps->s.lessee.server, old);
+	e->stmt = stmt_intern(all, slice_of(old->body, old->len), old->flags);
+	stmt_unref(all, &old);
+	return false;
 }
 
 static void
 poison_stale(struct pg_session *ps, struct feed *f, uint32_t size)
 {
 	pg_message_drop(ps, f, size);
-	poison(ps, "0A000", "cached plan must not change result type");
+	poison(ps, "0A000", stale_text);
+}
+
+/*
+ * A client that was told what a statement returns must not be sent anything
+ * else: where it has to be parsed anew, that is asked first.  True: wait.
+ */
+static bool
+check(struct pg_session *ps, struct feed *f, const struct stmt_entry *e)
+{
+	struct server *v = ps->s.lessee.server;
+
+	if (e == NULL || e->shape == 0 || server_of(ps)->skipping ||
+	    pg_server_holds(v, e->stmt))
+		return false;
+	pg_message_flush(ps, f);
+	check_stamp(ps);
+	ps->checks++;
+	pg_server_check(v, &ps->s.lessee, e->stmt, e->id);
+	return true;
 }
 
 static void
@@ -654,6 +724,8 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		poison_stale(ps, f, size);
 		return;
 	}
+	if (check(ps, f, e))
+		return;
 	no = refusal_to_recall(ps, e != NULL     ? e->stmt->flags
 				   : name.n == 0 ? ps->unnamed_flags
 						 : 0);

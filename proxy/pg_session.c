@@ -130,6 +130,7 @@ give_back(struct pg_session *ps)
 {
 	struct session *s = &ps->s;
 
+	assert(ps->parses == 0 && ps->checks == 0);
 	ps->bound_wait = false;
 	if (ps->server_paused)
 		stream_resume(&s->lessee.server->stream);
@@ -161,6 +162,8 @@ must_wait(struct pg_session *ps)
 		return !ps->drop && stream_is_high(&v->stream) && stall(ps);
 	if (pg_server_full(v))
 		return stall(ps);
+	if (ps->checks > 0)
+		return true;
 	/* Settings that were taken back are put again once that is done. */
 	return ps->bound_wait && (pg_server_binding(v) ||
 				  (v->ledger.n > 0 && pg_server_is_unset(v)));
@@ -356,6 +359,27 @@ pg_reply(struct lessee *l, const uint8_t *p, size_t n)
 		session_wake(s);
 }
 
+/* What a statement returns now, if it is still there. */
+static void
+learn(struct pg_session *ps, unsigned kind, struct stmt_entry *e, bool done)
+{
+	struct server *v = ps->s.lessee.server;
+	bool has = e != NULL && e->stmt != NULL;
+
+	if (kind == PG_CHECK) {
+		assert(ps->checks > 0);
+		ps->checks--;
+		session_wake(&ps->s);
+	}
+	if (has && kind == PG_SHAPE)
+		e->shape = server_of(ps)->shape;
+	if (has && (kind == PG_STALE || (kind == PG_CHECK && done &&
+					 server_of(ps)->shape != e->shape))) {
+		stmt_renew(&ps->s.worker->pools.stmts, e->stmt);
+		pg_server_doubt(v, e->stmt);
+	}
+}
+
 static void
 pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 {
@@ -375,15 +399,20 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 			ps->has_unnamed = false;
 		return;
 	}
-	if ((e = stmt_names_find_id(&ps->names, arg)) == NULL)
-		return;
-	if (kind == PG_STALE) {
-		if (e->stmt != NULL) {
-			stmt_renew(all, e->stmt);
-			pg_server_doubt(l->server, e->stmt);
-		}
+	e = stmt_names_find_id(&ps->names, arg);
+	if (kind == PG_CHECK || kind == PG_STALE || kind == PG_SHAPE) {
+		learn(ps, kind, e, done);
 		return;
 	}
+	if (kind == PG_PARSE) {
+		assert(ps->parses > 0);
+		ps->parses--;
+		session_wake(s); /* something may have waited for it */
+	}
+	if (e == NULL)
+		return;
+	if (kind == PG_PARSE)
+		e->asked = false;
 	if (kind == PG_PARSE && done && e->stmt != NULL)
 		e->stmt->parsed_in = s->pool;
 	if ((kind == PG_PARSE) != done) {

@@ -43,6 +43,9 @@ struct pg_session {
 	uint16_t	  begun;	/* a BEGIN answered, but owed to a server (pg_local.c) */
 	bool		  has_unnamed;	/* `unnamed` is valid */
 	bool		  drop;		/* what remains goes nowhere */
+	uint32_t	  epoch;	/* Syncs and Queries so far */
+	unsigned	  parses;	/* its named Parses not answered yet */
+	unsigned	  checks;	/* statements being looked at before they are used */
 	uint32_t	  drops;	/* the statement that its unnamed one, a DEALLOCATE, names */
 	uint32_t	  portal_drops;	/* likewise of its unnamed portal; 0: another */
 	bool		  skip;		/* we reported an error: ignore up to Sync */

@@ -123,7 +123,8 @@ a_renewed_statement_is_another_one_for_who_asks_again(void **state)
 	}
 	new = stmt_intern(&all, text("SELECT *"), 1);
 	assert_string_equal(new->name, old->name);
-	assert_ptr_not_equal(new, old); /* never one that is known to be stale */
+	assert_ptr_not_equal(new,
+			     old); /* never one that is known to be stale */
 	stmt_unref(&all, &new);
 	stmt_unref(&all, &old);
 	stmt_unref(&all, &other);

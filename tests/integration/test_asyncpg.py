@@ -334,7 +334,6 @@ def test_types_are_looked_up_once_and_come_back_as_they_went(way):
     tasks(work, 4)
 
 
-@pytest.mark.weir_gap("what is parsed again after a change is not parsed anew")
 def test_a_table_that_changes_is_read_as_it_is(way, pg):
     """asyncpg prepares anew when it hears that a cached plan is no more."""
     pg.run("DROP TABLE IF EXISTS drv.changing")

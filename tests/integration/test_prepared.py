@@ -99,8 +99,6 @@ def test_a_failed_parse_of_a_name_leaves_the_name_free(proxy, direct):
 
 # A Parse behind an error is skipped; a client with several Syncs on their way
 # may use its name before anybody can know.
-@pytest.mark.xfail(strict=True, reason="a name counts from its Parse on, not from the"
-                   " ParseComplete: what follows the next Sync finds it all the same")
 @pytest.mark.parametrize("then", [bind(name="never") + execute(), describe("S", "never"),
                                   parse("SELECT 5", "never")], ids=["bind", "describe", "parse"])
 def test_a_named_statement_whose_parse_was_skipped_is_not_there_behind_the_sync(

@@ -102,7 +102,6 @@ def test_an_automatic_statement_is_prepared_once_and_used_by_its_owner(way):
     together(work)
 
 
-@pytest.mark.weir_gap("SQL's DEALLOCATE does not know statements of the protocol")
 def test_statements_over_prepared_max_are_deallocated(way):
     def work(who, me):
         with connect(way, who, autocommit=True, prepare_threshold=0) as db:

@@ -4,6 +4,8 @@ Goal:   a statement that must be parsed again on another server behaves as on
 Method: one client, the server under it taken away by pg_terminate_backend or
         by another client, DDL in between; PostgreSQL itself says what is right.
 """
+import uuid
+
 import pytest
 
 import pgwire
@@ -53,17 +55,23 @@ def test_a_statement_that_cannot_be_parsed_again_says_why(proxy, direct, table):
 # A plan that is no longer true.
 
 
+@pytest.fixture
+def select():
+    """A text that no server has seen before."""
+    return "SELECT * FROM scratch.replayed -- %s" % uuid.uuid4()
+
+
 def changed(direct, n):
     direct.run(query("ALTER TABLE scratch.replayed ADD COLUMN c%d text DEFAULT 'new'" % n))
 
 
 @pytest.mark.parametrize("in_transaction", [False, True])
 def test_who_parses_again_after_a_table_changed_is_answered_as_directly(
-        proxy, direct, table, in_transaction):
+        proxy, direct, table, select, in_transaction):
     replies = []
     for wire in (proxy.wire(USER), direct):
         told = []
-        wire.run(parse("SELECT * FROM scratch.replayed", "s"), sync())
+        wire.run(parse(select, "s"), describe("S", "s"), sync())
         wire.run(bind(name="s"), execute(), sync())
         changed(direct, len(replies))
         if in_transaction:
@@ -73,7 +81,7 @@ def test_who_parses_again_after_a_table_changed_is_answered_as_directly(
                       query("ROLLBACK"),
                       bind(name="s") + execute() + sync(),
                       close("S", "s") + sync(),
-                      parse("SELECT * FROM scratch.replayed", "s") + sync(),
+                      parse(select, "s") + sync(),
                       describe("S", "s") + sync(),
                       bind(name="s") + execute() + sync()):
             reply = wire.run(parts)
@@ -84,45 +92,79 @@ def test_who_parses_again_after_a_table_changed_is_answered_as_directly(
     assert replies[0][0][1] == ["0A000"]
 
 
-def test_who_did_not_parse_again_gets_the_error_wherever_it_is(proxy, direct, table):
+def test_who_did_not_parse_again_gets_the_error_wherever_it_is(
+        proxy, workers, direct, table, select):
     """A new server has no old plan to compare with; the answer is the same."""
-    old, new = proxy.wire(USER), proxy.wire(USER)
-    for wire in (old, new):
-        assert kinds(wire.run(parse("SELECT * FROM scratch.replayed", "s"), sync())) == "1Z"
+    old, new, third = (proxy.wire(USER) for _ in range(3))
+    for wire in (old, new, third):
+        assert kinds(wire.run(parse(select, "s"), sync())) == "1Z"
+        if wire is not third:
+            wire.run(describe("S", "s"), sync())
         wire.run(bind(name="s"), execute(), sync())
     changed(direct, 1)
     assert errors(new.run(bind(name="s"), execute(), sync()))[0]["C"] == "0A000"
-    new.run(close("S", "s"), parse("SELECT * FROM scratch.replayed", "s"), sync())
+    new.run(close("S", "s"), parse(select, "s"), sync())
     assert rows(new.run(bind(name="s"), execute(), sync())) == [["1", "new"]]
     new_server(direct, new)
     assert rows(new.run(bind(name="s"), execute(), sync())) == [["1", "new"]]
-    if proxy_is_one_worker(proxy):
-        for parts in (bind(name="s") + execute(), describe("S", "s")):
+    # who was never told what it returns need not hear that it has changed
+    assert rows(third.run(bind(name="s"), execute(), sync())) == [["1", "new"]]
+    for parts in (bind(name="s") + execute(), describe("S", "s")):
+        if workers == 1:
             reply = old.run(parts, sync())
             assert kinds(reply) == "EZ" and errors(reply)[0]["C"] == "0A000"
-
-
-def proxy_is_one_worker(proxy):
-    return "workers=1" in proxy.event("start")
+            assert errors(reply)[0]["R"] == "RevalidateCachedQuery"     # drivers look
 
 
 def test_a_table_that_changes_again_and_again_can_be_parsed_again_each_time(
-        proxy, direct, table):
+        proxy, direct, table, select):
     wires = [proxy.wire(USER) for _ in range(4)]
     for n in range(6):
         for wire in wires:
-            reply = wire.run(parse("SELECT * FROM scratch.replayed", "s%d" % n), sync())
+            reply = wire.run(parse(select, "s%d" % n), sync())
             assert kinds(reply) == "1Z"
             reply = wire.run(bind(name="s%d" % n), execute(), sync())
             if errors(reply):       # another worker's plan: once, as told above
                 assert errors(reply)[0]["C"] == "0A000"
                 wire.run(close("S", "s%d" % n), sync())
-                wire.run(parse("SELECT * FROM scratch.replayed", "s%d" % n), sync())
+                wire.run(parse(select, "s%d" % n), sync())
                 reply = wire.run(bind(name="s%d" % n), execute(), sync())
             assert len(rows(reply)[0]) == n + 1
         changed(direct, n)
         for wire in wires:
             wire.run(bind(name="s%d" % n), execute(), sync())
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_who_was_told_what_a_statement_returns_is_sent_nothing_else(
+        proxy, direct, table, select, described):
+    with proxy.wire(USER) as wire:
+        wire.run(parse(select, "s"), sync())
+        if described:
+            assert kinds(wire.run(describe("S", "s"), sync())) == "tTZ"
+        new_server(direct, wire)
+        wire.send(bind(name="s"), describe(), execute(), bind(name="s"), execute(), sync())
+        assert kinds(wire.until("Z")) == "2TDC2DCZ"
+        changed(direct, 1)
+        new_server(direct, wire)
+        reply = wire.run(bind(name="s"), describe(), execute(), sync())
+        if described:
+            assert kinds(reply) == "EZ" and errors(reply)[0]["C"] == "0A000"
+        else:
+            assert rows(reply) == [["1", "new"]]
+        wire.run(close("S", "s"), parse(select, "s"), sync())
+        assert rows(wire.run(bind(name="s"), execute(), sync())) == [["1", "new"]]
+
+
+def test_what_is_not_there_any_more_is_told_before_it_is_used(proxy, direct, table, select):
+    with proxy.wire(USER) as wire:
+        wire.run(parse(select, "s"), describe("S", "s"), sync())
+        direct.run(query("DROP TABLE scratch.replayed"))
+        new_server(direct, wire)
+        for _ in range(2):
+            wire.send(bind(name="s"), execute(), sync(), query("SELECT 1"))
+            reply = wire.until("Z", 2)
+            assert kinds(reply) == "EZTDCZ" and errors(reply)[0]["C"] == "42P01"
 
 
 # DEALLOCATE of what was prepared in the extended protocol.
