@@ -165,8 +165,10 @@ must_wait(struct pg_session *ps)
 	if (ps->checks > 0)
 		return true;
 	/* Settings that were taken back are put again once that is done. */
-	return ps->bound_wait && (pg_server_binding(v) ||
-				  (v->ledger.n > 0 && pg_server_is_unset(v)));
+	if (!pg_server_binding(v) &&
+	    (v->ledger.n == 0 || !pg_server_is_unset(v)))
+		ps->bound_wait = false;
+	return ps->bound_wait;
 }
 
 /* One round: false when there is nothing more to do with these bytes. */
