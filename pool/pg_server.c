@@ -1044,8 +1044,10 @@ struct run {
 static void
 run_flush(struct pg_server *pg, struct run *r)
 {
-	if (r->n > 0 && r->to == pg->s.lessee)
+	if (r->n > 0 && r->to == pg->s.lessee) {
+		r->to->midway = pg->remain > 0 && pg->route_to == r->to;
 		r->to->ops->reply(r->to, r->p, r->n);
+	}
 	r->n = 0;
 }
 
@@ -1105,6 +1107,18 @@ pg_ends(struct pg_server *pg, struct run *r, uint8_t type, const uint8_t *body,
 	return pg->s.state == SERVER_DEAD ? -1 : take;
 }
 
+/* By its first byte, since the others may never come: n > 0. */
+static bool
+pg_makes_sense(const struct pg_server *pg, const uint8_t *p, size_t n)
+{
+	if (pg_fits(pg, p[0]) == WRONG)
+		return false;
+	if (p[0] != 'Z' || n < PG_HEADER)
+		return true;
+	return memcmp(p + 1, "\0\0\0\5", 4) == 0 &&
+	       (n < 6 || (p[5] != '\0' && strchr("ITE", p[5]) != NULL));
+}
+
 /* One message.  Bytes used, 0: more are needed, -1: the server is closed. */
 static ssize_t
 pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
@@ -1114,14 +1128,13 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 	bool whole;
 	int got = pg_frame_next(&f, p, n);
 
-	if (got == 0)
-		return 0;
-	if (got < 0 || pg_fits(pg, f.type) == WRONG ||
-	    (f.type == 'Z' && f.size != 6)) {
+	if (got < 0 || !pg_makes_sense(pg, p, n)) {
 		run_flush(pg, r);
 		pg_broken(pg, "unexpected message");
 		return -1;
 	}
+	if (got == 0)
+		return 0;
 	whole = pg_whole(pg, &f, p, n);
 	/* Enough of an error to see whether it is the last. */
 	if (f.type == 'E' && !whole && n < f.size && n < ERROR_HEAD)

@@ -458,7 +458,10 @@ retry_most(const struct pool *p, bool role)
 {
 	uint64_t most = p->snapshot->conf->server_login_retry_ms * 1000000u;
 
-	return role && most > POOL_ROLE_NS ? POOL_ROLE_NS : most;
+	if (role && most > POOL_ROLE_NS)
+		most = POOL_ROLE_NS;
+	/* With none, who waits would never be told, and we never be through. */
+	return most < POOL_RETRY_FIRST_NS ? POOL_RETRY_FIRST_NS : most;
 }
 
 /* Attempts on their way to a host that has failed meanwhile. */
@@ -482,8 +485,6 @@ pool_host_failed(struct pool *p, struct host *h, uint64_t began_ns, enum why w,
 	uint64_t most = retry_most(p, w == WHY_WRONG_ROLE);
 	char all[POOL_ERROR_MAX];
 
-	if (most < POOL_RETRY_FIRST_NS)
-		most = POOL_RETRY_FIRST_NS; /* or we would never be through */
 	if (text == NULL)
 		text = why_table[w].text;
 	if (w != WHY_WRONG_ROLE)

@@ -46,7 +46,7 @@ enum {
 	POOL_ERROR_MAX = BUDGET_ERROR_MAX
 };
 
-#define POOL_RETRY_FIRST_NS (250ull * 1000000)	/* doubles up to server_login_retry */
+#define POOL_RETRY_FIRST_NS (250ull * 1000000)	/* doubles up to server_login_retry, and no less */
 #define POOL_ROLE_NS	    (1000ull * 1000000)	/* but where a host of another role answers */
 #define POOL_AGAIN_NS	    (50ull * 1000000)	/* ask again for room */
 #define POOL_SLICE_NS	    (50ull * 1000000)	/* a shared server at work keeps its place so long */

@@ -566,6 +566,9 @@ pg_refuse(struct session *s, enum why w, const char *sqlstate, const char *text)
 		return;
 	if (pg_session(s)->relay && !pg_relay_hears(s))
 		return;
+	/* The client would take it for the rest of a row. */
+	if (s->lessee.midway)
+		return;
 	say_error(s, "FATAL", w, sqlstate, text);
 }
 

@@ -559,13 +559,14 @@ no_message_has_the_type_zero(void **state)
 static void
 refuses_frames_that_cannot_be(void **state)
 {
-	static const char *const bytes[] = { "Z\0\0\0\4", "Z\0\0\0\6II",
-					     "C\0\0\0\3", "D\xff\xff\xff\xff",
-					     "C\0\2\0\0" };
-	static const size_t sizes[] = { 5, 7, 5, 5, 5 };
+	static const char *const bytes[] = { "Z\0\0\0\4",  "Z\0\0\0\6II",
+					     "C\0\0\0\3",  "D\xff\xff\xff\xff",
+					     "C\0\2\0\0",  "Z\0\0\0\5X",
+					     "Z\0\0\0\5\0" };
+	static const size_t sizes[] = { 5, 7, 5, 5, 5, 6, 6 };
 
 	(void)state;
-	for (int i = 0; i < 5; i++) {
+	for (int i = 0; i < 7; i++) {
 		WORLD(w, c);
 		assert_true(client_send(&c, PG_QUERY, 0));
 		world_send(&w, bytes[i], sizes[i]);
@@ -667,6 +668,18 @@ is_not_at_rest_with_anything_behind_ready_for_query(void **state)
 	world_send(&w, "Z\0\0\0\5IC\0\0\0\5\0", 12);
 	closed(&c, WHY_UPSTREAM_SENSE);
 	heard(&c, "x");
+	END(w, c);
+}
+
+/* The rest of it may never come, and nobody else would get the server. */
+static void
+the_first_byte_behind_ready_for_query_tells(void **state)
+{
+	WORLD(w, c);
+	assert_true(client_send(&c, PG_QUERY, 0));
+	world_send(&w, "C\0\0\0\5\0Z\0\0\0\5ID", 13);
+	closed(&c, WHY_UPSTREAM_SENSE);
+	got(&c, "CZ");
 	END(w, c);
 }
 
@@ -1382,6 +1395,31 @@ streams_what_is_larger_than_its_buffers(void **state)
 	free(body);
 }
 
+/* Or whoever has to end it would write an error into the middle of a row. */
+static void
+who_was_given_half_a_message_knows(void **state)
+{
+	static const uint8_t half[] = { 'D', 0, 0, 0, 9, 1 };
+	static const uint8_t rest[] = { 2, 3, 4, 5 };
+
+	WORLD(w, c);
+	assert_true(client_send(&c, PG_QUERY, 0));
+	world_say(&w, "T");
+	world_turns(&w, 2);
+	assert_false(c.l.midway);
+	world_send(&w, half, sizeof(half));
+	world_turns(&w, 2);
+	assert_true(c.l.midway);
+	world_send(&w, rest, sizeof(rest));
+	got(&c, "TD");
+	assert_false(c.l.midway);
+	world_say(&w, "D");
+	world_send(&w, half, sizeof(half));
+	world_turns(&w, 2);
+	assert_true(c.l.midway);
+	END(w, c);
+}
+
 static void
 an_error_with_much_to_say_still_skips(void **state)
 {
@@ -1570,6 +1608,7 @@ main(void)
 		    what_is_sent_into_an_error_is_answered_by_nothing),
 		cmocka_unit_test(an_error_of_a_simple_query_skips_nothing),
 		cmocka_unit_test(rests_once_when_everything_is_answered),
+		cmocka_unit_test(the_first_byte_behind_ready_for_query_tells),
 		cmocka_unit_test(
 		    is_not_at_rest_with_anything_behind_ready_for_query),
 		cmocka_unit_test(notices_and_the_like_may_come_at_any_time),
@@ -1613,6 +1652,7 @@ main(void)
 		cmocka_unit_test(passes_everything_on_at_every_split),
 		cmocka_unit_test(passes_everything_on_byte_by_byte),
 		cmocka_unit_test(streams_what_is_larger_than_its_buffers),
+		cmocka_unit_test(who_was_given_half_a_message_knows),
 		cmocka_unit_test(an_error_with_much_to_say_still_skips),
 		cmocka_unit_test(what_we_must_read_whole_may_not_be_endless),
 		cmocka_unit_test(pools_are_told_apart_by_every_name),

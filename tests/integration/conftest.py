@@ -8,6 +8,7 @@ Run it with `/usr/bin/python3 -m pytest tests/integration`.  Environment:
                     (assumed when the path says address or thread)
     WEIR_HALF_OPEN  how many half-open connections (2000)
     WEIR_SLOW_MB    megabytes a slow reader does not read (200)
+    WEIR_SOAK=1     what known bugs have taught, for longer
     WEIR_KEEP=1     keep the temporary folder
 """
 import os
@@ -319,4 +320,4 @@ def san():
 
 
 collect_ignore = ["pgwire.py", "respwire.py", "servers.py", "weirproc.py", "canary.py",
-                  "drivers.py", "ways.py", "nodejs.py", "node"]
+                  "drivers.py", "ways.py", "nodejs.py", "fakepg.py", "node"]
