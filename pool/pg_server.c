@@ -41,6 +41,8 @@ expect(struct server *v, struct lessee *l, enum pg_kind kind,
 {
 	/* From here to the next ReadyForQuery nobody knows. */
 	pg_server(v)->status = 0;
+	if (kind == PG_QUERY || kind == PG_EXECUTE || kind == PG_FUNCTION)
+		pg_server(v)->failed = false; /* it may end it */
 	if (kind == PG_SYNC)
 		stmt_held_sync(&pg_server(v)->held);
 	if (kind == PG_QUERY)
@@ -946,6 +948,11 @@ pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
 	struct ledger *ledger = &pg->s.ledger;
 	uint8_t kind = ledger->n > 0 ? ledger_at(ledger, 0)->kind : PG_SYNC;
 
+	if (type != 'Z' && !pg_is(type, ASYNC)) {
+		/* Of what was sent behind a Sync that is answered already. */
+		pg->rested = false;
+		pg->status = 0;
+	}
 	if (type == 'E' && ledger->n > 0) {
 		pg->copying_in = false;
 		if (kind == PG_POISON)
@@ -963,6 +970,7 @@ pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
 	if (type == 'Z') {
 		pg_pop(pg, true);
 		pg->status = (char)body[0];
+		pg->failed = pg->status == 'E' && ledger->n == 0;
 		pg->echoing = false;
 		pg->rested = true;
 	}

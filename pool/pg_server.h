@@ -56,6 +56,7 @@ struct pg_server {
 	uint32_t	  pid, key;	/* for cancel requests */
 	uint64_t	  shape;	/* what the statement described last returns */
 	char		  status;	/* of the last ReadyForQuery: I T E; 0: not at rest */
+	bool		  failed;	/* its transaction has, whatever it answers to what it was sent */
 	uint8_t		  streaming;	/* type of the message being streamed */
 	uint32_t	  remain;	/* bytes of it still to come */
 	struct lessee	 *route_to;	/* whose it is; NULL: nobody's */

@@ -288,6 +288,8 @@ local_parse(struct pg_session *ps, struct feed *f)
 		    !take_bind(&g, &bound) || bound.n > 0 ||
 		    !local_execute(ps, &g, xact, modes, &a))
 			return false;
+		pg_message_drop_unnamed(
+		    ps); /* or servers take it for the last */
 		pg_message_keep_unnamed(ps, body, SQL_XACT);
 	}
 	answer(ps, &a);

@@ -122,10 +122,16 @@ apply_flags(struct pg_session *ps, unsigned flags)
 		server_of(ps)->tainted = true;
 	if (flags & SQL_UNSETS)
 		server_of(ps)->unset = true;
-	if (flags & SQL_FORGETS) {
-		pg_server_doubt(ps->s.lessee.server, NULL);
-		stmt_names_hide(&ps->names);
-	}
+}
+
+/* Not before its Bind: until then names are looked up. */
+static void
+apply_forgets(struct pg_session *ps, unsigned flags)
+{
+	if (!(flags & SQL_FORGETS))
+		return;
+	pg_server_doubt(ps->s.lessee.server, NULL);
+	stmt_names_hide(&ps->names);
 }
 
 /* Text that is not all here cannot be judged: the careful answer. */
@@ -170,7 +176,7 @@ poison(struct pg_session *ps, const char *sqlstate, const char *text)
 {
 	struct pg_poison **at = &ps->poison, *po;
 
-	if (server_of(ps)->status == 'E') {
+	if (server_of(ps)->failed) {
 		sqlstate = "25P02"; /* whatever is asked there */
 		text = "current transaction is aborted, commands ignored "
 		       "until end of transaction block";
@@ -346,7 +352,34 @@ is_unsure(const struct pg_session *ps, struct pg_reader r, uint8_t type)
 	return e != NULL && e->asked && e->epoch != ps->epoch;
 }
 
-/* A DEALLOCATE in the simple protocol is answered when the server is at rest. */
+/* Does the server come to rest without another word of the client's? */
+static bool
+will_rest(const struct ledger *ledger)
+{
+	uint32_t n = ledger->n;
+	uint8_t last = PG_COPY_END;
+
+	while (n > 0 && last == PG_COPY_END)
+		last = ledger_at(ledger, --n)->kind;
+	return last == PG_QUERY || last == PG_SYNC || last == PG_FUNCTION;
+}
+
+/* The text of a Query, or of a Parse that names no statement. */
+static struct slice
+text_of(const struct feed *f, const struct pg_frame *m)
+{
+	struct pg_reader r =
+	    pg_reader(f->p + f->at + PG_HEADER, m->size - PG_HEADER);
+	struct slice text;
+
+	if (m->type == 'P' && pg_read_str(&r).n > 0)
+		return (struct slice){ 0 };
+	text = pg_read_str(&r);
+	return r.bad ? (struct slice){ 0 } : text;
+}
+
+/* A DEALLOCATE has to know whether its transaction has failed.  Behind what
+ * no Sync follows nobody would say: one in a Query is not for us there. */
 bool
 pg_message_may_run(const struct pg_session *ps, const struct feed *f,
 		   const struct pg_frame *m)
@@ -355,10 +388,10 @@ pg_message_may_run(const struct pg_session *ps, const struct feed *f,
 	struct pg_reader r =
 	    pg_reader(f->p + f->at + PG_HEADER, here - PG_HEADER);
 
-	if (m->type == 'Q' && ps->s.lessee.server->ledger.n > 0 &&
-	    here == m->size && m->size > PG_HEADER)
-		return deallocated(ps, slice_of(r.p, here - PG_HEADER - 1)) ==
-		       NULL;
+	if ((m->type == 'Q' || m->type == 'P') && here == m->size &&
+	    will_rest(&ps->s.lessee.server->ledger) &&
+	    deallocated(ps, text_of(f, m)) != NULL)
+		return false;
 	return ps->parses == 0 || strchr("PBDC", m->type) == NULL ||
 	       !is_unsure(ps, r, m->type);
 }
@@ -376,17 +409,12 @@ pg_message_deallocate(struct pg_session *ps, struct slice text)
 	return true;
 }
 
-/* A Query brings its own Sync; the one that takes its place needs one. */
+/* A Query brings its own Sync; what takes its place needs one. */
 static void
-refuse_query(struct pg_session *ps, struct feed *f, uint32_t size,
-	     const struct refusal *r)
+sync_query(struct pg_session *ps)
 {
 	struct server *v = ps->s.lessee.server;
 
-	pg_message_drop(ps, f, size);
-	if (server_of(ps)->skipping)
-		return;
-	poison_refused(ps, r);
 	if (!pg_server_expect(v, &ps->s.lessee, PG_SYNC, LEDGER_FORWARD, 0,
 			      STMT_NONE) ||
 	    pg_put(stream_out(&v->stream), 'S', "") != 0)
@@ -394,22 +422,31 @@ refuse_query(struct pg_session *ps, struct feed *f, uint32_t size,
 	wait_for_settings(ps);
 }
 
+static void
+refuse_query(struct pg_session *ps, struct feed *f, uint32_t size,
+	     const struct refusal *r)
+{
+	pg_message_drop(ps, f, size);
+	if (server_of(ps)->skipping)
+		return;
+	poison_refused(ps, r);
+	sync_query(ps);
+}
+
 /* In a transaction that has failed even this fails: there the server says so. */
 static bool
 query_deallocates(struct pg_session *ps, struct feed *f, uint32_t size,
 		  struct slice text)
 {
-	struct buf *out = stream_out(&ps->s.stream);
 	char status = server_of(ps)->status;
 
 	if ((status != 'I' && status != 'T') ||
 	    !pg_message_deallocate(ps, text))
 		return false;
-	if (pg_put(out, 'C', "s", "DEALLOCATE") != 0 ||
-	    pg_put_ready(out, status) != 0)
-		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
-	else
-		pg_message_drop(ps, f, size);
+	pg_message_drop(ps, f, size);
+	pg_server_fake(ps->s.lessee.server, &ps->s.lessee, PG_EXECUTE, 0);
+	if (!session_is_over(&ps->s))
+		sync_query(ps);
 	return true;
 }
 
@@ -435,6 +472,7 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	if (flags & SQL_DROPS && query_deallocates(ps, f, size, text))
 		return;
 	apply_flags(ps, flags);
+	apply_forgets(ps, flags);
 	note_request(ps);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
 	pass_expecting(ps, f, size, PG_QUERY);
@@ -485,7 +523,7 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 	pg_message_drop_unnamed(ps);
 	if (whole)
 		pg_message_keep_unnamed(ps, body, flags);
-	if (flags & SQL_DROPS && server_of(ps)->status != 'E' &&
+	if (flags & SQL_DROPS && !server_of(ps)->failed &&
 	    (e = deallocated(ps, text)) != NULL) {
 		pg_message_drop(ps, f, size);
 		ps->drops = e->id;
@@ -498,6 +536,23 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		pass(ps, f, size);
 	else
 		pg_message_drop(ps, f, size);
+}
+
+/* In a transaction that has failed only its end parses; but a server that has
+ * the statement is not asked. */
+static bool
+has_failed(struct pg_session *ps, const struct stmt *stmt, struct slice text)
+{
+	unsigned modes;
+	enum sql_xact xact = SQL_NO_XACT;
+
+	if (!server_of(ps)->failed ||
+	    !pg_server_holds(ps->s.lessee.server, stmt))
+		return false;
+	if (stmt->flags & SQL_XACT)
+		xact = sql_transaction(text, &modes);
+	return !(stmt->flags & SQL_XACT) || xact == SQL_BEGIN ||
+	       xact == SQL_START;
 }
 
 static void
@@ -542,6 +597,12 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 		return;
 	}
 	stmt = stmt_intern(&w->pools.stmts, body, flags);
+	if (has_failed(ps, stmt, text)) {
+		stmt_unref(&w->pools.stmts, &stmt);
+		feed_skip(f, size);
+		poison(ps, "25P02", "");
+		return;
+	}
 	if (r.bad || (e = stmt_names_add(&ps->names, name, stmt)) == NULL) {
 		stmt_unref(&w->pools.stmts, &stmt);
 		session_close(&ps->s, r.bad ? WHY_BAD_FRAME : WHY_TOO_BIG, NULL,
@@ -632,7 +693,8 @@ bind_deallocates(struct pg_session *ps, struct slice portal, struct slice name)
 {
 	if (portal.n > 0)
 		return false;
-	ps->portal_drops = name.n == 0 ? ps->drops : 0;
+	ps->portal_drops =
+	    name.n == 0 && !server_of(ps)->failed ? ps->drops : 0;
 	return ps->portal_drops != 0;
 }
 
@@ -709,6 +771,7 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	struct slice portal = pg_read_str(&r), name = pg_read_str(&r);
 	struct stmt_entry *e = NULL;
 	const struct refusal *no;
+	unsigned flags = 0;
 
 	if (r.bad) {
 		pg_message_bad(ps);
@@ -726,9 +789,11 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	}
 	if (check(ps, f, e))
 		return;
-	no = refusal_to_recall(ps, e != NULL     ? e->stmt->flags
-				   : name.n == 0 ? ps->unnamed_flags
-						 : 0);
+	if (e != NULL)
+		flags = e->stmt->flags;
+	else if (name.n == 0 && ps->has_unnamed)
+		flags = ps->unnamed_flags;
+	no = refusal_to_recall(ps, flags);
 	if (no != NULL) {
 		pg_message_drop(ps, f, size);
 		poison_refused(ps, no);
@@ -740,6 +805,7 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		pass_renamed(ps, f, size, PG_BIND, name, e);
 	else
 		pass_expecting(ps, f, size, PG_BIND);
+	apply_forgets(ps, flags);
 }
 
 /* Describe and Close: a kind, S or P, and a name; both are small. */

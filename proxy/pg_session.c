@@ -164,9 +164,11 @@ must_wait(struct pg_session *ps)
 		return stall(ps);
 	if (ps->checks > 0)
 		return true;
-	/* Settings that were taken back are put again once that is done. */
+	/* Settings that were taken back are put again once that is done; a
+	 * COPY waits for the client. */
 	if (!pg_server_binding(v) &&
-	    (v->ledger.n == 0 || !pg_server_is_unset(v)))
+	    (v->ledger.n == 0 || !pg_server_is_unset(v) ||
+	     server_of(ps)->copying_in))
 		ps->bound_wait = false;
 	return ps->bound_wait;
 }
@@ -357,7 +359,7 @@ pg_reply(struct lessee *l, const uint8_t *p, size_t n)
 		ps->server_paused = true;
 		stream_pause(&l->server->stream);
 	}
-	if (ps->stalled)
+	if (ps->stalled || ps->bound_wait) /* that may be a COPY's beginning */
 		session_wake(s);
 }
 

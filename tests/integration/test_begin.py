@@ -70,6 +70,8 @@ READ_ONLY = query("SHOW transaction_read_only")
     [parse("BEGIN") + sync(), bind() + sync(), bind() + describe("P", "") + sync(),
      describe("S") + sync(), execute() + sync(), query("SELECT 1")],
     [parse("BEGIN") + bind() + describe("S", "") + execute() + sync(), query("END")],
+    [extended("SELECT 5"), parse("BEGIN") + bind() + execute() + sync(), describe("S") + sync(),
+     query("COMMIT")],
     [query("BEGIN; SELECT 1"), query("COMMIT")],
     [query("BEGIN"), query("BEGIN; SELECT 1"), query("COMMIT; SELECT 2")],
     [query("BEGIN"), query("SAVEPOINT a"), query("ROLLBACK TO a"), query("COMMIT")],

@@ -4,14 +4,16 @@ Goal:   a statement that must be parsed again on another server behaves as on
 Method: one client, the server under it taken away by pg_terminate_backend or
         by another client, DDL in between; PostgreSQL itself says what is right.
 """
+import select as selector
+import signal
 import uuid
 
 import pytest
 
 import pgwire
-from pgwire import (bind, close, describe, error, errors, execute, extended, kinds,
-                    parse, query, rows, sync)
-from servers import DATABASE, UPSTREAM_PASSWORD, UPSTREAM_USER
+from pgwire import (bind, close, copy_data, copy_done, describe, error, errors, execute, extended,
+                    flush, kinds, parse, query, rows, sync)
+from servers import DATABASE, UPSTREAM_PASSWORD, UPSTREAM_USER, wait_for
 
 CONFIG = {"postgres main": {"pool_size": 1}}
 USER = "acme_app"
@@ -175,6 +177,7 @@ def test_what_is_not_there_any_more_is_told_before_it_is_used(proxy, direct, tab
     [query('DEALLOCATE PREPARE "s";')],
     [query("DEALLOCATE S"), query("DEALLOCATE s")],
     [query("DEALLOCATE nope")],
+    [query("BEGIN"), query("SELECT 1/0") + extended("DEALLOCATE s") + query("ROLLBACK")],
     [query("BEGIN"), query("DEALLOCATE s"), query("COMMIT")],
     [query("BEGIN"), query("SELECT 1"), query("DEALLOCATE s"), query("ROLLBACK")],
     [query("BEGIN"), query("SELEC"), query("DEALLOCATE s"), query("ROLLBACK")],
@@ -186,12 +189,18 @@ def test_what_is_not_there_any_more_is_told_before_it_is_used(proxy, direct, tab
     [parse("SELEC") + parse("DEALLOCATE s") + bind() + execute() + sync()],
     [parse("DEALLOCATE s") + bind() + execute() + parse("SELECT 5", "s") + sync()],
     [parse("DEALLOCATE s") + bind() + sync(), execute() + sync()],
+    [parse("DEALLOCATE s") + sync(), query("BEGIN; SELECT 1/0"), query("ROLLBACK")],
+    [query("BEGIN"), query("SELECT 1"), parse("DEALLOCATE s") + sync(), bind(name="no") + sync(),
+     bind() + execute() + sync(), query("ROLLBACK")],
     [query("DEALLOCATE ALL"), query("SELECT 1")],
     [query("BEGIN"), query("DEALLOCATE ALL"), query("ROLLBACK")],
     [query("BEGIN"), query("SELEC"), query("DEALLOCATE ALL"), query("ROLLBACK")],
     [extended("DEALLOCATE ALL"), parse("SELECT 6", "s") + sync()],
     [parse("DEALLOCATE ALL") + bind() + execute() + parse("SELECT 5", "s") + sync()],
     [parse("DEALLOCATE ALL") + sync()],
+    [parse("DEALLOCATE ALL") + sync(), bind() + execute() + parse("SELECT 5", "s") + sync()],
+    [parse("DEALLOCATE ALL") + bind(name="t") + execute() + bind() + execute() + sync()],
+    [parse("DEALLOCATE ALL", "d") + describe("S", "d") + bind(name="d") + execute() + sync()],
 ], ids=lambda parts: "")
 def test_deallocate_drops_what_the_client_prepared(proxy, direct, parts):
     told = []
@@ -203,6 +212,16 @@ def test_deallocate_drops_what_the_client_prepared(proxy, direct, parts):
             replies.append(wire.run(bind(name=name), execute(), sync()))
         told.append([(kinds(r), rows(r), [e["C"] for e in errors(r)]) for r in replies])
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("between", [b"", flush()])
+def test_a_deallocate_behind_what_no_sync_follows_is_the_servers_to_answer(proxy, between):
+    """Which has no such name.  No driver speaks so; but nobody may be kept waiting."""
+    with proxy.wire(USER) as wire:
+        reply = wire.run(parse("SELECT 4", "s"), between, query("DEALLOCATE s"))
+        assert kinds(reply) == "1EZ" and errors(reply)[0]["C"] == "26000"
+        assert rows(wire.run(bind(name="s"), execute(), sync())) == [["4"]]
+        assert kinds(wire.run(query("DEALLOCATE s"))) == "CZ"
 
 
 @pytest.mark.parametrize("all_of", ["DEALLOCATE ALL", "DISCARD ALL"])
@@ -230,6 +249,39 @@ def test_behind_discard_all_an_organizations_variables_are_set(proxy):
             assert rows(wire.until("Z", 2)) == org
 
 
+def test_behind_a_reset_in_a_transaction_a_copy_may_follow_in_one_write(proxy, direct, table):
+    copy = query("COPY scratch.replayed FROM STDIN") + copy_data(b"2\n") + copy_done()
+    for wire in (direct, proxy.wire(USER)):
+        for parts in ([query("BEGIN"), query("RESET search_path"), copy, query("ROLLBACK")],
+                      [query("RESET search_path; COPY scratch.replayed FROM STDIN")
+                       + copy_data(b"2\n") + copy_done()]):
+            for part in parts:
+                assert not errors(wire.run(part))
+
+
+def test_who_has_flushed_without_sync_keeps_its_server(weir, direct, table):
+    """Also when the answers to what came before the last Sync are read with them."""
+    proxy = weir({"postgres main": {"pool_size": 1}})
+    wire, other = proxy.wire(USER), proxy.wire(USER)
+    pid = rows(wire.run(query("SELECT pg_backend_pid()")))[0][0]
+
+    def backend(is_so):
+        return rows(direct.run(query("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND %s"
+                                     % (pid, is_so))))
+    wire.send(query("SELECT pg_sleep(.5)"), parse("INSERT INTO scratch.replayed VALUES (2)"),
+              bind(), execute(), flush())
+    wait_for(lambda: backend("wait_event = 'PgSleep'"))
+    proxy.process.send_signal(signal.SIGSTOP)
+    wait_for(lambda: backend("wait_event = 'ClientRead' AND query LIKE 'INSERT%'"))
+    proxy.process.send_signal(signal.SIGCONT)
+    assert kinds(wire.until("C", 2)) == "TDCZ12C"
+    other.send(query("SELECT 1"))
+    assert not selector.select([other.sock], [], [], .2)[0]
+    assert kinds(wire.run(parse("SELEC"), sync())) == "EZ"
+    assert rows(other.until("Z")) == [["1"]]
+    assert rows(direct.run(query("SELECT count(*) FROM scratch.replayed"))) == [["1"]]
+
+
 def test_in_a_failed_transaction_everything_fails_for_that_reason(proxy, direct):
     told = []
     for wire in (proxy.wire(USER), direct):
@@ -238,7 +290,9 @@ def test_in_a_failed_transaction_everything_fails_for_that_reason(proxy, direct)
         wire.run(query("BEGIN"))
         wire.run(query("SELECT 1/0"))
         replies = [wire.run(part) for part in (
-            parse("SELECT 5", "s") + sync(), bind(name="s") + sync(), bind(name="no") + sync(),
+            parse("SELECT 5", "s") + sync(), parse("SELECT 4", "other") + sync(),
+            parse("BEGIN", "begin") + sync(), close("S", "none") + parse("SELECT 4", "x") + sync(),
+            close("S", "s") + parse("SELECT 4", "s") + sync(), bind(name="s") + sync(), bind(name="no") + sync(),
             query("DEALLOCATE s"), query("SELECT 1"), query("ROLLBACK"))]
         told.append([[e["C"] for e in errors(r)] for r in replies])
     assert told[0] == told[1]
