@@ -16,9 +16,12 @@ budgets_init(struct budgets *all, unsigned workers, struct mailbox **mailbox,
 				 .mailbox = mailbox,
 				 .nudge = nudge };
 	all->bucket = calloc(BUCKETS, sizeof(struct budget *));
-	if (all->bucket == NULL || hosts_init(&all->hosts) != 0 ||
+	all->parsed = calloc(BUDGET_PARSED, sizeof(*all->parsed));
+	if (all->bucket == NULL || all->parsed == NULL ||
+	    hosts_init(&all->hosts) != 0 ||
 	    pthread_mutex_init(&all->lock, NULL) != 0) {
 		free(all->bucket);
+		free((void *)all->parsed);
 		return -1;
 	}
 	return 0;
@@ -43,6 +46,7 @@ budgets_fini(struct budgets *all)
 			budget_free(b);
 		}
 	}
+	free((void *)all->parsed);
 	free(all->bucket);
 	hosts_fini(&all->hosts);
 	pthread_mutex_destroy(&all->lock);
@@ -387,4 +391,34 @@ budget_nudge_others(struct budgets *all, struct budget *b, unsigned me)
 	    all->workers == 64 ? UINT64_MAX : (1ull << all->workers) - 1;
 
 	budget_nudge(all, b, everyone & ~(1ull << me));
+}
+
+/* The digest in this pool, as one number; never 0. */
+static uint64_t
+parsed_key(const struct budget *b, const uint8_t digest[8])
+{
+	uint64_t key;
+
+	memcpy(&key, digest, sizeof(key));
+	return (key ^ (uint64_t)(uintptr_t)b * 0x9e3779b97f4a7c15u) | 1;
+}
+
+void
+budget_note_parsed(struct budgets *all, const struct budget *b,
+		   const uint8_t digest[8])
+{
+	uint64_t key = parsed_key(b, digest);
+
+	atomic_store_explicit(&all->parsed[(key >> 1) % BUDGET_PARSED], key,
+			      memory_order_relaxed);
+}
+
+bool
+budget_has_parsed(struct budgets *all, const struct budget *b,
+		  const uint8_t digest[8])
+{
+	uint64_t key = parsed_key(b, digest);
+
+	return atomic_load_explicit(&all->parsed[(key >> 1) % BUDGET_PARSED],
+				    memory_order_relaxed) == key;
 }

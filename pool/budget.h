@@ -61,6 +61,9 @@ struct budget {
 	struct budget_side side[];	/* one a worker */
 };
 
+/* Statements of which the process remembers that a pool has parsed them. */
+enum { BUDGET_PARSED = 4096 };
+
 struct budgets {
 	pthread_mutex_t	  lock;
 	struct budget	**bucket;
@@ -68,6 +71,7 @@ struct budgets {
 	unsigned	  workers;
 	struct mailbox	**mailbox;	/* of each worker */
 	void		(*nudge)(struct message *, void *owner);
+	_Atomic uint64_t *parsed;	/* BUDGET_PARSED statements; a newer one overwrites */
 	struct hosts	  hosts;	/* of all upstreams, likewise one for the process */
 };
 
@@ -108,6 +112,12 @@ bool budget_may_try(struct budget *, uint64_t now_ns, uint64_t first_ns);
 void budget_error(struct budgets *, struct budget *, char sqlstate[6], char text[BUDGET_ERROR_MAX]);
 /* The key of one that has no server and cannot get one; false: there is none. */
 bool budgets_down(struct budgets *, char *key, size_t n);
+/*
+ * Did a server of this pool, of whatever worker, parse the statement of that
+ * digest?  A hint: one that is overwritten is forgotten.
+ */
+void budget_note_parsed(struct budgets *, const struct budget *, const uint8_t digest[8]);
+bool budget_has_parsed(struct budgets *, const struct budget *, const uint8_t digest[8]);
 /* The worker, other than me, that has waited longest, or -1. */
 int  budget_longest(struct budget *, unsigned me, uint64_t *oldest_ns);
 bool budget_is_wanted(struct budget *);	/* does any worker wait for it? */

@@ -39,7 +39,6 @@ struct stmt {
 	struct stmt *chain;
 	unsigned     refs;
 	unsigned     flags;		/* sql_scan()'s, of its text */
-	const void  *parsed_in;		/* the pool that parsed it last; only compared */
 	bool	     stale;		/* what it returns has changed: must be parsed under a new name */
 	char	     name[STMT_NAME + 1];
 	size_t	     len;

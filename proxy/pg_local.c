@@ -251,7 +251,8 @@ local_name(struct pg_session *ps, struct slice name, struct slice body,
 	if (stmt_names_find(&ps->names, name) != NULL)
 		return false;
 	stmt = stmt_intern(all, body, flags);
-	if ((is_sure || stmt->parsed_in == ps->s.pool) &&
+	if ((is_sure || budget_has_parsed(ps->s.worker->pools.budgets,
+					  ps->s.pool->budget, stmt->digest)) &&
 	    stmt_names_add(&ps->names, name, stmt) != NULL)
 		return true;
 	stmt_unref(all, &stmt);

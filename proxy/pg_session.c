@@ -418,7 +418,8 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	if (kind == PG_PARSE)
 		e->asked = false;
 	if (kind == PG_PARSE && done && e->stmt != NULL)
-		e->stmt->parsed_in = s->pool;
+		budget_note_parsed(s->worker->pools.budgets, s->pool->budget,
+				   e->stmt->digest);
 	if ((kind == PG_PARSE) != done) {
 		stmt_names_drop(&ps->names, all, e);
 	} else if (kind != PG_PARSE) {

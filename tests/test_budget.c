@@ -89,6 +89,33 @@ one_budget_for_one_name(void **state)
 }
 
 static void
+remembers_for_each_pool_what_it_has_parsed(void **state)
+{
+	uint8_t one[8] = { 1 }, other[8] = { 2 };
+	struct budget *a, *b;
+	struct house h;
+
+	(void)state;
+	house_open(&h);
+	a = budget_find(&h.all, "a", 3);
+	b = budget_find(&h.all, "b", 3);
+	assert_false(budget_has_parsed(&h.all, a, one));
+	budget_note_parsed(&h.all, a, one);
+	assert_true(budget_has_parsed(&h.all, a, one));
+	assert_false(budget_has_parsed(&h.all, b, one));
+	assert_false(budget_has_parsed(&h.all, a, other));
+	for (uint32_t i = 0; i < 100 * BUDGET_PARSED; i++) {
+		uint8_t many[8] = { 3 };
+
+		memcpy(many + 4, &i, sizeof(i));
+		budget_note_parsed(&h.all, a, many);
+		assert_true(budget_has_parsed(&h.all, a, many));
+	}
+	assert_false(budget_has_parsed(&h.all, a, one)); /* overwritten */
+	house_close(&h);
+}
+
+static void
 gives_no_more_than_its_limit(void **state)
 {
 	struct budget *b;
@@ -651,6 +678,7 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(one_budget_for_one_name),
+		cmocka_unit_test(remembers_for_each_pool_what_it_has_parsed),
 		cmocka_unit_test(gives_no_more_than_its_limit),
 		cmocka_unit_test(who_waits_nudges_who_may_have_an_idle_one),
 		cmocka_unit_test(nudges_on_their_way_are_not_doubled),

@@ -63,8 +63,10 @@ def sums(pg):
 
 
 @pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
-def test_tpc_b(bench, pg, mode):
-    bench(10, "-M", mode, "-j", str(CLIENTS))
+@pytest.mark.parametrize("threads", [1, CLIENTS])
+def test_tpc_b(bench, pg, mode, threads):
+    """In one thread pgbench waits for a Parse while its other clients hold servers."""
+    bench(10, "-M", mode, "-j", str(threads))
     n, *all_sums = sums(pg)
     assert n == 10 * CLIENTS
     assert len(set(all_sums)) == 1, all_sums
