@@ -122,7 +122,7 @@ server_check(const struct server *v)
 {
 	assert((v->state == SERVER_LEASED) == (v->lessee != NULL));
 	if (v->state == SERVER_IDLE || v->state == SERVER_MOVING)
-		assert(v->ledger.n == 0);
+		assert(v->ledger.n == 0 && v->tenant == NULL);
 }
 
 void
@@ -306,6 +306,8 @@ server_rest(struct server *v)
 		server_dismiss(v);
 		return;
 	}
+	/* The lessee's, which may be freed before the next one comes. */
+	v->tenant = NULL;
 	server_enter(v, SERVER_IDLE);
 	pool_touch(v->pool);
 }

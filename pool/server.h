@@ -70,7 +70,7 @@ struct server {
 	struct stream		 stream;
 	struct ledger		 ledger;
 	struct lessee		*lessee;	/* LEASED: whose */
-	const struct tenant	*tenant;	/* the stamp; written by bind, once confirmed */
+	const struct tenant	*tenant;	/* the stamp, kept alive by the lessee; written by bind, once confirmed; NULL at rest */
 	struct label		*label;		/* settings at the pipeline's tail; counted */
 	struct server		*next, **prev;	/* in the pool's list for its state */
 	struct message		 move;		/* MOVING: it travels in this */

@@ -226,7 +226,7 @@ make_workers(struct weir *weir)
 	    weir->cpu == NULL || weir->dns == NULL || weir->verifiers == NULL ||
 	    budgets_init(&weir->budgets, n, weir->mailboxes, pools_nudged) != 0)
 		goto failed;
-	weir->secrets = secrets_open(weir->control, weir->log);
+	weir->secrets = lookup_open(&secrets_kind, weir->control, weir->log);
 	for (unsigned i = 0; i < n; i++) {
 		if ((weir->worker[i] = worker_open(weir, i)) == NULL)
 			goto failed;
@@ -304,7 +304,7 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 		snapshot->conf->log_format);
 	/* First, so that no worker asks it by what it does not know yet. */
 	control_reload(weir->control, snapshot);
-	secrets_reload(weir->secrets);
+	lookup_reload(weir->secrets);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_reload(weir->worker[i], snapshot);
 	snapshot_unref(&weir->snapshot);
@@ -376,7 +376,7 @@ close_all(struct process *pr)
 	offload_close(&weir->dns);
 	/* What was asked goes home, where nobody waits for it any more. */
 	control_close(&weir->control);
-	secrets_close(&weir->secrets);
+	lookup_close(&weir->secrets);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_close(&weir->worker[i]);
 	verifiers_close(&weir->verifiers);

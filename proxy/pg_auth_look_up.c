@@ -2,6 +2,7 @@
  * pg_auth_look_up: the secret of a client that the configuration does not have.
  */
 #include <assert.h>
+#include <string.h>
 
 #include "proxy/pg_hello.h"
 #include "proxy/secrets.h"
@@ -33,7 +34,7 @@ secret_found(const struct secret *found, const struct conf_user *u)
 }
 
 static void
-secret_arrives(struct secrets_ask *ask, void *owner)
+secret_arrives(struct lookup_ask *ask, void *owner)
 {
 	struct session *s = ask->asker;
 
@@ -44,11 +45,11 @@ secret_arrives(struct secrets_ask *ask, void *owner)
 		assert(a->ask == ask);
 		a->ask = NULL;
 		a->asked = true;
-		pg_session(s)->secret = ask->secret;
-		ask->secret = NULL;
+		pg_session(s)->secret = ask->value;
+		ask->value = NULL;
 		session_wake(s);
 	}
-	secrets_ask_free(&ask);
+	lookup_ask_free(&ask);
 }
 
 /* Where a section says nothing of a password, or there is none at all. */
@@ -68,11 +69,14 @@ pg_auth_look_up(struct session *s)
 	struct secret *found = pg_session(s)->secret;
 
 	if (!h->auth.asked) {
-		h->auth.ask = secrets_ask(
-		    s->worker->weir->secrets, s->user ? s->user->name : h->user,
-		    &s->worker->mailbox, secret_arrives, s);
-		if (h->auth.ask != NULL)
+		const char *name = s->user ? s->user->name : h->user;
+
+		if (strlen(name) <= SECRET_NAME_MAX) {
+			h->auth.ask =
+			    lookup_ask(s->worker->weir->secrets, name,
+				       &s->worker->mailbox, secret_arrives, s);
 			return false;
+		}
 		h->auth.secret = (struct pg_secret){ .method = AUTH_SCRAM };
 		return true;
 	}

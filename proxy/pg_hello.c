@@ -12,7 +12,7 @@
 #include "conf/tenant.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
-#include "proxy/secret_cache.h"
+#include "proxy/secrets.h"
 #include "proxy/worker.h"
 
 enum { TLS_HANDSHAKE = 0x16 }; /* what a ClientHello begins with */

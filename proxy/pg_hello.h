@@ -36,7 +36,7 @@ struct pg_secret {
 };
 
 struct pg_auth_job;
-struct secrets_ask;
+struct lookup_ask;
 
 struct pg_auth {
 	enum pg_auth_phase  phase;
@@ -44,7 +44,7 @@ struct pg_auth {
 	struct jwt	   *jwt;	/* the claims of its token; NULL: none that holds ... */
 	const char	   *why;	/* ... because */
 	struct pg_auth_job *job;	/* under way elsewhere; NULL: none */
-	struct secrets_ask *ask;	/* likewise */
+	struct lookup_ask *ask;	/* likewise */
 	bool		    asked;	/* the answer is there: pg_session.secret */
 	uint64_t	    heard_ns;	/* when the last answer came */
 	uint8_t		    salt[4];	/* for md5 */

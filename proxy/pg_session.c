@@ -11,7 +11,7 @@
 
 #include "protocol/pg.h"
 #include "proxy/pg_local.h"
-#include "proxy/secret_cache.h"
+#include "proxy/secrets.h"
 #include "proxy/worker.h"
 
 enum {

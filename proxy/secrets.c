@@ -2,14 +2,13 @@
 
 #include <assert.h>
 #include <openssl/crypto.h>
-#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "proxy/control.h"
+#include "protocol/secret.h"
 
-/* Longer is of no use: by then nobody waits for it. */
-enum { PATIENCE_MS = 15000 };
+enum { PASSWORD_MAX = 1023 };
 
 /* Roles that may log in now.  `pg_catalog`, whatever the role's search_path. */
 #define DEFAULT_QUERY                                                  \
@@ -18,269 +17,155 @@ enum { PATIENCE_MS = 15000 };
 	" AND (a.rolvaliduntil IS NULL"                                \
 	" OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())"
 
-struct secrets {
-	struct control *control;
-	struct log *log;
-	/* The control thread's: */
-	struct secret_cache *cache;
-	uint64_t round; /* configurations seen: older answers do not count */
-};
+/* ---- a secret --------------------------------------------------------- */
 
-static struct secrets_ask *
-ask_of_waiter(struct secret_waiter *w)
+static char *
+copy(const char *s)
 {
-	return (
-	    struct secrets_ask *)(void *)((char *)w -
-					  offsetof(struct secrets_ask, waiter));
+	char *c = strdup(s);
+
+	if (c == NULL)
+		abort();
+	return c;
 }
 
-/* ---- home ------------------------------------------------------------- */
-
 static void
-ask_is_home(struct message *m, void *owner)
+secret_fill(struct secret *s, const char *text)
 {
-	struct secrets_ask *ask = (struct secrets_ask *)(void *)m;
+	static const char scram[] = "SCRAM-SHA-256$";
 
-	ask->done(ask, owner);
+	if (text == NULL || text[0] == '\0' || strlen(text) > PASSWORD_MAX)
+		return;
+	if (strncmp(text, scram, sizeof(scram) - 1) == 0) {
+		if ((s->verifier = malloc(sizeof(*s->verifier))) == NULL)
+			abort();
+		if (scram_verifier_parse(s->verifier, text) == 0)
+			return;
+		/* A verifier of no use is not to become a password. */
+		free(s->verifier);
+		s->verifier = NULL;
+		return;
+	}
+	s->user.auth = pg_md5_is_stored(text) ? AUTH_MD5 : AUTH_SCRAM;
+	s->user.password = copy(text);
 }
 
-static_assert(offsetof(struct secrets_ask, message) == 0, "it is its message");
-
-static void
-ask_go_home(struct secrets_ask *ask, struct secret *s)
+struct secret *
+secret_new(const char *name, const char *text)
 {
-	ask->secret = s ? secret_ref(s) : NULL;
-	ask->message.run = ask_is_home;
-	mailbox_post(ask->home, &ask->message);
+	struct secret *s = calloc(1, sizeof(*s));
+
+	if (s == NULL)
+		abort();
+	atomic_init(&s->refs, 1);
+	s->user.name = copy(name);
+	s->user.auth = AUTH_SCRAM;
+	secret_fill(s, text);
+	return s;
+}
+
+struct secret *
+secret_ref(struct secret *s)
+{
+	unsigned before =
+	    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+
+	assert(before > 0);
+	(void)before;
+	return s;
 }
 
 void
-secrets_ask_free(struct secrets_ask **at)
+secret_unref(struct secret **at)
 {
-	struct secrets_ask *ask = *at;
+	struct secret *s = *at;
 
 	*at = NULL;
-	if (ask == NULL)
+	if (s == NULL ||
+	    atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	secret_unref(&ask->secret);
-	free(ask);
+	if (s->user.password != NULL)
+		OPENSSL_cleanse(s->user.password, strlen(s->user.password));
+	if (s->verifier != NULL)
+		OPENSSL_cleanse(s->verifier, sizeof(*s->verifier));
+	free(s->user.password);
+	free(s->user.name);
+	free(s->verifier);
+	free(s);
 }
 
-/* ---- on the control thread -------------------------------------------- */
+/* ---- looking it up ---------------------------------------------------- */
 
 static void
-complain(struct secrets *s, const struct control_ask *ask, const char *text)
+secret_source(struct lookup_source *s, const struct conf *c)
 {
-	LOG(s->log, LOG_ERROR, LOG_EV_AUTH_QUERY,
-	    log_str("postgres", ask->upstream), log_str("user", ask->param[0]),
-	    log_str("sqlstate", ask->sqlstate), log_str("error", text));
+	const struct conf_auth_source *a = &c->auth;
+
+	*s = (struct lookup_source){
+		.upstream = a->postgres ? a->postgres->name : NULL,
+		.dbname = a->dbname,
+		.query = a->query ? a->query : DEFAULT_QUERY,
+		.ttl_ms = a->ttl_ms,
+		.negative_ttl_ms = a->negative_ttl_ms,
+	};
 }
 
-/* A name that is no text in that database is nobody's there. */
-static bool
-is_no_text(const struct control_ask *ask)
-{
-	return strcmp(ask->sqlstate, "22021") == 0 ||
-	       strcmp(ask->sqlstate, "22P05") == 0;
-}
-
-/* The secret it found, or nobody's; NULL: it could not be found out. */
-static struct secret *
-judge(struct secrets *s, const struct control_ask *ask)
+static void *
+secret_of_row(const struct conf *c, const struct control_ask *ask,
+	      char why[CONTROL_ERROR_MAX])
 {
 	const char *name = ask->param[0];
 
-	if (ask->result == CONTROL_TOO_BIG) {
-		complain(s, ask, "more than one row for one name");
-		return secret_new(name, NULL);
-	}
-	if (ask->result == CONTROL_REFUSED && is_no_text(ask))
-		return secret_new(name, NULL);
-	if (ask->result != CONTROL_OK) {
-		/* That an upstream is down has been said once. */
-		if (ask->result != CONTROL_DOWN &&
-		    ask->result != CONTROL_CLOSED)
-			complain(s, ask, ask->error);
-		return NULL;
-	}
+	(void)c;
 	if (ask->columns < 2) {
-		complain(s, ask, "one column, expected name and secret");
+		snprintf(why, CONTROL_ERROR_MAX,
+			 "one column, expected name and secret");
 		return NULL;
 	}
 	if (ask->rows == 0)
 		return secret_new(name, NULL);
 	if (ask->value[0] == NULL || strcmp(ask->value[0], name) != 0) {
-		complain(s, ask, "the row is of another name");
+		snprintf(why, CONTROL_ERROR_MAX, "the row is of another name");
 		return secret_new(name, NULL);
 	}
 	return secret_new(name, ask->value[1]);
 }
 
-static void
-answer_all(struct secrets *s, const char *name, struct secret *secret,
-	   uint64_t until_ns)
+static void *
+nobody(const char *name)
 {
-	struct secret_waiter *w = secret_cache_put(
-	    s->cache, name, secret, control_now_ns(s->control), until_ns);
+	return secret_new(name, NULL);
+}
 
-	while (w != NULL) {
-		struct secret_waiter *next = w->next;
-
-		ask_go_home(ask_of_waiter(w), secret);
-		w = next;
-	}
+static void *
+ref(void *s)
+{
+	return secret_ref(s);
 }
 
 static void
-answered(struct control_ask *ask, void *owner)
+unref(void *s)
 {
-	struct secrets *s = ask->arg;
-	const struct conf *c = control_snapshot(s->control)->conf;
-	uint64_t now = control_now_ns(s->control), ttl;
-	struct secret *secret;
+	struct secret *secret = s;
 
-	(void)owner;
-	/* It was asked again under a newer configuration. */
-	if (ask->tag != s->round && ask->result != CONTROL_CLOSED) {
-		control_ask_free(&ask);
-		return;
-	}
-	secret = judge(s, ask);
-	ttl = secret != NULL && secret_is_nobody(secret)
-		  ? c->auth.negative_ttl_ms
-		  : c->auth.ttl_ms;
-	answer_all(s, ask->param[0], secret, now + ttl * 1000000u);
 	secret_unref(&secret);
-	control_ask_free(&ask);
 }
 
-/* Clients are to hear that it cannot be had before their own time is over. */
-static uint64_t
-patience_ms(const struct conf *c)
+static bool
+is_nobody(const void *s)
 {
-	uint64_t ms = c->client_login_timeout_ms * 3 / 4;
-
-	return ms == 0 || ms > PATIENCE_MS ? PATIENCE_MS : ms;
+	return secret_is_nobody(s);
 }
 
-static void
-ask_database(struct secrets *s, const char *name)
-{
-	const struct conf *c = control_snapshot(s->control)->conf;
-	const struct conf_auth_source *a = &c->auth;
-	struct control_ask *ask;
-
-	if (a->postgres == NULL) { /* not since a reload */
-		answer_all(s, name, NULL, 0);
-		return;
-	}
-	ask = control_ask_new(a->postgres->name, a->dbname,
-			      a->query ? a->query : DEFAULT_QUERY, 1, &name);
-	ask->timeout_ms = patience_ms(c);
-	ask->arg = s;
-	ask->tag = s->round;
-	control_ask(s->control, ask, control_mailbox(s->control), answered);
-}
-
-static void
-ask_arrives(struct message *m, void *owner)
-{
-	struct secrets_ask *ask = (struct secrets_ask *)(void *)m;
-	struct secrets *s = ask->secrets;
-	struct secret *known =
-	    secret_cache_find(s->cache, ask->name, control_now_ns(s->control));
-
-	(void)owner;
-	if (known != NULL) {
-		ask_go_home(ask, known);
-		return;
-	}
-	switch (secret_cache_wait(s->cache, ask->name, &ask->waiter)) {
-	case -1:
-		ask_go_home(ask, NULL);
-		break;
-	case 1:
-		ask_database(s, ask->name);
-		break;
-	}
-}
-
-struct secrets_ask *
-secrets_ask(struct secrets *s, const char *name, struct mailbox *home,
-	    void (*done)(struct secrets_ask *, void *owner), void *asker)
-{
-	struct secrets_ask *ask;
-
-	if (strlen(name) > SECRET_NAME_MAX)
-		return NULL;
-	if ((ask = calloc(1, sizeof(*ask) + strlen(name) + 1)) == NULL)
-		abort();
-	strcpy(ask->name, name);
-	ask->secrets = s;
-	ask->home = home;
-	ask->done = done;
-	ask->asker = asker;
-	ask->message.run = ask_arrives;
-	control_post(s->control, &ask->message);
-	return ask;
-}
-
-/* ---- life ------------------------------------------------------------- */
-
-struct reload {
-	struct message message;
-	struct secrets *secrets;
+const struct lookup_kind secrets_kind = {
+	.ops = { .known = SECRETS_KNOWN,
+		 .unknown = SECRETS_UNKNOWN,
+		 .ref = ref,
+		 .unref = unref,
+		 .is_nobody = is_nobody },
+	.event = LOG_EV_AUTH_QUERY,
+	.key = "user",
+	.source = secret_source,
+	.value = secret_of_row,
+	.nobody = nobody,
 };
-
-/* Another database, another query, or a wish to see changes now. */
-static void
-reloaded(struct message *m, void *owner)
-{
-	struct reload *r = (struct reload *)(void *)m;
-	struct secrets *s = r->secrets;
-	const char *name, *next;
-
-	(void)owner;
-	free(r);
-	s->round++;
-	secret_cache_forget(s->cache);
-	for (name = secret_cache_next(s->cache, NULL); name; name = next) {
-		next = secret_cache_next(s->cache, name);
-		ask_database(s, name); /* may be the end of it */
-	}
-}
-
-void
-secrets_reload(struct secrets *s)
-{
-	struct reload *r = calloc(1, sizeof(*r));
-
-	if (r == NULL)
-		abort();
-	r->message.run = reloaded;
-	r->secrets = s;
-	control_post(s->control, &r->message);
-}
-
-struct secrets *
-secrets_open(struct control *control, struct log *log)
-{
-	struct secrets *s = calloc(1, sizeof(*s));
-
-	if (s == NULL)
-		abort();
-	s->control = control;
-	s->log = log;
-	s->cache = secret_cache_open();
-	return s;
-}
-
-void
-secrets_close(struct secrets **at)
-{
-	struct secrets *s = *at;
-
-	*at = NULL;
-	secret_cache_close(&s->cache);
-	free(s);
-}

@@ -2,48 +2,47 @@
  * secrets: the secret of a user who is not in the configuration, from the
  * database that [auth] names.
  *
- * A session asks and waits; the control thread has the answer, or asks for it
- * once for all who wait for that name.  What it is asked with is the
- * configuration of now, whatever the session began under.
+ * An answer is good until its time is over and not a moment longer, even if no
+ * new one can be had: a dropped role or a changed password must not work for
+ * as long as somebody manages to keep that database away.
  *
- * Owner:    struct weir.  A question is its session's worker's: it comes home
- *           to it even if the session has gone.
- * Bounds:   those of proxy/secret_cache and proxy/control.
- * Threads:  secrets_ask() from any worker; the cache is the control thread's.
+ * Secrets:  wiped when the last one lets go.
  */
 #ifndef PROXY_SECRETS_H
 #define PROXY_SECRETS_H
 
-#include "conf/log.h"
-#include "proxy/secret_cache.h"
-#include "tls/mailbox.h"
+#include <stdatomic.h>
+#include <stdbool.h>
 
-struct control;
-struct secrets;
+#include "conf/conf.h"
+#include "proxy/lookup.h"
 
-struct secrets_ask {
-	struct message	     message;	/* first: there and home */
-	struct secret_waiter waiter;
-	struct secrets	    *secrets;
-	struct mailbox	    *home;
-	void		   (*done)(struct secrets_ask *, void *owner);
-	void		    *asker;	/* home's alone; NULL: it has gone */
-	struct secret	    *secret;	/* counted, the asker's; NULL: could not be had */
-	char		     name[];
+enum {
+	SECRETS_KNOWN = 20000,
+	SECRETS_UNKNOWN = 2000,
+	SECRET_NAME_MAX = 63		/* what PostgreSQL keeps of a name */
 };
 
-struct secrets *secrets_open(struct control *, struct log *);
-/* Right behind control_reload(). */
-void secrets_reload(struct secrets *);
-/* After control_close(), which brings all questions home. */
-void secrets_close(struct secrets **);
+/* What is known of a user; or, without password and verifier, that nobody may
+ * log in by this name. */
+struct secret {
+	_Atomic unsigned       refs;
+	struct conf_user       user;	/* as if it stood in the configuration */
+	struct scram_verifier *verifier; /* NULL, or instead of a password */
+};
 
-/*
- * `done` runs at home, and frees it with secrets_ask_free().  NULL: the name
- * is too long to be anybody's.
- */
-struct secrets_ask *secrets_ask(struct secrets *, const char *name, struct mailbox *home,
-    void (*done)(struct secrets_ask *, void *owner), void *asker);
-void secrets_ask_free(struct secrets_ask **);
+/* Its values are struct secret. */
+extern const struct lookup_kind secrets_kind;
+
+/* With one reference.  `text` as in pg_authid.rolpassword; NULL: nobody. */
+struct secret *secret_new(const char *name, const char *text);
+struct secret *secret_ref(struct secret *);
+void	       secret_unref(struct secret **);	/* nulls the pointer */
+
+static inline bool
+secret_is_nobody(const struct secret *s)
+{
+	return s->user.password == NULL && s->verifier == NULL;
+}
 
 #endif

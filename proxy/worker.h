@@ -57,7 +57,7 @@ struct weir {
 	struct budgets	 budgets;
 	struct offload	*cpu, *dns;
 	struct control	*control;
-	struct secrets	*secrets;
+	struct lookup	*secrets;
 	struct verifiers *verifiers;
 	struct mailbox **mailboxes;
 	struct worker  **worker;
