@@ -422,6 +422,19 @@ sync_query(struct pg_session *ps)
 	wait_for_settings(ps);
 }
 
+/* Does something of the client's wait for a Sync that has not come? */
+static bool
+is_unsynced(const struct pg_session *ps)
+{
+	const struct ledger *owed = &ps->s.lessee.server->ledger;
+	const struct ledger_entry *last =
+	    owed->n > 0 ? ledger_at(owed, owed->n - 1) : NULL;
+
+	return last != NULL && last->lessee == &ps->s.lessee &&
+	       last->kind != PG_QUERY && last->kind != PG_SYNC &&
+	       last->kind != PG_FUNCTION;
+}
+
 static void
 refuse_query(struct pg_session *ps, struct feed *f, uint32_t size,
 	     const struct refusal *r)
@@ -429,6 +442,11 @@ refuse_query(struct pg_session *ps, struct feed *f, uint32_t size,
 	pg_message_drop(ps, f, size);
 	if (server_of(ps)->skipping)
 		return;
+	/* Should one of those fail, no ReadyForQuery is owed for this. */
+	if (is_unsynced(ps)) {
+		session_close(&ps->s, r->why, NULL, r->text);
+		return;
+	}
 	poison_refused(ps, r);
 	sync_query(ps);
 }

@@ -105,9 +105,9 @@ remembers_for_each_pool_what_it_has_parsed(void **state)
 	assert_false(budget_has_parsed(&h.all, b, one));
 	assert_false(budget_has_parsed(&h.all, a, other));
 	for (uint32_t i = 0; i < 100 * BUDGET_PARSED; i++) {
-		uint8_t many[8] = { 3 };
+		uint8_t many[8] = { 0, 0, 0, 0, 0, 0, 0, 9 };
 
-		memcpy(many + 4, &i, sizeof(i));
+		memcpy(many, &i, sizeof(i));
 		budget_note_parsed(&h.all, a, many);
 		assert_true(budget_has_parsed(&h.all, a, many));
 	}

@@ -107,3 +107,16 @@ def test_a_named_statement_whose_parse_was_skipped_is_not_there_behind_the_sync(
     wire.value("SELECT 1")
     same(wire, direct, parse("SELECT 1/0") + bind() + execute(), parse("SELECT 4", "never"),
          sync(), then, sync(), count=2)
+
+
+def test_a_refused_query_behind_what_is_not_synced_ends_its_session(proxy):
+    """Were it answered, a failure before it would make one answer too many."""
+    refused = query("SET app.current_organization_id = 'x'")
+    for before in (parse("SELEC"), parse("SELECT 1") + bind() + execute()):
+        with proxy.wire(USER) as wire:
+            wire.send(before, refused, sync(), query("SELECT 1"))
+            reply = wire.until_closed()
+            assert "Z" not in kinds(reply) and errors(reply)[-1]["C"] == "42501"
+    with proxy.wire(USER) as wire:
+        wire.send(query("SELECT 1"), refused, query("SELECT 2"))
+        assert kinds(wire.until("Z", 3)) == "TDCZEZTDCZ"
