@@ -492,6 +492,7 @@ conf_free(struct conf **conf)
 	for (unsigned kind = 0; kind < KIND_MAX; kind++)
 		free_objects(c, (enum conf_kind)kind);
 	free_variables(c->variables, c->variables_n);
+	free(c->tenant_by_id);
 	for (size_t i = 0; i < c->listen_n; i++)
 		free(c->listen[i].text);
 	free(c->listen);
@@ -532,6 +533,25 @@ const struct tenant *
 conf_tenant_find(const struct conf *c, const char *slug)
 {
 	return conf_keys_object_find(c, KIND_ORGANIZATION, slug);
+}
+
+const struct tenant *
+conf_tenant_find_id(const struct conf *c, const char *id)
+{
+	size_t from = 0, to = c->tenant_n;
+
+	while (from < to) {
+		size_t middle = from + (to - from) / 2;
+		int order = strcmp(id, c->tenant_by_id[middle]->id);
+
+		if (order == 0)
+			return c->tenant_by_id[middle];
+		if (order < 0)
+			to = middle;
+		else
+			from = middle + 1;
+	}
+	return NULL;
 }
 
 const struct conf_postgres *

@@ -221,6 +221,7 @@ struct conf {
 	enum conf_auth	      unknown_auth;	/* how somebody unknown is asked: as most are */
 	struct tenant	     *tenant;		/* sorted by slug */
 	size_t		      tenant_n;
+	const struct tenant **tenant_by_id;	/* the same, sorted by id */
 	struct tenant_var    *variables;	/* [variables]: the templates of all */
 	size_t		      variables_n;
 
@@ -269,6 +270,7 @@ bool conf_key_find(size_t i, struct conf_key *);	/* false: past the last */
 const struct conf_user	   *conf_user_find(const struct conf *, const char *name);
 const struct conf_database *conf_database_find(const struct conf *, const char *name);	/* falls back to `*` */
 const struct tenant	   *conf_tenant_find(const struct conf *, const char *slug);
+const struct tenant	   *conf_tenant_find_id(const struct conf *, const char *id);
 const struct conf_postgres *conf_postgres_find(const struct conf *, const char *name);
 const struct conf_redis	   *conf_redis_find(const struct conf *, const char *name);
 

@@ -344,10 +344,40 @@ is_asked_for(const struct conf *c, const struct conf_user *u)
 		u->auth == AUTH_PLAIN);
 }
 
+#define SLUG_CHARS \
+	"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_"
+
+/* Those it may choose from; what is not there yet may come with a reload. */
+static void
+check_choice(struct conf *c, struct conf_errors *e, struct conf_user *u)
+{
+	unsigned at = conf_line(c, &u->organizations);
+
+	if (u->organizations_n > 0 && conf_line(c, &u->organization) != 0)
+		ERROR(c, e, at,
+		      "[user %s]: only one of organization and organizations "
+		      "was expected",
+		      u->name);
+	for (size_t i = 0; i < u->organizations_n; i++) {
+		const char *slug = u->organizations[i];
+
+		if (strcmp(slug, "*") == 0 ? u->organizations_n > 1
+					   : slug[strspn(slug, SLUG_CHARS)])
+			ERROR(c, e, at,
+			      "organizations: %s, expected * alone or slugs",
+			      slug);
+		else if (slug[0] != '*' && conf_tenant_find(c, slug) == NULL)
+			WARN(c, e, at,
+			     "organizations: there is no [organization %s]",
+			     slug);
+	}
+}
+
 static void
 check_user(struct conf *c, struct conf_errors *e, struct conf_user *u)
 {
 	check_means(c, e, u);
+	check_choice(c, e, u);
 	if (is_asked_for(c, u))
 		return;
 	if (by_password(u) && u->password == NULL && !GIVEN(c, u->password))
@@ -477,10 +507,11 @@ by_id(const void *a, const void *b)
 
 /* Two organizations with one id would see each other's rows. */
 static void
-check_ids(const struct conf *c, struct conf_errors *e)
+check_ids(struct conf *c, struct conf_errors *e)
 {
 	const struct tenant **t = mem_zero(c->tenant_n, sizeof(*t), "a list");
 
+	c->tenant_by_id = t;
 	for (size_t i = 0; i < c->tenant_n; i++)
 		t[i] = &c->tenant[i];
 	qsort(t, c->tenant_n, sizeof(*t), by_id);
@@ -490,7 +521,6 @@ check_ids(const struct conf *c, struct conf_errors *e)
 			      "[organization %s]: id = %s is that of "
 			      "[organization %s] too, expected one of its own",
 			      t[i]->slug, t[i]->id, t[i - 1]->slug);
-	free(t);
 }
 
 void

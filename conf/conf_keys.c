@@ -117,7 +117,7 @@ static const struct conf_row rows[] = {
 	{ KIND_TLS, "ca_file", T_TEXT, ANY_TEXT, .off = TLS(ca_file) },
 	{ KIND_TLS, "min_version", T_WORD, .def = "1.2", .off = TLS(min_version), .words = tls_versions },
 	{ KIND_TLS, "client_mode", T_WORD, .off = TLS(client_mode), .words = client_modes },
-	{ KIND_TLS, "sni_domain", T_TEXT, ANY_TEXT, .off = TLS(sni_domain), .later = "*" },
+	{ KIND_TLS, "sni_domain", T_TEXT, ANY_TEXT, .off = TLS(sni_domain) },
 
 	{ KIND_POSTGRES, "host", T_HOST, .off = P(host) },
 	{ KIND_POSTGRES, "port", T_UINT, 1, 65535, .def = "5432", .off = P(port) },
@@ -174,7 +174,7 @@ static const struct conf_row rows[] = {
 	{ KIND_USER, "auth", T_WORD, .def = "scram-sha-256", .off = U(auth), .words = auths },
 	{ KIND_USER, "password", T_TEXT, ANY_TEXT, .off = U(password), .secret = true },
 	{ KIND_USER, "organization", T_TENANT, .off = U(organization) },
-	{ KIND_USER, "organizations", T_LIST, .off = U(organizations), .aux = U(organizations_n), .later = "*" },
+	{ KIND_USER, "organizations", T_LIST, .off = U(organizations), .aux = U(organizations_n) },
 	{ KIND_USER, "max_client_conn", T_UINT, 0, 1000000, .def = "0", .off = U(max_client_conn) },
 	{ KIND_USER, "pool_mode", T_WORD, .off = U(pool_mode), .aux = U(has_pool_mode), .words = pool_modes },
 

@@ -376,14 +376,16 @@ static bool
 settings_are_allowed(struct session *s, struct pg_hello *h)
 {
 	for (size_t i = 0; i < h->settings; i++) {
+		const struct conf *c = s->snapshot->conf;
+		const char *name = h->setting[i].name;
 		char text[160];
 
-		if (!is_guarded(s->snapshot->conf, s->lessee.tenant,
-				h->setting[i].name))
+		/* What says which organization it is has been found true. */
+		if (!is_guarded(c, s->lessee.tenant, name) ||
+		    route_variable(c, name) != ROUTE_NO_KEY)
 			continue;
 		snprintf(text, sizeof(text),
-			 "%.100s is set by the proxy, not by clients",
-			 h->setting[i].name);
+			 "%.100s is set by the proxy, not by clients", name);
 		session_close(s, WHY_GUARDED, NULL, text);
 		return false;
 	}
@@ -468,18 +470,49 @@ may_replicate(struct session *s, const struct route *r)
 	return true;
 }
 
+/* All it says of its organization.  -1: more than anybody has to say. */
+static int
+read_names(struct session *s, struct pg_hello *h, struct route_names *names)
+{
+	*names = (struct route_names){
+		.slug = { h->slug, h->organization },
+		.server_name = stream_server_name(&s->stream),
+	};
+	for (size_t i = 0; i < h->settings; i++) {
+		enum route_key key =
+		    route_variable(s->snapshot->conf, h->setting[i].name);
+
+		if (key == ROUTE_NO_KEY)
+			continue;
+		if (names->claims == ROUTE_CLAIMS_MAX)
+			return -1;
+		names->claim[names->claims].key = key;
+		names->claim[names->claims++].value = h->setting[i].value;
+	}
+	return signed_organization(s, h, &names->signed_slug);
+}
+
+static int
+find_route(struct session *s, struct pg_hello *h, struct route *r, enum why *w)
+{
+	const struct conf *c = s->snapshot->conf;
+	struct route_names names;
+
+	*w = WHY_NO_TENANT;
+	if (read_names(s, h, &names) == 0 &&
+	    route_postgres(r, c, s->user, &names, h->database, w) == 0)
+		return 0;
+	if (*w == WHY_NO_TENANT)
+		stats_add(&s->worker->stats, STAT_NO_TENANT_LOGIN, 1);
+	return -1;
+}
+
 static int
 find_pool(struct session *s, struct pg_hello *h, enum why *w)
 {
-	const char *slugs[2] = { h->slug, h->organization }, *signed_slug;
 	struct route r;
 
-	if (signed_organization(s, h, &signed_slug) != 0) {
-		*w = WHY_NO_TENANT;
-		return -1;
-	}
-	if (route_postgres(&r, s->snapshot->conf, s->user, slugs, signed_slug,
-			   h->database, w) != 0 ||
+	if (find_route(s, h, &r, w) != 0 ||
 	    !seats_take(s, s->user, r.tenant, w))
 		return -1;
 	if (r.postgres->user == NULL && r.upstream_password == NULL &&

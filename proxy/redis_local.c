@@ -130,6 +130,7 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 	const struct conf_user *u = NULL;
 	char name[USER_MAX + 1], text[128];
 	const char *slug;
+	struct route_names names = { 0 };
 	struct route r;
 	enum why w;
 
@@ -143,7 +144,8 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 				    "or user is disabled.");
 		return false;
 	}
-	if (route_redis(&r, c, u, slug, &w) != 0) {
+	names.slug[0] = slug;
+	if (route_redis(&r, c, u, &names, &w) != 0) {
 		snprintf(text, sizeof(text), "%s weir: %s", why_table[w].redis,
 			 why_table[w].text);
 		redis_say_error(rs, text);
@@ -162,11 +164,12 @@ redis_local_trust(struct redis_session *rs)
 {
 	const struct conf *c = rs->s.snapshot->conf;
 	const struct conf_user *u = conf_user_find(c, "default");
+	const struct route_names names = { 0 };
 	struct route r;
 	enum why w;
 
 	if (u == NULL || u->auth != AUTH_TRUST ||
-	    route_redis(&r, c, u, NULL, &w) != 0)
+	    route_redis(&r, c, u, &names, &w) != 0)
 		return;
 	if (seats_take(&rs->s, u, r.tenant, &w))
 		come_in(rs, &r);

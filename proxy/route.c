@@ -21,24 +21,111 @@ route_user(const struct conf *c, const char *name, const char **slug)
 	return u;
 }
 
-/* All names given must mean the one organization the user is bound to. */
+enum route_key
+route_variable(const struct conf *c, const char *name)
+{
+	for (size_t i = 0; i < c->variables_n; i++) {
+		if (strcasecmp(c->variables[i].name, name) != 0)
+			continue;
+		if (strcmp(c->variables[i].value, "%{organization.id}") == 0)
+			return ROUTE_ID;
+		if (strcmp(c->variables[i].value, "%{organization.slug}") == 0)
+			return ROUTE_SLUG;
+	}
+	return ROUTE_NO_KEY;
+}
+
+static bool
+is_service(const struct conf_user *user)
+{
+	return user->organization == NULL && user->organizations_n > 0;
+}
+
+const struct tenant *
+route_choose(const struct conf *c, const struct conf_user *user,
+	     enum route_key key, const char *value)
+{
+	const struct tenant *t = key == ROUTE_ID ? conf_tenant_find_id(c, value)
+						 : conf_tenant_find(c, value);
+
+	if (t == NULL || !is_service(user))
+		return NULL;
+	for (size_t i = 0; i < user->organizations_n; i++)
+		if (strcmp(user->organizations[i], "*") == 0 ||
+		    strcmp(user->organizations[i], t->slug) == 0)
+			return t;
+	return NULL;
+}
+
+/* One name more: is it that of the organization, or its first choice? */
+static bool
+agree(struct route *r, const struct conf *c, enum route_key key,
+      const char *value)
+{
+	if (r->tenant == NULL && r->may_switch)
+		return (r->tenant = route_choose(c, r->user, key, value)) !=
+		       NULL;
+	return r->tenant != NULL &&
+	       strcmp(value,
+		      key == ROUTE_ID ? r->tenant->id : r->tenant->slug) == 0;
+}
+
+/* acme of acme.<sni_domain>, as the organization spells it: names of hosts are
+ * not case-sensitive.  False: it is nobody's. */
+static bool
+agree_on_host(struct route *r, const struct conf *c, struct slice name)
+{
+	const char *domain = c->tls.sni_domain;
+	char slug[256];
+	size_t n = domain ? strlen(domain) : 0;
+
+	if (n == 0 || name.n <= n || name.n >= sizeof(slug))
+		return true;
+	memcpy(slug, name.p, name.n);
+	slug[name.n] = '\0';
+	if (slug[name.n - n - 1] != '.' ||
+	    strcasecmp(slug + name.n - n, domain) != 0)
+		return true;
+	slug[name.n - n - 1] = '\0';
+	if (r->tenant != NULL)
+		return strcasecmp(slug, r->tenant->slug) == 0;
+	return agree(r, c, ROUTE_SLUG, slug);
+}
+
+/* All names given must mean one organization, which the user may have. */
+static bool
+all_agree(struct route *r, const struct conf *c,
+	  const struct route_names *names)
+{
+	for (size_t i = 0; i < 2; i++)
+		if (names->slug[i] != NULL &&
+		    !agree(r, c, ROUTE_SLUG, names->slug[i]))
+			return false;
+	for (size_t i = 0; i < names->claims; i++)
+		if (!agree(r, c, names->claim[i].key, names->claim[i].value))
+			return false;
+	return agree_on_host(r, c, names->server_name);
+}
+
 static int
-route_tenant(struct route *r, const struct conf_user *user,
-	     const struct tenant *own, const char *const *slugs, size_t n,
+route_tenant(struct route *r, const struct conf *c,
+	     const struct conf_user *user, const struct route_names *names,
 	     enum why *w)
 {
-	r->user = user;
-	r->tenant = own;
-	for (size_t i = 0; i < n; i++) {
-		if (slugs[i] == NULL)
-			continue;
-		if (r->tenant == NULL ||
-		    strcmp(slugs[i], r->tenant->slug) != 0) {
-			*w = WHY_NO_TENANT;
-			return -1;
-		}
-	}
-	return 0;
+	const char *slug = names->signed_slug;
+
+	*w = WHY_NO_TENANT;
+	*r = (struct route){ .user = user, .tenant = user->organization };
+	/* A token that names one locks as a fixed one does. */
+	if (slug != NULL && r->tenant == NULL)
+		r->tenant = is_service(user)
+				? route_choose(c, user, ROUTE_SLUG, slug)
+				: conf_tenant_find(c, slug);
+	if (slug != NULL &&
+	    (r->tenant == NULL || strcmp(slug, r->tenant->slug) != 0))
+		return -1;
+	r->may_switch = is_service(user) && slug == NULL;
+	return all_agree(r, c, names) ? 0 : -1;
 }
 
 static const char *
@@ -50,21 +137,15 @@ plain_password(const struct conf_user *user)
 		   : NULL;
 }
 
-int
-route_postgres(struct route *r, const struct conf *c,
-	       const struct conf_user *user, const char *const slugs[2],
-	       const char *signed_slug, const char *database, enum why *w)
+/* Where the user and the organization of this route are sent. */
+static int
+find_upstream(struct route *r, const struct conf *c, const char *database,
+	      enum why *w)
 {
 	const struct conf_database *d = conf_database_find(c, database);
-	const char *const all[3] = { slugs[0], slugs[1], signed_slug };
-	const struct tenant *own = user->organization;
+	const struct conf_user *user = r->user;
 	const struct conf_postgres *up;
 
-	*r = (struct route){ 0 };
-	if (own == NULL && signed_slug != NULL)
-		own = conf_tenant_find(c, signed_slug);
-	if (route_tenant(r, user, own, all, 3, w) != 0)
-		return -1;
 	if (d == NULL) {
 		*w = WHY_NO_DATABASE;
 		return -1;
@@ -89,11 +170,29 @@ route_postgres(struct route *r, const struct conf *c,
 }
 
 int
-route_redis(struct route *r, const struct conf *c, const struct conf_user *user,
-	    const char *slug, enum why *w)
+route_postgres(struct route *r, const struct conf *c,
+	       const struct conf_user *user, const struct route_names *names,
+	       const char *database, enum why *w)
 {
-	*r = (struct route){ 0 };
-	if (route_tenant(r, user, user->organization, &slug, 1, w) != 0)
+	if (route_tenant(r, c, user, names, w) != 0)
+		return -1;
+	return find_upstream(r, c, database, w);
+}
+
+int
+route_switch(struct route *r, const struct conf *c,
+	     const struct conf_user *user, const struct tenant *t,
+	     const char *database, enum why *w)
+{
+	*r = (struct route){ .user = user, .tenant = t, .may_switch = true };
+	return find_upstream(r, c, database, w);
+}
+
+int
+route_redis(struct route *r, const struct conf *c, const struct conf_user *user,
+	    const struct route_names *names, enum why *w)
+{
+	if (route_tenant(r, c, user, names, w) != 0)
 		return -1;
 	if (r->tenant != NULL && r->tenant->redis != NULL)
 		r->redis = r->tenant->redis;

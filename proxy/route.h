@@ -2,18 +2,42 @@
  * route: who a client is, from what it says of itself.
  *
  * Pure look-ups in the configuration.  The organization is named by the user
- * (fixed), by `name.slug`, by the startup option weir.organization, or by the
- * user's token; all that are present must agree.
+ * (fixed), by `name.slug`, by the startup option weir.organization, by the
+ * name it connected to, by the user's token, or by the value of a variable
+ * that says which it is; all that are present must agree.
+ *
+ * Three kinds of users: a locked one has one organization, its own or its
+ * token's; a service user may choose among several, when it logs in and
+ * later; any other has none and may name none.
  */
 #ifndef PROXY_ROUTE_H
 #define PROXY_ROUTE_H
 
 #include "conf/conf.h"
+#include "protocol/slice.h"
 #include "protocol/why.h"
+
+/* By what an organization is named. */
+enum route_key { ROUTE_NO_KEY, ROUTE_SLUG, ROUTE_ID };
+
+enum { ROUTE_CLAIMS_MAX = 8 };
+
+/* What a client says of its organization; NULL or empty: nothing. */
+struct route_names {
+	const char  *slug[2];		/* behind its user's dot; the startup option */
+	const char  *signed_slug;	/* in its token */
+	struct slice server_name;	/* where it connected to, by TLS */
+	struct {			/* values for variables that say which it is */
+		enum route_key key;
+		const char    *value;
+	}	     claim[ROUTE_CLAIMS_MAX];
+	size_t	     claims;
+};
 
 struct route {
 	const struct conf_user	   *user;	/* NULL: unknown, and log-in will fail */
 	const struct tenant	   *tenant;	/* NULL: no organization */
+	bool			    may_switch;	/* a service user */
 	const struct conf_postgres *postgres;
 	const struct conf_redis	   *redis;
 	enum conf_pool_mode	    pool_mode;
@@ -26,15 +50,21 @@ struct route {
  */
 const struct conf_user *route_user(const struct conf *, const char *name, const char **slug);
 
-/*
- * Fills the route of an authenticated user: 0, or -1 and why.  `slugs` are
- * the organizations it named, NULL where it did not.  `signed_slug` is that of
- * its token, NULL if it names none: who has no other organization has that.
- */
+/* Does this variable say which organization it is, and how? */
+enum route_key route_variable(const struct conf *, const char *name);
+/* The organization of that name, if the user may choose it; else NULL. */
+const struct tenant *route_choose(const struct conf *, const struct conf_user *,
+    enum route_key, const char *value);
+
+/* Fills the route of an authenticated user: 0, or -1 and why. */
 int route_postgres(struct route *, const struct conf *, const struct conf_user *,
-    const char *const slugs[2], const char *signed_slug, const char *database, enum why *)
+    const struct route_names *, const char *database, enum why *)
+    __attribute__((warn_unused_result));
+/* The same of one that has chosen this organization (NULL: none) since. */
+int route_switch(struct route *, const struct conf *, const struct conf_user *,
+    const struct tenant *, const char *database, enum why *)
     __attribute__((warn_unused_result));
 int route_redis(struct route *, const struct conf *, const struct conf_user *,
-    const char *slug, enum why *) __attribute__((warn_unused_result));
+    const struct route_names *, enum why *) __attribute__((warn_unused_result));
 
 #endif
