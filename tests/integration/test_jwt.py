@@ -258,5 +258,7 @@ def test_who_has_its_organization_from_a_token_cannot_leave_it(proxy):
         with pytest.raises(psycopg2.Error) as e:
             one(proxy, sql, mine)
         assert e.value.pgcode == "42501"
-    for name in ("role", "session_authorization", "app.current_organization_id"):
+    for name in ("role", "session_authorization"):
         refused(proxy, mine, "is set by the proxy", options="-c %s=x" % name)
+    refused(proxy, mine, "no such organization",
+            options="-c app.current_organization_id=x")
