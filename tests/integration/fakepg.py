@@ -7,6 +7,9 @@ text and the number of the connection.  `says[text]` are other bytes for it,
 which may be as wrong as the test wants; `at_once` is sent right behind the
 first ReadyForQuery, and `answer_tls` answers an SSLRequest.
 
+hold[text] is an Event to wait for before answering.  keep_cancels: a cancel
+connection stays open until let_cancels_go().
+
 `dead` holds the numbers of the connections whose other end has closed them.
 """
 import contextlib
@@ -52,7 +55,8 @@ def ready(status=b"I"):
 
 class FakePg:
     def __init__(self):
-        self.port, self.says = free_port(), {}
+        self.port, self.says, self.hold = free_port(), {}, {}
+        self.keep_cancels, self.kept = False, []
         self.at_once, self.answer_tls = b"", b"N"
         self.accepted, self.cancels = 0, []
         self.dead, self.seen, self.sockets = set(), [], []
@@ -77,6 +81,11 @@ class FakePg:
             with contextlib.suppress(OSError):
                 s.sendall(data)
 
+    def let_cancels_go(self):
+        self.keep_cancels = False
+        for s in self.kept:
+            s.close()
+
     def _accept(self):
         while True:
             try:
@@ -97,7 +106,10 @@ class FakePg:
                     sock.sendall(self.answer_tls)
                 elif code == 80877102:
                     self.cancels.append(rest)
-                    sock.close()
+                    if self.keep_cancels:
+                        self.kept.append(sock)
+                    else:
+                        sock.close()
                     return
                 else:
                     break
@@ -114,7 +126,7 @@ class FakePg:
                 Talk(self, wire, number).run()
             finally:
                 self.dead.add(number)
-        sock.close()
+                sock.close()
 
 
 class Talk:
@@ -135,6 +147,8 @@ class Talk:
                 return
 
     def answer(self, sql, simple):
+        if sql in self.fake.hold:
+            self.fake.hold[sql].wait()
         if sql in self.fake.says:
             return self.fake.says[sql]
         for words, status in (("BEGIN", b"T"), ("COMMIT", b"I"), ("ROLLBACK", b"I")):
