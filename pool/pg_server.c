@@ -977,11 +977,10 @@ pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
 	pg_settle(pg);
 }
 
-/* Is something of ours on its way without which nothing may run? */
 static bool
 is_ours(const struct pg_server *pg)
 {
-	return pg->is_binding || pg->beginning;
+	return pg_server_preparing(&pg->s);
 }
 
 /* The first fields of an error, severity and code, lie in so many bytes. */

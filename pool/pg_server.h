@@ -96,6 +96,15 @@ pg_server_binding(const struct server *v)
 	return ((const struct pg_server *)(const void *)v)->is_binding;
 }
 
+/* Is something of ours on its way without which nothing may run? */
+static inline bool
+pg_server_preparing(const struct server *v)
+{
+	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
+
+	return pg->is_binding || pg->beginning;
+}
+
 /* Did the lessee take its settings back, and they are not put again yet? */
 static inline bool
 pg_server_is_unset(const struct server *v)

@@ -12,7 +12,8 @@
 
 enum { BUCKETS_FIRST = 64, WORKER_SHIFT = 24, DIALOGUE_MAX = 256 };
 
-#define CANCEL_NS (10ull * 1000000000) /* PgBouncer's cancel_wait_timeout */
+#define CANCEL_LATER_NS (1000000ull)         /* ask again whether it may go */
+#define CANCEL_NS       (10ull * 1000000000) /* PgBouncer's cancel_wait_timeout */
 
 struct entry {
 	struct entry *chain;
@@ -26,7 +27,9 @@ struct cancel {
 	struct worker *worker;
 	struct server *server; /* kept from the pool by its `cancels` */
 	struct cancel *next, **prev;
+	uint64_t until_ns;
 	bool asked_tls;
+	bool ready; /* may be sent */
 	bool sent;
 };
 
@@ -164,11 +167,26 @@ cancels_abort(struct worker *w)
 		cancel_end(w->cancels->active);
 }
 
+/*
+ * Never into what is ours: a server that refuses its settings or its BEGIN is
+ * lost with its client.  The statement that was meant comes right behind.
+ */
 static void
 cancel_send(struct cancel *c)
 {
 	struct pg_server *pg = pg_server(c->server);
+	uint64_t now = c->worker->streams.now_ns;
 
+	if (now >= c->until_ns) {
+		cancel_end(c);
+		return;
+	}
+	c->ready = true;
+	if (pg_server_preparing(c->server)) {
+		stream_deadline(&c->stream, now + CANCEL_LATER_NS);
+		return;
+	}
+	stream_deadline(&c->stream, c->until_ns);
 	c->sent = true;
 	stats_add(&c->worker->stats, STAT_CANCELS, 1);
 	if (pg_put(stream_out(&c->stream), 0, "iii", PG_CANCEL_REQUEST, pg->pid,
@@ -238,9 +256,14 @@ cancel_event(struct stream *st, enum stream_event e)
 		break;
 	case STREAM_ROOM:
 		break;
+	case STREAM_TIMEOUT:
+		if (c->ready && !c->sent && c->server->state != SERVER_DEAD) {
+			cancel_send(c);
+			break;
+		}
+		/* fall through */
 	case STREAM_EOF:
 	case STREAM_ERROR:
-	case STREAM_TIMEOUT:
 		cancel_end(c);
 		break;
 	}
@@ -275,7 +298,8 @@ cancel_dial(struct worker *w, struct server *v)
 		c->next->prev = &c->next;
 	all->active = c;
 	all->active_n++;
-	stream_deadline(&c->stream, w->streams.now_ns + CANCEL_NS);
+	c->until_ns = w->streams.now_ns + CANCEL_NS;
+	stream_deadline(&c->stream, c->until_ns);
 }
 
 /* ---- requests --------------------------------------------------------- */

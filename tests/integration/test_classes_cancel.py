@@ -215,3 +215,33 @@ def test_cancels_that_never_end_are_limited_and_given_up(weir, workers):
     finally:
         hold.set()
         fake.stop()
+
+
+def test_a_cancel_never_hits_what_weir_prepares_for_its_client(weir, workers):
+    """Its settings are on their way to the server, and it is at once impatient:
+    the cancel waits for the statement, or the client would lose its connection."""
+    fake = fakepg.FakePg()
+    begin, held = threading.Event(), threading.Event()
+    fake.hold.update(BEGIN=begin, held=held)
+    try:
+        w = weir({"postgres main": {"port": fake.port, "pool_size": 1, "password": None}},
+                 workers)
+        begin.set()
+        wire, other = w.wire("acme_app"), w.wire("plain_app")
+        other.run(query("first"))       # not its organization
+        begin.clear()
+        seen = len(fake.seen)
+        wire.send(query("held"))
+        wait_for(lambda: any(k == "E" for _, k, _ in fake.seen[seen:]), 5, "no BEGIN")
+        send_cancel(w, wire)
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: fake.cancels, 0.3)
+        assert not fake.cancels
+        begin.set()
+        wait_for(lambda: fake.cancels, 5, "the cancel was forgotten")
+        held.set()
+        assert rows(wire.until("Z"))[0][0] == "held"
+    finally:
+        begin.set()
+        held.set()
+        fake.stop()
