@@ -167,8 +167,8 @@ static const struct conf_row rows[] = {
 	{ KIND_ORGANIZATION, "pool_size", T_UINT, 0, 10000, .def = "0", .off = T(pool_size), .later = "*" },
 	{ KIND_ORGANIZATION, "max_client_conn", T_UINT, 0, 1000000, .def = "0", .off = T(max_client_conn) },
 	{ KIND_ORGANIZATION, "weight", T_UINT, 1, 100, .def = "1", .off = T(weight) },
-	{ KIND_ORGANIZATION, "rate_queries", T_RATE, .off = T(rate_queries), .later = "*" },
-	{ KIND_ORGANIZATION, "rate_connections", T_RATE, .off = T(rate_connections), .later = "*" },
+	{ KIND_ORGANIZATION, "rate_queries", T_RATE, .off = T(rate_queries) },
+	{ KIND_ORGANIZATION, "rate_connections", T_RATE, .off = T(rate_connections) },
 	{ KIND_ORGANIZATION, "rate_operations", T_RATE, .off = T(rate_operations), .later = "*" },
 
 	{ KIND_USER, "auth", T_WORD, .def = "scram-sha-256", .off = U(auth), .words = auths },

@@ -29,6 +29,8 @@ struct buf;
 	X(TENANT_FULL,	   "client_limit_refused_total", "limit=\"organization\"", COUNTER, "logins refused by a max_client_conn") \
 	X(NO_TENANT_LOGIN, "organization_refused_total", "at=\"login\"", COUNTER, "clients and statements that named no organization they may use") \
 	X(NO_TENANT_STMT,  "organization_refused_total", "at=\"statement\"", COUNTER, "clients and statements that named no organization they may use") \
+	X(RATE_CONNECTIONS, "rate_limit_refused_total", "limit=\"connections\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
+	X(RATE_QUERIES,	   "rate_limit_refused_total", "limit=\"queries\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
 	X(PG_WAITING,	   "clients_waiting", "proto=\"postgres\"", GAUGE, "lessees waiting for a server") \
 	X(REDIS_WAITING,   "clients_waiting", "proto=\"redis\"", GAUGE, "lessees waiting for a server") \
 	X(PG_SERVERS,	   "servers", "proto=\"postgres\"", GAUGE, "server connections open")       \

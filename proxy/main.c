@@ -16,6 +16,7 @@
 #include "proxy/admin.h"
 #include "proxy/control.h"
 #include "proxy/listener.h"
+#include "proxy/seat.h"
 #include "proxy/secrets.h"
 #include "proxy/verifiers.h"
 #include "proxy/worker.h"
@@ -212,6 +213,7 @@ make_workers(struct weir *weir)
 	unsigned n = weir->snapshot->conf->workers;
 
 	weir->workers = n;
+	rates_init(&weir->rates);
 	weir->worker = calloc(n, sizeof(struct worker *));
 	weir->mailboxes = calloc(n, sizeof(struct mailbox *));
 	weir->stats = calloc(n, sizeof(struct stats *));
@@ -307,6 +309,7 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	lookup_reload(weir->secrets);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_reload(weir->worker[i], snapshot);
+	seats_reload(weir, snapshot->conf);
 	snapshot_unref(&weir->snapshot);
 	weir->snapshot = snapshot;
 }
@@ -381,6 +384,7 @@ close_all(struct process *pr)
 		worker_close(&weir->worker[i]);
 	verifiers_close(&weir->verifiers);
 	budgets_fini(&weir->budgets);
+	rates_fini(&weir->rates);
 	admin_close(&pr->admin);
 	event_free(pr->sigterm);
 	event_free(pr->sigint);

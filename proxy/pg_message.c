@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "protocol/sql.h"
+#include "proxy/seat.h"
 #include "proxy/worker.h"
 
 enum { DEALLOCATE_MAX = 256 }; /* longest name looked for in a text */
@@ -198,6 +199,9 @@ poison(struct pg_session *ps, const char *sqlstate, const char *text)
 static int
 put_poison(struct buf *out, const struct pg_poison *po)
 {
+	if (po->retry_ms > 0)
+		return pg_put_retry(out, "ERROR", po->sqlstate, po->text,
+				    po->retry_ms);
 	if (strcmp(po->text, stale_text) != 0)
 		return pg_put_error(out, "ERROR", po->sqlstate, po->text, NULL);
 	return pg_put(out, 'E', "cscscscscsc", 'S', "ERROR", 'V', "ERROR", 'C',
@@ -270,9 +274,26 @@ refusal_to_recall(const struct pg_session *ps, unsigned flags)
 								: NULL;
 }
 
+/* Told with the hint; where the transaction has failed nothing is counted. */
+static void
+poison_rate(struct pg_session *ps)
+{
+	const struct why_row *row = &why_table[WHY_RATE_QUERIES];
+	struct pg_poison *po;
+
+	poison(ps, row->sqlstate, row->text);
+	for (po = ps->poison; po->next != NULL; po = po->next)
+		;
+	po->retry_ms = ps->s.retry_ms;
+}
+
 static void
 poison_refused(struct pg_session *ps, const struct refusal *r)
 {
+	if (r->why == WHY_RATE_QUERIES) { /* a line for each would be many */
+		poison_rate(ps);
+		return;
+	}
 	poison(ps, why_table[r->why].sqlstate, r->text);
 	LOG(ps->s.worker->weir->log, LOG_WARN, LOG_EV_REFUSE,
 	    log_id("session", ps->s.worker->id, ps->s.id),
@@ -468,6 +489,40 @@ query_deallocates(struct pg_session *ps, struct feed *f, uint32_t size,
 	return true;
 }
 
+/* ---- the rate of the organization ------------------------------------- */
+
+static bool
+is_transaction(struct slice text)
+{
+	unsigned modes;
+
+	return sql_transaction(text, &modes) != SQL_NO_XACT;
+}
+
+bool
+pg_message_is_free(const struct feed *f, const struct pg_frame *m)
+{
+	struct pg_reader r;
+
+	if ((m->type != 'Q' && m->type != 'P') || m->size > f->n - f->at)
+		return false;
+	r = pg_reader(f->p + f->at + PG_HEADER, m->size - PG_HEADER);
+	if (m->type == 'P')
+		pg_read_str(&r); /* its name */
+	return is_transaction(pg_read_str(&r));
+}
+
+/* What the server would not look at costs nothing. */
+static const struct refusal *
+refusal_by_rate(struct pg_session *ps, bool is_free)
+{
+	static const struct refusal rate = { WHY_RATE_QUERIES, "" };
+
+	if (is_free || server_of(ps)->skipping || server_of(ps)->status == 'E')
+		return NULL;
+	return seat_pay(&ps->s) ? NULL : &rate;
+}
+
 static void
 on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 {
@@ -489,6 +544,10 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	pg_message_drop_unnamed(ps); /* as PostgreSQL does */
 	if (flags & SQL_DROPS && query_deallocates(ps, f, size, text))
 		return;
+	if ((no = refusal_by_rate(ps, whole && is_transaction(text))) != NULL) {
+		refuse_query(ps, f, size, no);
+		return;
+	}
 	apply_flags(ps, flags);
 	apply_forgets(ps, flags);
 	note_request(ps);
@@ -817,6 +876,11 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		poison_refused(ps, no);
 		return;
 	}
+	if (portal.n == 0)
+		ps->portal_free = (e != NULL     ? e->stmt->flags
+				   : name.n == 0 ? ps->unnamed_flags
+						 : 0) &
+				  SQL_XACT;
 	if (name.n == 0)
 		need_unnamed(ps, f);
 	if (e != NULL)
@@ -901,10 +965,34 @@ on_close(struct pg_session *ps, struct feed *f, uint32_t size)
 	pg_server_fake(ps->s.lessee.server, &ps->s.lessee, PG_CLOSE, e->id);
 }
 
+static void
+on_execute(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	bool unnamed = size > PG_HEADER && f->n - f->at > PG_HEADER &&
+		       f->p[f->at + PG_HEADER] == '\0';
+	const struct refusal *no;
+
+	if (ps->portal_drops != 0 && unnamed) {
+		note_request(ps);
+		execute_deallocates(ps, f, size);
+		return;
+	}
+	if ((no = refusal_by_rate(ps, unnamed && ps->portal_free)) != NULL) {
+		pg_message_drop(ps, f, size);
+		poison_refused(ps, no);
+		return;
+	}
+	note_request(ps);
+	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
+	pass_expecting(ps, f, size, PG_EXECUTE);
+}
+
 /* One message, with a server in hand. */
 void
 pg_message_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 {
+	const struct refusal *no;
+
 	switch (m->type) {
 	case 'Q':
 		on_query(ps, f, m->size);
@@ -922,13 +1010,7 @@ pg_message_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 		on_close(ps, f, m->size);
 		break;
 	case 'E':
-		note_request(ps);
-		stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
-		if (ps->portal_drops != 0 && m->size > PG_HEADER &&
-		    f->p[f->at + PG_HEADER] == '\0')
-			execute_deallocates(ps, f, m->size);
-		else
-			pass_expecting(ps, f, m->size, PG_EXECUTE);
+		on_execute(ps, f, m->size);
 		break;
 	case 'S':
 		ps->portal_drops = 0;
@@ -936,6 +1018,10 @@ pg_message_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 		wait_for_settings(ps);
 		break;
 	case 'F':
+		if ((no = refusal_by_rate(ps, false)) != NULL) {
+			refuse_query(ps, f, m->size, no);
+			break;
+		}
 		note_request(ps);
 		pass_expecting(ps, f, m->size, PG_FUNCTION);
 		wait_for_settings(ps);

@@ -30,6 +30,8 @@ void pg_message_drop(struct pg_session *, struct feed *, uint32_t size);
 /* With a server in hand: is it this message's turn, or must what was asked
  * before be answered first? */
 bool pg_message_may_run(const struct pg_session *, const struct feed *, const struct pg_frame *);
+/* A command that begins or ends a transaction, and counts for no rate. */
+bool pg_message_is_free(const struct feed *, const struct pg_frame *);
 /* One message, with a server in hand. */
 void pg_message_run(struct pg_session *, struct feed *, const struct pg_frame *);
 /* Describe or Close: its kind, the name, and the statement if it names one. */

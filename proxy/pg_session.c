@@ -5,12 +5,14 @@
 #include "proxy/pg_session.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "protocol/pg.h"
 #include "proxy/pg_local.h"
+#include "proxy/seat.h"
 #include "proxy/secrets.h"
 #include "proxy/worker.h"
 
@@ -173,6 +175,36 @@ must_wait(struct pg_session *ps)
 	return ps->bound_wait;
 }
 
+/*
+ * Of a request that needs a server: is its organization within its rate?  It
+ * pays before it waits, so that what is refused has cost nobody anything.  In a
+ * transaction that has asked nothing yet it fails where that does.
+ */
+static bool
+may_ask(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
+{
+	struct session *s = &ps->s;
+	struct buf *out = stream_out(&s->stream);
+	const struct why_row *row = &why_table[WHY_RATE_QUERIES];
+	int failed;
+
+	if (ps->begun != 0 || pg_message_is_free(f, m) || seat_pay_ahead(s))
+		return true;
+	failed =
+	    pg_put_retry(out, "ERROR", row->sqlstate, row->text, s->retry_ms);
+	if (m->type == 'Q' || m->type == 'F') {
+		pg_message_drop(ps, f, m->size);
+		failed |= pg_put_ready(out, 'I');
+	} else {
+		ps->skip = true;
+	}
+	if (failed)
+		session_close(s, WHY_SLOW_READER, NULL, NULL);
+	else
+		session_rearm(s);
+	return false;
+}
+
 /* One round: false when there is nothing more to do with these bytes. */
 static bool
 feed_one(struct pg_session *ps, struct feed *f, bool *want)
@@ -214,7 +246,7 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		return false;
 	if (ps->s.lessee.server != NULL)
 		pg_message_run(ps, f, &m);
-	else if (!pg_local_run(ps, f, &m))
+	else if (!pg_local_run(ps, f, &m) && may_ask(ps, f, &m))
 		*want = true;
 	return !*want;
 }
@@ -480,6 +512,17 @@ code_for_client(enum why w, const char *sqlstate)
 	return sqlstate;
 }
 
+int
+pg_put_retry(struct buf *out, const char *severity, const char *sqlstate,
+	     const char *text, uint64_t retry_ms)
+{
+	char hint[64];
+
+	snprintf(hint, sizeof(hint), "Retry in %" PRIu64 " ms.", retry_ms);
+	return pg_put(out, 'E', "cscscscscsc", 'S', severity, 'V', severity,
+		      'C', sqlstate, 'M', text, 'H', hint, 0);
+}
+
 static void
 say_error(struct session *s, const char *severity, enum why w,
 	  const char *sqlstate, const char *text)
@@ -492,6 +535,12 @@ say_error(struct session *s, const char *severity, enum why w,
 	else
 		snprintf(message, sizeof(message), "%s",
 			 text ? text : why_table[w].text);
+	if (w == WHY_RATE_CONNECTIONS) {
+		(void)!pg_put_retry(stream_out(&s->stream), severity,
+				    why_table[w].sqlstate, message,
+				    s->retry_ms);
+		return;
+	}
 	/* A full `out` means a client that reads nothing: it is cut off. */
 	(void)!pg_put_error(stream_out(&s->stream), severity,
 			    code_for_client(w, sqlstate), message, NULL);

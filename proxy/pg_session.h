@@ -16,6 +16,7 @@ struct secret;
 /* An error in our words, told where the server was made to fail. */
 struct pg_poison {
 	struct pg_poison *next;
+	uint64_t	  retry_ms;	/* worth a hint, unless 0 */
 	uint32_t	  id;
 	char		  sqlstate[6];
 	char		  text[];
@@ -49,6 +50,7 @@ struct pg_session {
 	uint32_t	  drops;	/* the statement that its unnamed one, a DEALLOCATE, names */
 	uint32_t	  portal_drops;	/* likewise of its unnamed portal; 0: another */
 	bool		  skip;		/* we reported an error: ignore up to Sync */
+	bool		  portal_free;	/* its unnamed portal begins or ends a transaction */
 	bool		  leaving;	/* has said good-bye; what it asked for is still to be done */
 	bool		  pinned;	/* keeps its server until it leaves */
 	bool		  asked;	/* has run something in this lease */
@@ -63,6 +65,10 @@ pg_session(struct session *s)
 {
 	return (struct pg_session *)(void *)s;
 }
+
+/* pg_session.c: an error with the hint when to try again */
+int pg_put_retry(struct buf *, const char *severity, const char *sqlstate, const char *text,
+    uint64_t retry_ms) __attribute__((warn_unused_result));
 
 /* pg_hello.c */
 enum step pg_hello_step(struct session *);	/* SESSION_HELLO */

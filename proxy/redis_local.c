@@ -1,6 +1,7 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <ctype.h>
+#include <inttypes.h>
 #include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,12 +115,18 @@ come_in(struct redis_session *rs, const struct route *r)
 static void
 say_full(struct redis_session *rs, enum why w)
 {
-	static const char text[] = "max number of clients reached";
+	char text[128] = "max number of clients reached", line[160];
 
+	if (w == WHY_RATE_CONNECTIONS)
+		snprintf(text, sizeof(text),
+			 "weir: rate limit of the organization, retry in "
+			 "%" PRIu64 " ms",
+			 rs->s.retry_ms);
+	snprintf(line, sizeof(line), "ERR %s", text);
 	if (rs->s.user == NULL)
 		session_close(&rs->s, w, NULL, text);
 	else
-		redis_say_error(rs, "ERR max number of clients reached");
+		redis_say_error(rs, line);
 }
 
 /* False: refused, and told so. */

@@ -1,10 +1,12 @@
 #include "proxy/redis_session.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/seat.h"
 #include "proxy/worker.h"
 
 #define LEAVE_NS 1000000000ull /* for the replies to a client that has left */
@@ -304,6 +306,18 @@ redis_upstream(struct redis_session *rs, enum redis_did *did)
 	return NULL;
 }
 
+static enum redis_did
+redis_say_rate(struct redis_session *rs)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text),
+		 "ERR weir: rate limit of the organization, retry in %" PRIu64
+		 " ms",
+		 rs->s.retry_ms);
+	return redis_say_error(rs, text);
+}
+
 enum redis_did
 redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
@@ -311,6 +325,8 @@ redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 	enum redis_did did;
 	struct server *v;
 
+	if (!seat_pay_ahead(s))
+		return redis_say_rate(rs);
 	if ((v = redis_upstream(rs, &did)) == NULL)
 		return did;
 	assert(v->pool == s->pool);
@@ -321,6 +337,7 @@ redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 	redis_leave_queue(rs);
 	rs->last = redis_server_send(v, &s->lessee, arg, argc);
 	rs->sent++;
+	s->paid = false;
 	stats_add(&s->worker->stats, STAT_COMMANDS, 1);
 	return REDIS_DONE;
 }

@@ -2,6 +2,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "proxy/session.h"
 #include "proxy/worker.h"
@@ -40,11 +41,30 @@ refused(struct session *s, enum why *w, enum why which, enum stat_id count)
 	return false;
 }
 
+static uint64_t
+now_of(const struct session *s)
+{
+	return s->worker->streams.now_ns;
+}
+
+/* Takes a token of that rate; or says when there is one. */
+static bool
+rate_has(struct session *s, struct rates_entry *e, enum rate_kind kind)
+{
+	uint64_t wait_ns;
+
+	if (rate_take(&e->rate[kind], now_of(s), &wait_ns))
+		return true;
+	s->retry_ms = (wait_ns + 999999u) / 1000000u;
+	return false;
+}
+
 bool
 seats_take(struct session *s, const struct conf_user *user,
 	   const struct tenant *t, enum why *w)
 {
 	struct budget *by_user, *by_tenant = NULL;
+	struct rates_entry *rates = NULL;
 
 	/* Who logs in again as who it is sits there already. */
 	if (s->seat_user != NULL && s->user == user && s->lessee.tenant == t)
@@ -59,10 +79,19 @@ seats_take(struct session *s, const struct conf_user *user,
 			seat_give(s, &by_user);
 			return refused(s, w, WHY_TENANT_FULL, STAT_TENANT_FULL);
 		}
+		rates = rates_find(&s->worker->weir->rates, t, now_of(s));
+		if (!rate_has(s, rates, RATE_CONNECTIONS)) {
+			rates_unref(&s->worker->weir->rates, &rates);
+			seat_give(s, &by_user);
+			seat_give(s, &by_tenant);
+			return refused(s, w, WHY_RATE_CONNECTIONS,
+				       STAT_RATE_CONNECTIONS);
+		}
 	}
 	seats_give(s);
 	s->seat_user = by_user;
 	s->seat_tenant = by_tenant;
+	s->rates = rates;
 	return true;
 }
 
@@ -71,4 +100,38 @@ seats_give(struct session *s)
 {
 	seat_give(s, &s->seat_user);
 	seat_give(s, &s->seat_tenant);
+	rates_unref(&s->worker->weir->rates, &s->rates);
+	s->paid = false;
+}
+
+void
+seats_reload(struct weir *weir, const struct conf *c)
+{
+	struct timespec ts;
+	uint64_t now;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	for (size_t i = 0; i < c->tenant_n; i++)
+		rates_change(&weir->rates, &c->tenant[i], now);
+}
+
+bool
+seat_pay_ahead(struct session *s)
+{
+	if (s->rates == NULL || s->paid)
+		return true;
+	s->paid = rate_has(s, s->rates, RATE_QUERIES);
+	if (!s->paid)
+		stats_add(&s->worker->stats, STAT_RATE_QUERIES, 1);
+	return s->paid;
+}
+
+bool
+seat_pay(struct session *s)
+{
+	if (!seat_pay_ahead(s))
+		return false;
+	s->paid = false;
+	return true;
 }

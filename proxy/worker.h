@@ -18,6 +18,7 @@
 #include "conf/log.h"
 #include "conf/stats.h"
 #include "pool/pool.h"
+#include "pool/rate.h"
 #include "tls/mailbox.h"
 #include "tls/offload.h"
 #include "tls/snapshot.h"
@@ -55,6 +56,7 @@ struct weir {
 	struct log	*log;
 	struct snapshot	*snapshot;	/* the current one; main's */
 	struct budgets	 budgets;
+	struct rates	 rates;
 	struct offload	*cpu, *dns;
 	struct control	*control;
 	struct lookup	*secrets;

@@ -231,6 +231,7 @@ set_up(void **state)
 	memset(rig.up, -1, sizeof(rig.up));
 	rig.listener = listening();
 	rig.weir.snapshot = configured(port_of(rig.listener));
+	rates_init(&rig.weir.rates);
 	rig.weir.workers = 1;
 	rig.weir.mailboxes = &rig.mailbox;
 	assert_return_code(
@@ -261,6 +262,7 @@ tear_down(void **state)
 	}
 	close(rig.listener);
 	budgets_fini(&rig.weir.budgets);
+	rates_fini(&rig.weir.rates);
 	snapshot_unref(&rig.weir.snapshot);
 	return 0;
 }

@@ -244,6 +244,7 @@ scene_open(struct scene *sc)
 	*sc = (struct scene){ .up = -1 };
 	buf_init(&sc->asked, 64 << 20);
 	sc->weir.snapshot = world.snapshot;
+	rates_init(&sc->weir.rates);
 	sc->weir.workers = 1;
 	sc->weir.mailboxes = &sc->mailbox;
 	if (budgets_init(&sc->weir.budgets, 1, &sc->mailbox, pools_nudged) != 0)
@@ -283,6 +284,7 @@ scene_close(struct scene *sc)
 	hang_up(&sc->up);
 	buf_free(&sc->asked);
 	budgets_fini(&sc->weir.budgets);
+	rates_fini(&sc->weir.rates);
 }
 
 int

@@ -1,0 +1,161 @@
+"""Organizations side by side: what one uses up the others do not miss.
+
+Goal: each limit of an organization holds exactly for the whole process, what
+goes over it is told when to come again and costs no server anything, and
+nobody else sees any of it.
+Method: periods far longer than a test, so that what was granted can be counted.
+"""
+import threading
+
+import pytest
+
+import pgwire
+import respwire
+from pgwire import query
+
+pytestmark = pytest.mark.weir_only
+
+FULL, TOO_OFTEN = "53300", "53400"
+QUERIES = 'rate_limit_refused_total{limit="queries"}'
+CONNECTIONS = 'rate_limit_refused_total{limit="connections"}'
+
+
+def acme(**keys):
+    return {"organization acme": keys}
+
+
+def code(reply):
+    return pgwire.errors(reply)[0]["C"]
+
+
+def is_told_when(error):
+    assert error["H"].startswith("Retry in ") and error["H"].endswith(" ms.")
+    return 0 < int(error["H"].split()[2]) <= 3600000
+
+
+def count_granted(clients):
+    """How many of the requests were granted when all ask at once."""
+    granted, failed, lock = [0], [], threading.Lock()
+
+    def run(ask):
+        try:
+            for _ in range(30):
+                if ask():
+                    with lock:
+                        granted[0] += 1
+        except BaseException as e:      # noqa: B902
+            failed.append(e)
+    threads = [threading.Thread(target=run, args=(ask,)) for ask in clients]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failed, failed
+    return granted[0]
+
+
+def test_a_rate_of_queries_is_exact_over_all_clients_and_workers(weir, workers):
+    w = weir(acme(rate_queries="100/1h"), workers)
+
+    def simple(wire):
+        return lambda: pgwire.kinds(wire.run(query("SELECT 1"))) == "TDCZ"
+
+    def extended(wire):
+        return lambda: "C" in pgwire.kinds(wire.run(pgwire.extended("SELECT 1")))
+    clients = [simple(w.wire()) for _ in range(4)]
+    clients += [extended(w.wire()) for _ in range(4)]
+    assert count_granted(clients) == 100
+    assert w.metric(QUERIES) == 8 * 30 - 100
+    assert w.wire("beta_app").value("SELECT 1") == "1"
+
+
+def test_what_is_over_the_rate_touches_no_server_and_the_session_lives(weir, pg):
+    w = weir(acme(rate_queries="1/60s"))
+    wire = w.wire()
+    assert wire.value("SELECT 1") == "1"
+    before = w.metric("transactions_total")
+    reply = wire.run(query("SELECT 1"))
+    assert pgwire.kinds(reply) == "EZ" and pgwire.status(reply) == "I"
+    assert code(reply) == TOO_OFTEN and is_told_when(pgwire.errors(reply)[0])
+    reply = wire.run(pgwire.extended("SELECT 1"))
+    assert pgwire.kinds(reply) == "EZ" and code(reply) == TOO_OFTEN
+    assert w.metric("transactions_total") == before
+    w.reload(acme(rate_queries="1000000/1s"))
+    assert wire.value("SELECT 2") == "2"
+
+
+def test_over_the_rate_a_transaction_fails_and_can_be_ended(weir):
+    w = weir(acme(rate_queries="2/1h"))
+    wire = w.wire()
+    wire.run(query("BEGIN"))
+    assert wire.value("SELECT 1") == "1"
+    wire.run(query("COMMIT"))
+    wire.run(query("BEGIN"))
+    assert wire.value("SELECT 1") == "1"
+    reply = wire.run(query("SELECT 1"))
+    assert pgwire.status(reply) == "E" and code(reply) == TOO_OFTEN
+    assert is_told_when(pgwire.errors(reply)[0])
+    reply = wire.run(query("SELECT 1"))
+    assert code(reply) == "25P02"
+    assert pgwire.tags(wire.run(query("ROLLBACK"))) == ["ROLLBACK"]
+    # One that has asked nothing yet fails likewise, in both protocols.
+    for ask in (query("SELECT 1"), pgwire.extended("SELECT 1")):
+        wire.run(query("BEGIN"))
+        reply = wire.run(ask)
+        assert pgwire.status(reply) == "E" and code(reply) == TOO_OFTEN
+        wire.run(query("ROLLBACK"))
+    wire.run(query("BEGIN"))
+    assert pgwire.tags(wire.run(query("COMMIT"))) == ["COMMIT"]
+
+
+def test_a_pipeline_over_the_rate_stops_at_the_next_sync(weir):
+    w = weir(acme(rate_queries="2/1h"))
+    wire = w.wire()
+    one = pgwire.parse("SELECT 1") + pgwire.bind() + pgwire.execute()
+    reply = wire.run(one + one + one + one + pgwire.sync())
+    assert pgwire.kinds(reply) == "12DC12DC12EZ"
+    assert code(reply) == TOO_OFTEN
+    reply = wire.run(one + pgwire.sync())
+    assert pgwire.kinds(reply) == "EZ"
+
+
+def test_a_reload_keeps_what_has_been_used_up(weir, workers):
+    w = weir(acme(rate_queries="3/1h"), workers)
+    wire = w.wire()
+    for _ in range(3):
+        assert wire.value("SELECT 1") == "1"
+    w.reload({"weir": {"log_level": "info"}})
+    assert code(wire.run(query("SELECT 1"))) == TOO_OFTEN
+    wire.close()
+    w.settled()
+    assert code(w.wire().run(query("SELECT 1"))) == TOO_OFTEN
+
+
+def test_a_rate_of_connections_is_exact_and_refused_with_a_hint(weir, workers):
+    w = weir(acme(rate_connections="5/1h"), workers)
+    refused = []
+    for _ in range(9):
+        try:
+            w.wire()
+        except pgwire.Failed as e:
+            refused.append(e.fields)
+    assert [e["C"] for e in refused] == [FULL] * 4
+    assert all(is_told_when(e) for e in refused)
+    assert w.metric(CONNECTIONS) == 4
+    assert w.wire("beta_app").value("SELECT 1") == "1"
+
+
+def test_redis_commands_over_the_rate_are_refused_each_in_its_place(weir, workers):
+    w = weir({"organization acme": {"rate_queries": "10/1h"},
+              "user default": {"organization": "acme"}}, workers)
+    first, second = w.resp(), w.resp()
+    first.send(*[respwire.encode("SET", "fair", str(i)) for i in range(8)],
+               respwire.encode("PING"),
+               *[respwire.encode("GET", "fair") for _ in range(3)])
+    replies = first.replies(12)
+    assert replies[:11] == ["OK"] * 8 + ["PONG"] + [b"7"] * 2
+    said = str(replies[11])
+    assert said.startswith("ERR") and "retry in" in said and said.endswith("ms")
+    assert "retry in" in str(second.ask("GET", "fair"))
+    assert second.ask("PING") == "PONG"
+    assert w.metric(QUERIES) == 2
