@@ -19,16 +19,16 @@ prefix are test_classes_*.py.
  9  one name, two statements                            statements; test_pg, test_prepared
 10  65 535 parameters; both directions full             pipeline
 18  a cancel that comes late                            cancel; test_pg
-19  repeated behind a server that died in a transaction failure; test_pg_upstream
-20  a server that was closed while idle is handed out   failure; test_pg_upstream
+19  repeated behind a server that died in a transaction statements; test_pg_upstream
+20  a server that was closed while idle is handed out   statements; test_pg_upstream
 21  reset in the middle of a pipeline                   statements
-22  what one role may see is shown to another           failure; test_auth
-23  lengths and fields that lie                         server, failure; test_hostile
+22  what one role may see is shown to another           test_auth, test_tenant
+23  lengths and fields that lie                         server; test_hostile, tests/test_scram.c
 24  bytes behind SSLRequest, E as its answer            server; test_tls, test_hostile
 25  passwords compared or not compared                  test_auth, test_passthrough
-26  names that confuse organizations                    failure
-27  a storm of log-ins                                  failure
-28  memory                                              memory; test_hostile, test_pg, test_flood
+26  names that confuse organizations                    statements; test_tenant
+27  a storm of log-ins                                  statements
+28  memory                                              statements; test_hostile, test_pg, test_flood
 """
 import contextlib
 import os
