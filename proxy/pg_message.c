@@ -775,6 +775,16 @@ bind_deallocates(struct pg_session *ps, struct slice portal, struct slice name)
 	return ps->portal_drops != 0;
 }
 
+/* Does a Bind, read up to behind its names, bring any? */
+static bool
+has_arguments(struct pg_reader r)
+{
+	uint16_t formats = pg_read_u16(&r);
+
+	pg_read_bytes(&r, 2 * (size_t)formats);
+	return pg_read_u16(&r) != 0 || r.bad;
+}
+
 /* As a Close, when the server comes to it. */
 static void
 execute_deallocates(struct pg_session *ps, struct feed *f, uint32_t size)
@@ -855,7 +865,13 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		return;
 	}
 	if (bind_deallocates(ps, portal, name)) {
-		fake(ps, f, size, PG_BIND, 0);
+		if (has_arguments(r)) {
+			pg_message_drop(ps, f, size);
+			poison(ps, "08P01", "bind message supplies parameters "
+					    "where none are asked for");
+		} else {
+			fake(ps, f, size, PG_BIND, 0);
+		}
 		return;
 	}
 	if (name.n > 0)

@@ -49,7 +49,7 @@ class Dialogue:
 
     def __init__(self, seed):
         self.r = random.Random(seed)
-        self.vague, self.drops_all = False, set()
+        self.vague, self.dropped, self.drops_all = False, False, set()
         self.takes = {}     # name: parameters, as far as one can tell beforehand
         self.parts = [self.part() for _ in range(self.r.randint(2, 14))]
 
@@ -94,7 +94,11 @@ class Dialogue:
 
     def simple(self):
         r = self.r.random()
-        return self.r.choice(BEGINS if r < .25 else ENDS if r < .5 else SIMPLE)
+        text = self.r.choice(BEGINS if r < .25 else ENDS if r < .5 else SIMPLE)
+        self.dropped |= text.startswith("DEALLOCATE")
+        # A level comes before any statement; a DEALLOCATE that no server hears
+        # of is none.
+        return "BEGIN READ ONLY" if self.dropped and "ISOLATION" in text else text
 
     def copy(self):
         r = self.r
@@ -116,6 +120,7 @@ class Dialogue:
         # Nor is it known whether the transaction has failed meanwhile.
         if text.startswith("DEALLOCATE") and (self.later or name and text[-1] in "ab"):
             text = "SELECT 8"
+        self.dropped |= text.startswith("DEALLOCATE")
         self.takes[name] = n
         self.parsed |= {name} | set("abc" if text == "DEALLOCATE ALL" else "")
         (self.drops_all.add if text == "DEALLOCATE ALL" else self.drops_all.discard)(name)
@@ -296,7 +301,7 @@ def unaware(told):
     answer that the transaction has failed, it should not have been.  One that
     it has not cannot be parsed there only to be described.
     """
-    return [m for m in told if m[0] not in "1tn" and m != ("E", "25P02")] if ("Z", b"E") in told else told
+    return [m for m in told if m[0] not in "13tn" and m != ("E", "25P02")] if ("Z", b"E") in told else told
 
 
 def hold(dialogue, letter, talk):
