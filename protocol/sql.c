@@ -225,17 +225,24 @@ next_is(struct lexer *l, const char *word)
 	return next_token(l) == WORD && is_key(l, word);
 }
 
-/* Is the setting named by a plain literal, all of it? */
+/* Is the setting named by a plain literal, all of it, and not one that says
+ * who the session is? */
 static bool
 names_plainly(const struct lexer *at)
 {
 	struct lexer l = *at;
+	struct slice name;
 
 	if (next_token(&l) != PUNCT || l.punct != '(')
 		return false;
 	while (l.p < l.end && is_kind(*l.p, SPACE))
 		l.p++;
-	return l.p < l.end && *l.p == '\'' && next_token(&l) == OTHER &&
+	name.p = (const uint8_t *)l.p;
+	if (l.p == l.end || *l.p != '\'' || next_token(&l) != OTHER)
+		return false;
+	name.n = (size_t)((const uint8_t *)l.p - name.p);
+	return !slice_is_word(name, "'role'") &&
+	       !slice_is_word(name, "'session_authorization'") &&
 	       next_token(&l) == PUNCT && l.punct == ',';
 }
 
@@ -327,7 +334,7 @@ scan_set(const struct lexer *at)
 static unsigned
 scan_own(const struct lexer *l)
 {
-	return begins(l, "weir_") ? SQL_PIN | SQL_SETTING : 0;
+	return begins(l, "weir_") ? SQL_PIN | SQL_SETTING | SQL_HIDES : 0;
 }
 
 static unsigned
@@ -361,22 +368,110 @@ scan_prepare(const struct lexer *at)
 								     : SQL_PIN;
 }
 
+/* Is it one of these?  NULL ends them. */
+static bool
+is_any(struct slice word, const char *const *keys)
+{
+	while (*keys != NULL && !slice_is_word(word, *keys))
+		keys++;
+	return *keys != NULL;
+}
+
+/* The word before this place in a text, whatever stands between. */
+static struct slice
+word_before(const char *text, const char *p)
+{
+	const char *end;
+
+	while (p > text && !is_word_char(p[-1]))
+		p--;
+	for (end = p; p > text && is_word_char(p[-1]); p--)
+		;
+	return slice_of(p, (size_t)(end - p));
+}
+
+/*
+ * Does the rest of the text, strings and all, set who the session is?  What is
+ * quoted here may be run as a statement there.
+ */
+static bool
+speaks_of_who(const struct lexer *at)
+{
+	static const char *const before_role[] = { "set", "local", "session",
+						   NULL };
+
+	for (const char *p = at->p, *end; p < at->end; p = end + (end == p)) {
+		struct slice word;
+
+		for (end = p; end < at->end && is_word_char(*end); end++)
+			;
+		word = slice_of(p, (size_t)(end - p));
+		if (slice_is_word(word, "session_authorization"))
+			return true;
+		if (slice_is_word(word, "authorization") &&
+		    slice_is_word(word_before(at->p, p), "session"))
+			return true;
+		if (slice_is_word(word, "role") && p > at->p &&
+		    (p[-1] == '\'' ||
+		     is_any(word_before(at->p, p), before_role)))
+			return true;
+	}
+	return false;
+}
+
+/* A function that runs its argument as a statement: one that can be read. */
+static unsigned
+scan_speaker(const struct lexer *at)
+{
+	struct lexer l = *at;
+	const char *text;
+
+	if (next_token(&l) != PUNCT || l.punct != '(')
+		return 0;
+	while (l.p < l.end && is_kind(*l.p, SPACE))
+		l.p++;
+	text = l.p;
+	if (l.p < l.end && *l.p == '\'' && next_token(&l) == OTHER &&
+	    !sql_mentions(slice_of(text, (size_t)(l.p - text)), "set_config") &&
+	    next_token(&l) == PUNCT && (l.punct == ',' || l.punct == ')'))
+		return 0;
+	return SQL_PIN | SQL_SETTING | SQL_HIDES;
+}
+
+/* A default of a role or database is for everybody who logs in as it. */
+static bool
+sets_default(const struct lexer *at)
+{
+	struct lexer l = *at;
+	enum token t;
+
+	while ((t = next_token(&l)) != END && (t != PUNCT || l.punct != ';'))
+		if (t == WORD && (is_key(&l, "set") || is_key(&l, "reset")))
+			return true;
+	return false;
+}
+
 /* Defaults of roles and databases, and of functions while they run. */
 static unsigned
 scan_define(const struct lexer *at)
 {
-	static const char *const owners[] = { "role",     "user",
-					      "database", "system",
-					      "function", "procedure",
-					      "routine",  NULL };
+	static const char *const owners[] = { "role", "user", "database",
+					      "system", NULL };
+	static const char *const bodies[] = { "function", "procedure",
+					      "routine", NULL };
 	struct lexer l = *at;
 	enum token t = next_token(&l);
+	struct slice word;
 
 	if (t == WORD && is_key(&l, "or") && next_is(&l, "replace"))
 		t = next_token(&l);
-	for (int i = 0; t == WORD && owners[i] != NULL; i++)
-		if (is_key(&l, owners[i]))
-			return SQL_SETTING;
+	if (t != WORD || l.quoted)
+		return 0;
+	word = slice_of(l.word, l.word_n);
+	if (is_any(word, owners))
+		return SQL_SETTING | (sets_default(&l) ? SQL_HIDES : 0);
+	if (is_any(word, bodies))
+		return SQL_SETTING | (speaks_of_who(&l) ? SQL_HIDES : 0);
 	return 0;
 }
 
@@ -390,7 +485,7 @@ scan_update(const struct lexer *at)
 	while ((t = next_token(&l)) == WORD ||
 	       (t == PUNCT && (l.punct == '.' || l.punct == '('))) {
 		if (t == WORD && is(&l, "pg_settings"))
-			return SQL_PIN | SQL_SETTING;
+			return SQL_PIN | SQL_SETTING | SQL_HIDES;
 		if (t == WORD && is_key(&l, "set"))
 			break;
 	}
@@ -432,7 +527,10 @@ scan_first(const struct lexer *at)
 		if (is_key(&l, "deallocate"))
 			return scan_deallocate(&l);
 		/* The body of a DO block is a quoted string to us. */
-		return is_key(&l, "do") ? SQL_PIN | SQL_SETTING : 0;
+		if (!is_key(&l, "do"))
+			return 0;
+		return SQL_PIN | SQL_SETTING |
+		       (speaks_of_who(&l) ? SQL_HIDES : 0);
 	case 'p':
 		return is_key(&l, "prepare") ? scan_prepare(&l) : 0;
 	case 'l':
@@ -442,15 +540,6 @@ scan_first(const struct lexer *at)
 	default:
 		return 0;
 	}
-}
-
-/* Is it one of these?  NULL ends them. */
-static bool
-is_any(struct slice word, const char *const *keys)
-{
-	while (*keys != NULL && !slice_is_word(word, *keys))
-		keys++;
-	return *keys != NULL;
 }
 
 /* TEMP and HOLD are also what columns are called. */
@@ -473,6 +562,8 @@ scan_word(const struct lexer *l, struct slice before)
 	case 'l':
 		return is(l, "lastval") ? SQL_RECALLS : 0;
 	case 't':
+		if (is(l, "ts_stat") || is(l, "ts_rewrite"))
+			return scan_speaker(l);
 		return (is_key(l, "temp") || is_key(l, "temporary")) &&
 			       is_any(before, before_temp)
 			   ? SQL_PIN
@@ -492,6 +583,8 @@ scan_word(const struct lexer *l, struct slice before)
 		    begins(l, "pg_try_advisory_lock"))
 			return SQL_PIN;
 		return 0;
+	case 'q':
+		return begins(l, "query_to_xml") ? scan_speaker(l) : 0;
 	case 'u':
 		return is_key(l, "update") ? scan_update(l) : 0;
 	default:

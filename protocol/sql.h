@@ -18,7 +18,8 @@ enum sql_flag {
 	SQL_SETTING = 1 << 2,	/* names settings: SET, SET LOCAL, RESET, set_config() */
 	SQL_TAINTS = 1 << 3,	/* leaves what DISCARD ALL does not undo: LOAD, setseed */
 	SQL_HIDES = 1 << 4,	/* sets who the session is (ROLE, SESSION AUTHORIZATION),
-				   or a setting whose name cannot be read */
+				   or a setting whose name cannot be read, or defaults of
+				   whoever logs in */
 	SQL_RECALLS = 1 << 5,	/* asks what a nextval() before it has given: the first
 				   statement of the text calls currval or lastval */
 	SQL_FORGETS = 1 << 6,	/* drops all prepared statements: DISCARD ALL, DEALLOCATE ALL */

@@ -139,7 +139,8 @@ apply_forgets(struct pg_session *ps, unsigned flags)
 static unsigned
 scan(struct slice text, bool whole)
 {
-	return sql_scan(text) | (whole ? 0 : SQL_PIN | SQL_TAINTS);
+	return sql_scan(text) |
+	       (whole ? 0 : SQL_PIN | SQL_TAINTS | SQL_SETTING | SQL_HIDES);
 }
 
 /*
@@ -164,6 +165,12 @@ is_guarded(const struct pg_session *ps, struct slice text, unsigned flags)
 		if (sql_mentions(text, t->var[i].name))
 			return true;
 	return false;
+}
+
+bool
+pg_message_is_watched(const struct pg_session *ps)
+{
+	return ps->s.lessee.tenant != NULL;
 }
 
 /* ---- errors of our own, in their place -------------------------------- */
@@ -849,6 +856,33 @@ check(struct pg_session *ps, struct feed *f, const struct stmt_entry *e)
 	return true;
 }
 
+/* A name of the servers' own is nobody else's. */
+static bool
+is_own_name(struct slice name)
+{
+	static const char own[] = "weir_";
+
+	return name.n >= sizeof(own) - 1 &&
+	       memcmp(name.p, own, sizeof(own) - 1) == 0;
+}
+
+static bool
+refuse_own_name(struct pg_session *ps, struct feed *f, uint32_t size,
+		struct slice name, const struct stmt_entry *e)
+{
+	char text[256];
+
+	if (e != NULL || !is_own_name(name))
+		return false;
+	snprintf(text, sizeof(text),
+		 "prepared statement \"%.*s\" does not exist",
+		 (int)(name.n < 128 ? name.n : 128), (const char *)name.p);
+	pg_message_drop(ps, f, size);
+	if (!server_of(ps)->skipping)
+		poison(ps, "26000", text);
+	return true;
+}
+
 static void
 on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 {
@@ -876,6 +910,8 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	}
 	if (name.n > 0)
 		e = stmt_names_find(&ps->names, name);
+	if (refuse_own_name(ps, f, size, name, e))
+		return;
 	if (is_stale(ps, e)) {
 		poison_stale(ps, f, size);
 		return;
@@ -935,6 +971,8 @@ on_describe(struct pg_session *ps, struct feed *f, uint32_t size)
 		pg_message_bad(ps);
 		return;
 	}
+	if (kind == 'S' && refuse_own_name(ps, f, size, name, e))
+		return;
 	if (kind == 'P' && ps->portal_drops != 0 && name.n == 0) {
 		fake(ps, f, size, PG_DESCRIBE, 0);
 		return;
@@ -970,6 +1008,10 @@ on_close(struct pg_session *ps, struct feed *f, uint32_t size)
 		pg_message_drop_unnamed(ps);
 		server_of(ps)->unnamed_owner = 0;
 	}
+	if (e == NULL && kind == 'S' && is_own_name(name)) {
+		fake(ps, f, size, PG_CLOSE, 0); /* there was none: no error */
+		return;
+	}
 	if (e == NULL) {
 		pass_expecting(ps, f, size, PG_CLOSE);
 		return;
@@ -1003,12 +1045,47 @@ on_execute(struct pg_session *ps, struct feed *f, uint32_t size)
 	pass_expecting(ps, f, size, PG_EXECUTE);
 }
 
+/*
+ * A function by its number: set_config() and those that run a text as a
+ * statement are nothing for who may not set everything.  The numbers are
+ * PostgreSQL's own, the same in every version.
+ */
+static void
+on_function(struct pg_session *ps, struct feed *f, uint32_t size)
+{
+	static const uint32_t setters[] = { 2078, 2925, 2927, 2929, 3685 };
+	static const struct refusal guarded = {
+		WHY_GUARDED,
+		"settings that name the organization belong to the proxy"
+	};
+	const struct refusal *no;
+	size_t here = f->n - f->at < size ? f->n - f->at : size;
+	struct pg_reader r =
+	    pg_reader(f->p + f->at + PG_HEADER, here - PG_HEADER);
+	uint32_t oid = pg_read_u32(&r);
+
+	if (r.bad) {
+		pg_message_bad(ps);
+		return;
+	}
+	for (size_t i = 0; i < sizeof(setters) / sizeof(setters[0]); i++)
+		if (oid == setters[i] && pg_message_is_watched(ps)) {
+			refuse_query(ps, f, size, &guarded);
+			return;
+		}
+	if ((no = refusal_by_rate(ps, false)) != NULL) {
+		refuse_query(ps, f, size, no);
+		return;
+	}
+	note_request(ps);
+	pass_expecting(ps, f, size, PG_FUNCTION);
+	wait_for_settings(ps);
+}
+
 /* One message, with a server in hand. */
 void
 pg_message_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 {
-	const struct refusal *no;
-
 	switch (m->type) {
 	case 'Q':
 		on_query(ps, f, m->size);
@@ -1034,13 +1111,7 @@ pg_message_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 		wait_for_settings(ps);
 		break;
 	case 'F':
-		if ((no = refusal_by_rate(ps, false)) != NULL) {
-			refuse_query(ps, f, m->size, no);
-			break;
-		}
-		note_request(ps);
-		pass_expecting(ps, f, m->size, PG_FUNCTION);
-		wait_for_settings(ps);
+		on_function(ps, f, m->size);
 		break;
 	case 'c':
 	case 'f':

@@ -67,7 +67,8 @@ have_enough(struct pg_session *ps, const struct pg_frame *m, const uint8_t *p,
 		return HAVE_LITTLE;
 	if (strchr("DCEHSXcf", m->type) != NULL)
 		return HAVE_BAD; /* none of these is ever so long */
-	if (!is_named && hold > HOLD_MAX)
+	/* Who may not say everything is heard to the end. */
+	if (!is_named && hold > HOLD_MAX && !pg_message_is_watched(ps))
 		hold = HOLD_MAX;
 	if ((m->type == 'Q' || m->type == 'P') && m->size <= hold) {
 		stream_hold(&ps->s.stream, m->size);

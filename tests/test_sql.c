@@ -460,6 +460,19 @@ says_when_the_name_of_a_setting_cannot_be_read(void **state)
 		"SELECT set_config(name, 'view, foreign-table', false) FROM "
 		"pg_settings",
 		"SELECT set_config",
+		"SELECT set_config('role', 'x', false)",
+		"SELECT set_config('Session_Authorization', 'x', true)",
+		"EXECUTE weir_set_1('a' || 'b', 'c')",
+		"UPDATE pg_settings SET setting = 1 WHERE name ~ 'x'",
+		"ALTER ROLE me SET search_path = x",
+		"ALTER DATABASE d RESET ALL",
+		"DO $$ BEGIN EXECUTE 'SET ROLE x'; END $$",
+		"DO $$ SELECT set_config('role', 'x', true) $$",
+		"CREATE FUNCTION f() AS $$ set /**/ session authorization x $$",
+		"CREATE OR REPLACE PROCEDURE f() SET role = x AS 'SELECT 1'",
+		"SELECT query_to_xml($1, true, true, '')",
+		"SELECT query_to_xml('SELECT set_config()', true, true, '')",
+		"SELECT * FROM ts_stat('SELECT a' || 'b')",
 		"SELECT U&\"x\"",
 	};
 	static const char *const plain[] = {
@@ -475,6 +488,12 @@ says_when_the_name_of_a_setting_cannot_be_read(void **state)
 		"pg_settings"
 		" WHERE name = 'restrict_nonsystem_relation_kind'",
 		"UPDATE t SET role = 1",
+		"ALTER ROLE me LOGIN",
+		"ALTER DATABASE d OWNER TO me; SET x = 1",
+		"DO $$ BEGIN UPDATE t SET a = 1 WHERE role = 2; END $$",
+		"CREATE FUNCTION f(role text) AS $$ SELECT my_role $$",
+		"SELECT query_to_xml('SELECT 1', true, true, '')",
+		"SELECT * FROM ts_stat('SELECT a FROM t')",
 	};
 
 	(void)state;
