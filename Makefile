@@ -5,9 +5,10 @@
 # make replay       fuzz targets over their corpora   make threads      threaded unit tests, TSan
 # make lint         what a compiler cannot know       make bench        the figures in README
 # make fuzz T=conf  libFuzzer on one target, SECONDS=60
+# make soak         the leak test of make test for an hour, SECONDS=3600
 # make regress      PostgreSQL's own regression suite, directly and through weir: minutes
 # Any of them with SAN=address,undefined (or thread) builds into its own folder.
-# V=1 shows the commands.  demo, test, bench and fuzz first install what is
+# V=1 shows the commands.  demo, test, bench, fuzz and soak first install what is
 # missing: tests/setup.sh, from the one list tests/packages.txt.
 
 NAME   := weir
@@ -75,8 +76,8 @@ regress: $B/$(NAME)
 	@tests/regress.sh $B/$(NAME) $(ARGS)
 
 # Two steps, because what setup installs is looked for when a Makefile is read.
-demo test bench fuzz:
-	@tests/setup.sh build $@
+demo test bench fuzz soak:
+	@tests/setup.sh build $(@:soak=test)
 	@$(MAKE) --no-print-directory $@-now
 test-now:
 	+@$(MORE) lint
@@ -97,10 +98,14 @@ fuzz-now:
 	    tests/fuzz/fuzz_$T.c $(filter-out proxy/main.c,$(SRC)) $(LIBS)
 	build/fuzz/$T -max_total_time=$(or $(SECONDS),60) -artifact_prefix=build/fuzz/$T- \
 	    build/fuzz/found/$T tests/fuzz/corpus/$T
+soak-now:
+	+@$(MORE) $B/$(NAME)
+	@WEIR_LEAK=$(or $(SECONDS),3600) LIMIT=$$(($(or $(SECONDS),3600) + 1800)) \
+	    tests/integration/run.sh $B/$(NAME) -n0 -s -k test_leak $(ARGS)
 clean:
 	rm -rf build
 
 .PHONY: all libraries objects unit replay threads lint integration regress clean \
-        $(foreach t,demo test bench fuzz,$t $t-now)
+        $(foreach t,demo test bench fuzz soak,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)

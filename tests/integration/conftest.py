@@ -9,6 +9,8 @@ Run it with `/usr/bin/python3 -m pytest tests/integration`.  Environment:
     WEIR_HALF_OPEN  how many half-open connections (2000)
     WEIR_SLOW_MB    megabytes a slow reader does not read (200)
     WEIR_SOAK=1     what known bugs have taught, for longer
+    WEIR_LEAK=45    seconds of random clients (test_leak.py; make soak)
+    WEIR_SEED       what they do, to have the same again
     WEIR_KEEP=1     keep the temporary folder
 """
 import os
@@ -33,7 +35,7 @@ import weirproc                                             # noqa: E402
 
 servers.SCALE = 4.0 if SAN else 1.0
 TEST_SECONDS = 180
-FIRST = ["test_tenant", "test_pg", "test_redis"]            # the rest as they come
+FIRST = ["test_leak", "test_tenant", "test_pg", "test_redis"]            # the rest as they come
 TOOLS = ["postgres", "initdb", "redis-server", "openssl"]
 
 
@@ -319,5 +321,5 @@ def san():
     return SAN
 
 
-collect_ignore = ["pgwire.py", "respwire.py", "servers.py", "weirproc.py", "canary.py",
+collect_ignore = ["leak.py", "pgwire.py", "respwire.py", "servers.py", "weirproc.py", "canary.py",
                   "drivers.py", "ways.py", "nodejs.py", "fakepg.py", "node"]
