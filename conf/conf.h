@@ -167,6 +167,14 @@ struct conf_jwt {		/* [auth], jwt_*; all NULL: no tokens */
 	char	       *organization_claim;	/* NULL: tokens name none */
 };
 
+struct conf_context {		/* [context]: see protocol/context.h */
+	char	*key;		/* NULL: nothing is signed */
+	char	*previous_key;	/* what the database may still believe; signs nothing */
+	uint64_t id;		/* of key, for comparing; 0: there is none */
+	uint64_t ttl_ms;
+	char	*variable;	/* the setting's name, in lower case */
+};
+
 struct conf_auth_source {	/* [auth] */
 	const struct conf_postgres *postgres;	/* who is asked for secrets; NULL: nobody */
 	char	*dbname;	/* NULL: the upstream's */
@@ -208,6 +216,7 @@ struct conf {
 	struct conf_jwt	      jwt;
 	char		     *userlist_file;
 	struct conf_auth_source auth;
+	struct conf_context   context;
 	struct conf_postgres *postgres;
 	size_t		      postgres_n;
 	struct conf_redis    *redis;

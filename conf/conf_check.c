@@ -7,6 +7,8 @@
 #include "conf/conf_users.h"
 #include "conf/file.h"
 #include "conf/mem.h"
+#include "conf/value.h"
+#include "protocol/context.h"
 #include "protocol/secret.h"
 
 enum { PEM_MAX = 64 << 10 };
@@ -442,6 +444,75 @@ check_jwt(struct conf *c, struct conf_errors *e)
 		    j->public_key_file, why);
 }
 
+static void
+check_context_key(struct conf *c, struct conf_errors *e, char *const *key,
+		  const char *name)
+{
+	if (*key != NULL && strlen(*key) < CONTEXT_KEY_MIN)
+		ERROR(c, e, conf_line(c, key),
+		      "%s: a key of %zu characters, expected at least %d", name,
+		      strlen(*key), CONTEXT_KEY_MIN);
+}
+
+static bool
+is_variable_of(const struct tenant_var *var, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(var[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+/* What is signed must not be overwritten by what is not. */
+static void
+check_context_variable(struct conf *c, struct conf_errors *e)
+{
+	char *name = c->context.variable;
+	bool taken;
+
+	for (char *p = name; *p != '\0'; p++)
+		if (*p >= 'A' && *p <= 'Z')
+			*p = (char)(*p - 'A' + 'a');
+	taken = is_variable_of(c->variables, c->variables_n, name);
+	for (size_t i = 0; i < c->tenant_n; i++)
+		taken = taken || is_variable_of(c->tenant[i].var,
+						c->tenant[i].var_n, name);
+	if (!value_is_variable(name) || strchr(name, '.') == NULL)
+		ERROR(c, e, conf_line(c, &c->context.variable),
+		      "variable = %s: expected a setting's name with a dot, "
+		      "like app.weir_context",
+		      name);
+	else if (taken)
+		ERROR(c, e, conf_line(c, &c->context.variable),
+		      "variable = %s: a template sets it too, expected a name "
+		      "that is neither in [variables] nor a var.NAME",
+		      name);
+}
+
+static void
+check_context(struct conf *c, struct conf_errors *e)
+{
+	struct conf_context *x = &c->context;
+
+	if (x->key == NULL) {
+		if (GIVEN(c, x->previous_key) || GIVEN(c, x->ttl_ms) ||
+		    GIVEN(c, x->variable))
+			ERROR(c, e, 0,
+			      "[context]: key is missing, expected one of at "
+			      "least %d characters",
+			      CONTEXT_KEY_MIN);
+		return;
+	}
+	check_context_key(c, e, &x->key, "key");
+	check_context_key(c, e, &x->previous_key, "previous_key");
+	if (x->previous_key != NULL && strcmp(x->key, x->previous_key) == 0)
+		ERROR(c, e, conf_line(c, &x->previous_key),
+		      "previous_key: the same as key, expected the one before "
+		      "it");
+	check_context_variable(c, e);
+	x->id = context_key_id(x->key);
+}
+
 /* What a user is asked for, seen from outside. */
 static enum conf_auth
 asked_as(const struct conf_user *u)
@@ -540,6 +611,7 @@ conf_check(struct conf *c, struct conf_errors *e)
 		check_user(c, e, &c->user[i]);
 	c->unknown_auth = unknown_auth(c);
 	check_jwt(c, e);
+	check_context(c, e);
 	check_listen(c, e);
 	check_auth(c, e);
 	check_ids(c, e);

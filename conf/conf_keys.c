@@ -22,6 +22,7 @@
 #define U(f)   offsetof(struct conf_user, f)
 #define T(f)   offsetof(struct tenant, f)
 #define A(f)   offsetof(struct conf, auth.f)
+#define C(f)   offsetof(struct conf, context.f)
 
 /* clang-format off */
 
@@ -184,10 +185,10 @@ static const struct conf_row rows[] = {
 	{ KIND_DIRECTORY, "negative_ttl", T_NOWHERE, .off = 0 },
 	{ KIND_DIRECTORY, "notify_channel", T_NOWHERE, .off = 0 },
 
-	{ KIND_CONTEXT, "key", T_NOWHERE, .secret = true },
-	{ KIND_CONTEXT, "previous_key", T_NOWHERE, .secret = true },
-	{ KIND_CONTEXT, "ttl", T_NOWHERE, .off = 0 },
-	{ KIND_CONTEXT, "variable", T_NOWHERE, .off = 0 },
+	{ KIND_CONTEXT, "key", T_TEXT, ANY_TEXT, .off = C(key), .secret = true },
+	{ KIND_CONTEXT, "previous_key", T_TEXT, ANY_TEXT, .off = C(previous_key), .secret = true },
+	{ KIND_CONTEXT, "ttl", T_TIME, 2000, DAY, .def = "600", .off = C(ttl_ms) },
+	{ KIND_CONTEXT, "variable", T_TEXT, 1, ID_MAX, .def = "app.weir_context", .off = C(variable) },
 
 	{ KIND_BATCH, "order_by", T_NOWHERE, .off = 0 },
 	{ KIND_BATCH, "max_ops", T_NOWHERE, .off = 0 },
@@ -267,7 +268,7 @@ static const struct conf_kind_row kinds[KIND_MAX] = {
 	[KIND_USER] = { "user", "NAME", false, true, ARRAY(user), IDENTIFIER },
 	[KIND_VARIABLES] = { .word = "variables" },
 	[KIND_DIRECTORY] = { .word = "directory", .later = true },
-	[KIND_CONTEXT] = { .word = "context", .later = true },
+	[KIND_CONTEXT] = { .word = "context" },
 	[KIND_BATCH] = { "batch", "TABLE", true, false, 0, 0, 0, IDENTIFIER },
 	[KIND_AUTH] = { .word = "auth" },
 };

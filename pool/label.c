@@ -21,6 +21,11 @@ label_digest(struct label *l)
 		EVP_DigestUpdate(ctx, l->pair[i].value,
 				 strlen(l->pair[i].value) + 1);
 	}
+	/* No name is empty: nothing else looks like this. */
+	if (l->context != NULL) {
+		EVP_DigestUpdate(ctx, "", 1);
+		EVP_DigestUpdate(ctx, l->context, strlen(l->context) + 1);
+	}
 	EVP_DigestFinal_ex(ctx, sha, NULL);
 	EVP_MD_CTX_free(ctx);
 	memcpy(l->digest, sha, LABEL_DIGEST);
@@ -59,6 +64,13 @@ sort_unique(struct label_pair *out, const struct label_pair *in, size_t n)
 struct label *
 label_new(struct labels *cache, const struct label_pair *pairs, size_t n)
 {
+	return label_new_signed(cache, pairs, n, NULL);
+}
+
+struct label *
+label_new_signed(struct labels *cache, const struct label_pair *pairs, size_t n,
+		 const char *context)
+{
 	struct label *l, **slot;
 	size_t bytes = 0;
 	char *text;
@@ -76,6 +88,9 @@ label_new(struct labels *cache, const struct label_pair *pairs, size_t n)
 		text += strlen(text) + 1;
 		l->pair[i].value = strcpy(text, l->pair[i].value);
 		text += strlen(text) + 1;
+		if (context != NULL &&
+		    strcasecmp(l->pair[i].name, context) == 0)
+			l->context = l->pair[i].name;
 	}
 	label_digest(l);
 	slot = &cache->slot[(l->digest[0] | l->digest[1] << 8) % LABELS_SLOTS];

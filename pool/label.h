@@ -6,6 +6,10 @@
  * is the same, nothing is sent.  Labels with the same content have the same
  * digest, so comparing two costs 16 bytes whatever they hold.
  *
+ * One of the pairs may be what context_subject() made: the label is the same on
+ * every server, and what a server gets as that setting's value is signed for
+ * it alone (pool/pg_server).
+ *
  * Owner:    counted; label_unref() of the last reference frees it.
  * Threads:  a server that moves takes its label along: the count is atomic,
  *           the content never changes.  `params` belongs to the worker whose
@@ -31,6 +35,7 @@ struct label {
 	uint8_t		  digest[LABEL_DIGEST];
 	bool		  verified;	/* a server has accepted these values ... */
 	struct buf	 *params;	/* ... and reported these, as ParameterStatus messages */
+	const char	 *context;	/* the name of the pair to sign, or NULL */
 	size_t		  n;
 	struct label_pair pair[];	/* sorted by name */
 };
@@ -42,6 +47,8 @@ struct labels {
 
 /* From pairs in any order; a later pair of the same name wins.  One reference. */
 struct label *label_new(struct labels *, const struct label_pair *, size_t n);
+/* The same; what it says for the setting `context` is to be signed. */
+struct label *label_new_signed(struct labels *, const struct label_pair *, size_t n, const char *context);
 struct label *label_ref(struct label *);	/* NULL stays NULL */
 void	      label_unref(struct label **);	/* nulls the pointer */
 bool	      label_same(const struct label *, const struct label *);	/* NULL is the empty one */

@@ -22,6 +22,7 @@ struct pg_login {
 	bool proved;    /* the server showed that it knows the key too */
 	bool sasl;
 	bool asked_role; /* of a server that does not tell by itself */
+	bool asked_pid;
 	enum conf_role role;
 	struct scram_client scram;
 	char password[1024];
@@ -448,6 +449,47 @@ login_ask_role(struct server *v)
 		abort();
 }
 
+static bool
+login_wants_pid(const struct server *v)
+{
+	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
+
+	return v->pool->snapshot->conf->context.key != NULL &&
+	       v->pool->replication == NULL && !pg->login->asked_pid;
+}
+
+/* What came with the key for cancel requests may be another's, who stands
+ * between us and the backend; what is signed must be what it says itself. */
+static void
+login_ask_pid(struct server *v)
+{
+	pg_server(v)->login->asked_pid = true;
+	if (pg_put(stream_out(&v->stream), 'Q', "s",
+		   "SELECT pg_catalog.pg_backend_pid()") != 0)
+		abort();
+}
+
+/* The pid in a row of one column; 0: there is none. */
+static uint32_t
+pid_answered(const uint8_t *body, size_t n)
+{
+	struct pg_reader r = pg_reader(body, n);
+	bool one = pg_read_u16(&r) == 1;
+	uint32_t len = pg_read_u32(&r);
+	uint64_t pid = 0;
+
+	if (r.bad || !one || len == 0 || len > 10)
+		return 0;
+	while (len-- > 0) {
+		uint8_t digit = pg_read_u8(&r);
+
+		if (r.bad || digit < '0' || digit > '9')
+			return 0;
+		pid = 10 * pid + digit - '0';
+	}
+	return r.p == r.end && pid <= INT32_MAX ? (uint32_t)pid : 0;
+}
+
 /* ParameterStatus messages are kept as they are: clients get the same. */
 static void
 login_done(struct server *v)
@@ -462,6 +504,10 @@ login_done(struct server *v)
 		host_saw_role(v->host, role);
 	else if (pg->login->asked_role) {
 		login_fail(v, "no answer to pg_is_in_recovery()");
+		return;
+	}
+	if (pg->login->asked_pid && pg->own_pid == 0) {
+		login_fail(v, "no answer to pg_backend_pid()");
 		return;
 	}
 	if (p->postgres->target_role != ROLE_ANY &&
@@ -505,8 +551,10 @@ login_message(struct server *v, const struct pg_frame *f, const uint8_t *p)
 	case 'T':
 	case 'C':
 	case 'D':
-		if (!pg->login->asked_role)
+		if (!pg->login->asked_role && !pg->login->asked_pid)
 			login_fail(v, "unexpected message during log-in");
+		else if (f->type == 'D' && pg->login->asked_pid)
+			pg->own_pid = pid_answered(body, n);
 		else if (f->type == 'D')
 			pg_role_answered(&pg->login->role, body, n);
 		break;
@@ -562,6 +610,8 @@ pg_login_input(struct server *v)
 			login_fail(v, "bytes after ReadyForQuery");
 		else if (login_wants_role(v))
 			login_ask_role(v);
+		else if (login_wants_pid(v))
+			login_ask_pid(v);
 		else
 			login_done(v);
 		return;

@@ -3,8 +3,10 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "pool/pg_login.h"
+#include "protocol/context.h"
 #include "protocol/pg.h"
 
 enum { BIND_CHUNK = 8 }; /* settings a statement of ours sets */
@@ -368,6 +370,47 @@ value_in(const struct label *l, const char *name)
 	return NULL;
 }
 
+/*
+ * The signed value, which the caller frees, of what a label says.  Half of the
+ * time it is good for is a reserve: for a request to begin, and for clocks that
+ * do not agree.
+ */
+static char *
+sign(struct pg_server *pg, const char *subject)
+{
+	const struct conf_context *x = &pg->s.pool->snapshot->conf->context;
+	uint64_t now_ns = pg->s.pool->home->streams->now_ns;
+	uint64_t expiry = (uint64_t)time(NULL) + (x->ttl_ms + 999) / 1000;
+
+	pg->context_ns = 0;
+	/* Nobody, or no longer signed: what says nothing opens nothing. */
+	if (subject[0] == '\0' || x->key == NULL || pg->own_pid == 0)
+		return calloc(1, 1);
+	pg->context_ns = now_ns + x->ttl_ms * 1000000u / 2;
+	pg->context_id = x->id;
+	return context_sign(subject, x->key, pg->own_pid, expiry);
+}
+
+static bool
+is_context(const struct label *l, const char *name)
+{
+	return l != NULL && l->context != NULL &&
+	       strcasecmp(l->context, name) == 0;
+}
+
+/* Has the server, which carries `old`, this value of `new` already? */
+static bool
+is_there(const struct server *v, const struct label *old,
+	 const struct label *new, const struct label_pair *pair)
+{
+	const char *has = value_in(old, pair->name);
+
+	if (has == NULL || strcmp(has, pair->value) != 0)
+		return false;
+	return !is_context(new, pair->name) ||
+	       (is_context(old, pair->name) && !pg_server_is_due(v));
+}
+
 /* Sends old -> new in chunks. */
 static void
 bind_changes(struct server *v, const struct label *old, const struct label *new,
@@ -375,6 +418,10 @@ bind_changes(struct server *v, const struct label *old, const struct label *new,
 {
 	struct change c[BIND_CHUNK];
 	unsigned n = 0;
+	char *made = NULL;
+
+	if (new == NULL || new->context == NULL)
+		pg_server(v)->context_ns = 0;
 
 	for (size_t i = 0; old != NULL && i < old->n; i++) {
 		if (value_in(new, old->pair[i].name) != NULL)
@@ -386,12 +433,17 @@ bind_changes(struct server *v, const struct label *old, const struct label *new,
 		}
 	}
 	for (size_t i = 0; new != NULL &&i < new->n; i++) {
-		const char *has = value_in(old, new->pair[i].name);
+		const struct label_pair *pair = &new->pair[i];
 
-		if (has != NULL && strcmp(has, new->pair[i].value) == 0)
+		if (is_there(v, old, new, pair))
 			continue;
+		if (is_context(new, pair->name) &&
+		    (made = sign(pg_server(v), pair->value)) == NULL)
+			abort();
 		c[n++] =
-		    (struct change){ new->pair[i].name, new->pair[i].value };
+		    (struct change){ pair->name, is_context(new, pair->name)
+						     ? made
+						     : pair->value };
 		if (n == BIND_CHUNK) {
 			own_set(v, c, n, yield);
 			n = 0;
@@ -399,6 +451,7 @@ bind_changes(struct server *v, const struct label *old, const struct label *new,
 	}
 	if (n > 0)
 		own_set(v, c, n, yield);
+	free(made);
 }
 
 static void
@@ -409,7 +462,8 @@ pg_bind(struct server *v, struct lessee *l)
 
 	assert(!pg->is_binding && v->ledger.n == 0);
 	pg->forgot = false;
-	if (!pg->unset && label_same(v->label, l->label)) {
+	if (!pg->unset && label_same(v->label, l->label) &&
+	    !pg_server_is_due(v)) {
 		v->tenant = l->tenant;
 		return;
 	}
@@ -435,6 +489,33 @@ pg_bind(struct server *v, struct lessee *l)
 	pg->binding_tenant = l->tenant;
 	v->tenant = NULL;
 	stats_add(v->pool->home->stats, STAT_BINDS, 1);
+}
+
+/* Does a request end with what was sent last? */
+static bool
+is_between(const struct server *v)
+{
+	uint8_t kind = v->ledger.n == 0
+			   ? PG_SYNC
+			   : ledger_at(&v->ledger, v->ledger.n - 1)->kind;
+
+	return kind == PG_SYNC || kind == PG_QUERY || kind == PG_FUNCTION;
+}
+
+bool
+pg_server_renew(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+
+	if (!pg_server_is_due(v) || !is_between(v) || pg->is_binding ||
+	    pg->copying_in)
+		return true;
+	if (v->ledger.n > 0)
+		return false;
+	/* In a transaction it counts when that began. */
+	if (pg->status == 'I' && pg->remain == 0 && v->lessee != NULL)
+		pg_bind(v, v->lessee);
+	return true;
 }
 
 void

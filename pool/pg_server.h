@@ -13,6 +13,11 @@
  * what the lessee sent behind it never runs under another one's settings;
  * until the bind is confirmed the lessee may send up to its first Sync or
  * Query only (pg_server_binding).
+ *
+ * One setting may be signed (protocol/context.h) for this backend and for a
+ * time.  When half of that time is over it is due: at the next grant, or
+ * before the next request of who holds the server, it is put anew, even though
+ * the labels match.
  */
 #ifndef POOL_PG_SERVER_H
 #define POOL_PG_SERVER_H
@@ -54,6 +59,9 @@ struct pg_server {
 	struct stmt_held  held;
 	struct buf	  params;	/* ParameterStatus messages of the log-in */
 	uint32_t	  pid, key;	/* for cancel requests */
+	uint32_t	  own_pid;	/* as the backend knows it; 0: it was not asked */
+	uint64_t	  context_ns;	/* its signed setting is due then; 0: it has none */
+	uint64_t	  context_id;	/* of the key it is signed with */
 	uint64_t	  shape;	/* what the statement described last returns */
 	char		  status;	/* of the last ReadyForQuery: I T E; 0: not at rest */
 	bool		  failed;	/* its transaction has, whatever it answers to what it was sent */
@@ -112,6 +120,17 @@ pg_server_is_unset(const struct server *v)
 	return ((const struct pg_server *)(const void *)v)->unset;
 }
 
+/* Has it a signed setting, that has grown old or is of another key? */
+static inline bool
+pg_server_is_due(const struct server *v)
+{
+	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
+
+	return pg->context_ns != 0 &&
+	       (v->pool->home->streams->now_ns >= pg->context_ns ||
+		v->pool->snapshot->conf->context.id != pg->context_id);
+}
+
 /*
  * Notes that a message of this kind goes out, and says whether its bytes
  * should: false while the backend ignores everything up to a Sync, when the
@@ -164,6 +183,9 @@ void pg_server_poison(struct server *, struct lessee *, uint32_t arg);
 void pg_role_told(enum conf_role *, const uint8_t *body, size_t n);
 bool pg_role_answered(enum conf_role *, const uint8_t *body, size_t n);
 
+/* Puts a signed setting that is due anew, like a bind at a grant.  False: not
+ * before what is owed is answered. */
+bool pg_server_renew(struct server *) __attribute__((warn_unused_result));
 /* Puts the lessee's settings back after it took them away; at rest only. */
 void pg_server_rebind(struct server *);
 /* A Sync of our own behind a bind, when nothing of the lessee's follows it. */

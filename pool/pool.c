@@ -241,9 +241,11 @@ pool_origin(const struct pool *p)
 	uint64_t h = 14695981039346656037ull;
 
 	if (pg != NULL) {
-		snprintf(numbers, sizeof(numbers), "%u %d %d %d", pg->port,
+		/* A server is asked at its log-in who it is, if that is signed. */
+		snprintf(numbers, sizeof(numbers), "%u %d %d %d %d", pg->port,
 			 (int)pg->sslmode, (int)pg->sslnegotiation,
-			 (int)pg->target_role);
+			 (int)pg->target_role,
+			 p->snapshot->conf->context.key != NULL);
 		h = hash_more(hash_more(h, pg->host), pg->sslrootcert);
 		h = hash_more(hash_more(h, pg->sslcert), pg->sslkey);
 	} else {

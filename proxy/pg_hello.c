@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "conf/tenant.h"
+#include "protocol/context.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
@@ -226,6 +227,9 @@ is_guarded(const struct conf *c, const struct tenant *t, const char *name)
 {
 	static const char *const always[] = { "role", "session_authorization" };
 
+	if (c->context.key != NULL &&
+	    strcasecmp(c->context.variable, name) == 0)
+		return true;
 	for (size_t i = 0; i < c->variables_n; i++)
 		if (strcasecmp(c->variables[i].name, name) == 0)
 			return true;
@@ -337,7 +341,7 @@ pg_hello_step(struct session *s)
 /* ---- authenticated: organization, pool, parameters -------------------- */
 
 /* Every variable of [variables] is set for every client: to its template's
- * value, or to the organization's own, or to ''. */
+ * value, or to the organization's own, or to ''; and so is the signed one. */
 static struct label *
 make_label(struct session *s, struct pg_hello *h, const struct tenant *t)
 {
@@ -345,6 +349,7 @@ make_label(struct session *s, struct pg_hello *h, const struct tenant *t)
 	size_t max = c->variables_n + (t ? t->var_n : 0) + h->settings, n = 0;
 	struct label_pair *pair = calloc(max + 1, sizeof(*pair));
 	char **made = calloc(max + 1, sizeof(*made));
+	bool is_signed = c->context.key != NULL;
 	struct label *l;
 
 	if (pair == NULL || made == NULL)
@@ -364,7 +369,15 @@ make_label(struct session *s, struct pg_hello *h, const struct tenant *t)
 			abort(); /* conf_load() has tried every template */
 		pair[i].value = made[i];
 	}
-	l = label_new(&s->worker->pools.labels, pair, n);
+	if (is_signed && t != NULL)
+		made[n] = context_subject(t->id, s->user->name);
+	if (is_signed) {
+		pair[n] = (struct label_pair){ c->context.variable,
+					       made[n] ? made[n] : "" };
+		n++;
+	}
+	l = label_new_signed(&s->worker->pools.labels, pair, n,
+			     is_signed ? c->context.variable : NULL);
 	for (size_t i = 0; i < n; i++)
 		free(made[i]);
 	free(made);

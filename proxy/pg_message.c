@@ -164,7 +164,8 @@ is_guarded(const struct pg_session *ps, struct slice text, unsigned flags)
 	for (size_t i = 0; i < t->var_n; i++)
 		if (sql_mentions(text, t->var[i].name))
 			return true;
-	return false;
+	return c->context.key != NULL &&
+	       sql_mentions(text, c->context.variable);
 }
 
 bool

@@ -206,6 +206,20 @@ may_ask(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	return false;
 }
 
+/* What begins a request waits until a signed setting that has grown old is put
+ * anew; at a grant that has been done. */
+static bool
+is_renewed(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
+{
+	if (!pg_server_is_due(ps->s.lessee.server) ||
+	    strchr("QPBDECFS", m->type) == NULL)
+		return true;
+	pg_message_flush(ps, f);
+	/* Whatever the server says, it is looked at again. */
+	ps->stalled = !pg_server_renew(ps->s.lessee.server);
+	return !ps->stalled;
+}
+
 /* One round: false when there is nothing more to do with these bytes. */
 static bool
 feed_one(struct pg_session *ps, struct feed *f, bool *want)
@@ -244,6 +258,8 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		break;
 	}
 	if (ps->s.lessee.server != NULL && !pg_message_may_run(ps, f, &m))
+		return false;
+	if (ps->s.lessee.server != NULL && !is_renewed(ps, f, &m))
 		return false;
 	if (ps->s.lessee.server != NULL)
 		pg_message_run(ps, f, &m);

@@ -886,8 +886,7 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 	static const char *const asked[] = {
 		"5: multiplex = on",
 	};
-	static const char *const sections[] = { "directory", "context",
-						"batch t" };
+	static const char *const sections[] = { "directory", "batch t" };
 	char text[256], want[128];
 
 	(void)state;
@@ -942,6 +941,49 @@ dubious_things_are_warned_of(void **state)
 	warns(LEAST "[user u]\npassword = short\n",
 	      "6: [user u]: a password of 5 characters, expected at least 32");
 	warns(LEAST "[user u]\nauth = trust\n", "6: [user u]: auth = trust");
+}
+
+#define KEY   "key = 0123456789abcdef0123456789abcdef\n"
+#define OTHER "previous_key = abcdef0123456789abcdef0123456789\n"
+
+static void
+a_context_is_signed_with_a_key_that_nobody_guesses(void **state)
+{
+	struct conf *c = loads(LEAST "[context]\n" KEY OTHER
+				     "variable = App.Weir\nttl = 2min\n");
+
+	(void)state;
+	assert_string_equal(c->context.variable, "app.weir");
+	assert_int_equal(c->context.ttl_ms, 120000);
+	assert_true(c->context.id != 0);
+	done(c);
+	c = loads(LEAST);
+	assert_null(c->context.key);
+	assert_true(c->context.id == 0);
+	done(c);
+	refuses(LEAST "[context]\nkey = 0123456789abcdef0123456789abcde\n",
+		"6: key: a key of 31 characters, expected at least 32");
+	refuses(LEAST "[context]\n" KEY "previous_key = x\n",
+		"7: previous_key: a key of 1 characters");
+	refuses(LEAST "[context]\n" OTHER, " [context]: key is missing");
+	refuses(LEAST "[context]\n" KEY "previous_" KEY,
+		"7: previous_key: the same as key");
+}
+
+static void
+a_context_has_a_setting_of_its_own(void **state)
+{
+	(void)state;
+	refuses(LEAST "[context]\n" KEY "variable = role\n",
+		"7: variable = role: expected a setting's name with a dot");
+	refuses(LEAST "[context]\n" KEY "variable = a b.c\n",
+		"7: variable = a b.c: expected a setting's name");
+	refuses(LEAST "[variables]\napp.me = x\n[context]\n" KEY
+		      "variable = app.Me\n",
+		"9: variable = app.me: a template sets it too");
+	refuses(LEAST "[organization o]\nvar.app.me = x\n[context]\n" KEY
+		      "variable = app.me\n",
+		"9: variable = app.me: a template sets it too");
 }
 
 static void
@@ -1149,7 +1191,8 @@ the_example_is_right_in_what_it_comments_out(void **state)
 		    strstr(errors.line[i], "_file = /etc/weir/") == NULL &&
 		    strstr(errors.line[i], "only one of organ") == NULL &&
 		    strstr(errors.line[i], "jwt_secret: a secret") == NULL &&
-		    strstr(errors.line[i], "jwt_previous_sec") == NULL)
+		    strstr(errors.line[i], "jwt_previous_sec") == NULL &&
+		    strstr(errors.line[i], "key: a key of") == NULL)
 			fail_msg("%s", errors.line[i]);
 	conf_errors_free(&errors);
 }
@@ -1212,6 +1255,9 @@ main(void)
 		cmocka_unit_test(certificates_need_somebody_who_signs_them),
 		cmocka_unit_test(what_is_not_built_is_refused_when_asked_for),
 		cmocka_unit_test(dubious_things_are_warned_of),
+		cmocka_unit_test(
+		    a_context_is_signed_with_a_key_that_nobody_guesses),
+		cmocka_unit_test(a_context_has_a_setting_of_its_own),
 		cmocka_unit_test(secrets_in_files_open_to_all_are_warned_of),
 		cmocka_unit_test(hosts_are_a_list_and_each_has_a_port),
 		cmocka_unit_test(a_unix_socket_has_no_tls),
