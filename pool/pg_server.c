@@ -300,6 +300,7 @@ pg_server_begin(struct server *v, const struct stmt *s)
 	}
 	ledger_at(&v->ledger, v->ledger.n - 1)->arg = OWN_BEGIN;
 	pg->beginning = true;
+	pg->prepared_ns = v->pool->home->streams->now_ns;
 }
 
 /* A difference: value NULL takes the setting back to its default. */
@@ -484,6 +485,7 @@ pg_bind(struct server *v, struct lessee *l)
 	ledger_at(&v->ledger, v->ledger.n - 1)->arg = OWN_BOUND;
 	pg->unset = false;
 	pg->is_binding = true;
+	pg->prepared_ns = v->pool->home->streams->now_ns;
 	pg->echoing = true;
 	pg->binding = label_ref(l->label);
 	pg->binding_tenant = l->tenant;

@@ -73,6 +73,7 @@ struct pg_server {
 	const struct tenant *binding_tenant;
 	uint16_t	  bind_known;	/* our own statements this backend has */
 	bool		  is_binding;
+	uint64_t	  prepared_ns;	/* when the last bind or BEGIN of ours was sent */
 	bool		  beginning;	/* pg_server_begin() is not answered yet */
 	bool		  echoing;	/* a bind's ParameterStatus may come, up to ReadyForQuery */
 	bool		  bind_reports;	/* the lessee wants to see ParameterStatus of it */

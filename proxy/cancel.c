@@ -12,8 +12,11 @@
 
 enum { BUCKETS_FIRST = 64, WORKER_SHIFT = 24, DIALOGUE_MAX = 256 };
 
-#define CANCEL_LATER_NS (1000000ull)         /* ask again whether it may go */
-#define CANCEL_NS       (10ull * 1000000000) /* PgBouncer's cancel_wait_timeout */
+#define CANCEL_LATER_NS (1000000ull) /* ask again whether it may go */
+/* The backend has surely done by then what of ours it was sent, though it
+ * tells only with the statement behind it. */
+#define CANCEL_OURS_NS (20ull * 1000000)
+#define CANCEL_NS      (10ull * 1000000000) /* PgBouncer's cancel_wait_timeout */
 
 struct entry {
 	struct entry *chain;
@@ -182,7 +185,8 @@ cancel_send(struct cancel *c)
 		return;
 	}
 	c->ready = true;
-	if (pg_server_preparing(c->server)) {
+	if (pg_server_preparing(c->server) &&
+	    now < pg->prepared_ns + CANCEL_OURS_NS) {
 		stream_deadline(&c->stream, now + CANCEL_LATER_NS);
 		return;
 	}
