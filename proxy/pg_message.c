@@ -902,8 +902,9 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	if (bind_deallocates(ps, portal, name)) {
 		if (has_arguments(r)) {
 			pg_message_drop(ps, f, size);
-			poison(ps, "08P01", "bind message supplies parameters "
-					    "where none are asked for");
+			poison(ps, "08P01",
+			       "bind message supplies parameters "
+			       "where none are asked for");
 		} else {
 			fake(ps, f, size, PG_BIND, 0);
 		}
