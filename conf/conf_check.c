@@ -594,6 +594,81 @@ check_ids(struct conf *c, struct conf_errors *e)
 			      t[i]->slug, t[i]->id, t[i - 1]->slug);
 }
 
+/* Where the commands of an organization go, and as whom. */
+struct redis_home {
+	const struct conf_redis *redis;
+	const char *user;
+	const struct tenant *tenant;
+};
+
+/* One server is one server, whatever its sections are called: a database of
+ * its own is left by a script that SELECTs another. */
+static int
+by_home(const void *a, const void *b)
+{
+	const struct redis_home *x = a, *y = b;
+	int order = strcmp(x->redis->host, y->redis->host);
+
+	if (order == 0 && x->redis->port != y->redis->port)
+		order = x->redis->port < y->redis->port ? -1 : 1;
+	return order ? order : strcmp(x->user, y->user);
+}
+
+static struct redis_home
+home_of(const struct conf *c, const struct tenant *t)
+{
+	const struct conf_redis *r = t->redis ? t->redis : &c->redis[0];
+	const char *user = t->redis_user ? t->redis_user : r->user;
+
+	return (struct redis_home){ .redis = r,
+				    .user = user ? user : "default",
+				    .tenant = t };
+}
+
+/* One warning for all that share a home. */
+static void
+warn_of_home(const struct conf *c, struct conf_errors *e,
+	     const struct redis_home *home, size_t n)
+{
+	unsigned first = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		unsigned line = conf_line(c, &home[i].tenant->slug);
+
+		if (i == 0 || line < first)
+			first = line;
+	}
+	WARN(c, e, first,
+	     "%zu organizations share the user %s of [redis %s] and nothing "
+	     "keeps them apart there, expected a redis_user or a redis of its "
+	     "own for each",
+	     n, home->user, home->redis->name);
+}
+
+static void
+check_homes(const struct conf *c, struct conf_errors *e)
+{
+	struct redis_home *home;
+	size_t n = 0, from = 0;
+
+	if (c->redis_n == 0 || c->tenant_n == 0)
+		return;
+	home = mem_zero(c->tenant_n, sizeof(*home), "a list");
+	for (size_t i = 0; i < c->tenant_n; i++) {
+		home[n] = home_of(c, &c->tenant[i]);
+		n += home[n].redis->host != NULL; /* else told already */
+	}
+	qsort(home, n, sizeof(*home), by_home);
+	for (size_t i = 1; i <= n; i++) {
+		if (i < n && by_home(&home[from], &home[i]) == 0)
+			continue;
+		if (i - from > 1)
+			warn_of_home(c, e, &home[from], i - from);
+		from = i;
+	}
+	free(home);
+}
+
 void
 conf_check(struct conf *c, struct conf_errors *e)
 {
@@ -615,6 +690,8 @@ conf_check(struct conf *c, struct conf_errors *e)
 	check_listen(c, e);
 	check_auth(c, e);
 	check_ids(c, e);
+	if (listens_to(c, LISTEN_REDIS) || listens_to(c, LISTEN_REDIS_TLS))
+		check_homes(c, e);
 	add_fallback(c, e);
 	if (c->user_n + c->listed_n == 0 && c->auth.postgres == NULL)
 		WARN(c, e, 0,

@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "protocol/redis_cmd_table.h"
+#include "protocol/resp_number.h"
 
 enum {
 	SHOWN_MAX =
@@ -176,6 +177,21 @@ redis_cmd_class(const struct redis_cmd *cmd, const struct slice *arg,
 	if (cmd->sub_count > 0 && (sub = redis_cmd_sub(cmd, arg, argc)) != NULL)
 		return (enum redis_class)sub->class;
 	return (enum redis_class)cmd->class;
+}
+
+bool
+redis_cmd_other_db(const struct slice *arg, size_t argc, unsigned db)
+{
+	int64_t named;
+
+	for (size_t i = 3; i < argc; i++) {
+		if (slice_is_word(arg[i], "replace"))
+			continue;
+		if (!slice_is_word(arg[i], "db") || ++i == argc ||
+		    !resp_number(arg[i].p, arg[i].n, &named) || named != db)
+			return true;
+	}
+	return false;
 }
 
 /* As much of s as printf's %.*s would show: up to max bytes or a NUL. */

@@ -2,9 +2,9 @@
  * redis_cmd: the commands of Redis 7.0 and what weir does with each.
  *
  * One row a command, generated from Redis's own COMMAND reply by
- * protocol/redis_cmd.py into redis_cmd_table.h; weir's class is one more
- * column.  Adding or reclassifying one means editing the lists in that script
- * and running it.
+ * protocol/redis_cmd.py into redis_cmd_table.h; weir's class and risk are two
+ * more columns.  Adding or reclassifying one means editing the lists in that
+ * script and running it.
  *
  * Safety:   Redis compares option words as C strings, so `BLOCK` with a NUL
  *           and a tail still blocks.  What is not understood to the letter is
@@ -23,7 +23,15 @@ enum redis_class {
 	REDIS_SHARED,		/* over a shared connection */
 	REDIS_LOCAL,		/* weir answers */
 	REDIS_DEDICATED,	/* needs a connection of its own */
-	REDIS_REFUSED		/* dangerous on a shared upstream */
+	REDIS_REFUSED		/* cannot be carried at all */
+};
+
+/* Whom it may hurt: what profile `shared` refuses, and to whom. */
+enum redis_risk {
+	REDIS_SAFE,		/* nobody but who may name the key; Redis's own ACL decides */
+	REDIS_PROBE,		/* shows or reaches what is others': who has an organization */
+	REDIS_OTHER_DB,		/* is a probe where it names another database */
+	REDIS_DANGER		/* harms everybody on that upstream: all */
 };
 
 struct redis_cmd {
@@ -32,6 +40,7 @@ struct redis_cmd {
 	int16_t		 arity;		/* as COMMAND says it: negative is a minimum */
 	int16_t		 first_key, last_key, step;
 	uint8_t		 class;		/* enum redis_class */
+	uint8_t		 risk;		/* enum redis_risk */
 	bool		 blocks;	/* xread, xreadgroup: dedicated when BLOCK is given */
 	bool		 is_write;
 	bool		 no_auth;	/* legal before AUTH */
@@ -53,9 +62,15 @@ bool redis_cmd_arity_ok(const struct redis_cmd *, size_t argc);
 
 /*
  * The class of one whole request: redis_cmd.class, made exact by arguments
- * (XREAD with BLOCK is DEDICATED, SCRIPT LOAD is SHARED).
+ * (XREAD with BLOCK is DEDICATED, CONFIG GET is LOCAL).
  */
 enum redis_class redis_cmd_class(const struct redis_cmd *, const struct slice *arg, size_t argc);
+
+/*
+ * May it name another database than `db`?  Of COPY, whose options Redis reads
+ * as C strings; so whatever is not understood to the letter may.
+ */
+bool redis_cmd_other_db(const struct slice *arg, size_t argc, unsigned db);
 
 /* As REDIS_CMD_TEXT_MAX bytes hold whole; each ends in a NUL and has no '-' in front. */
 enum { REDIS_CMD_TEXT_MAX = 512 };

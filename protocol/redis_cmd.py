@@ -1,12 +1,13 @@
 #!/usr/bin/python3
-"""Write redis_cmd_table.h: Redis's own list of commands plus weir's classes.
+"""Write redis_cmd_table.h: Redis's own list of commands, weir's class and risk.
 
     protocol/redis_cmd.py           write the table
     protocol/redis_cmd.py --check   exit 1 if the table is not what this writes
 
 The facts (arity, key positions, flags) are the COMMAND reply of a Redis
-7.0.15, in redis_commands_7.0.15.json; the classes are the lists below.  Every
-command must be in exactly one of them.
+7.0.15, in redis_commands_7.0.15.json; the classes (how it travels) are the
+lists below, and every command must be in exactly one of them; the risks (whom
+it could hurt) are in RISK.
 """
 import json
 import os
@@ -51,30 +52,62 @@ punsubscribe sunsubscribe blpop brpop brpoplpush blmove blmpop bzpopmin
 bzpopmax bzmpop monitor wait
 """.split()
 
-REFUSED = """
+# What no profile can carry: it turns the connection into something else.
+REFUSED = "psync replconf sync".split()
+
+# Shared as to how they travel, but see RISK.
+GUARDED = """
 acl bgrewriteaof bgsave cluster config dbsize debug failover flushall flushdb
 function keys lastsave latency lolwut memory migrate module move pfdebug
-pfselftest psync pubsub randomkey replconf replicaof restore-asking save scan
-script shutdown slaveof slowlog swapdb sync
+pfselftest pubsub randomkey replicaof restore-asking save scan script shutdown
+slaveof slowlog swapdb
 """.split()
 
-# Where a subcommand is not of its container's class.  HELP is only text, and
-# of the cluster's those that change nothing have one constant answer.
-SUB = {
-    "SHARED": """
-        config|help function|help function|stats latency|help memory|help
-        memory|usage module|help pubsub|help script|exists script|help
-        script|load slowlog|help
+# What a command or subcommand may do to others on the same upstream.  Profile
+# `shared` refuses DANGER to everybody, PROBE to who belongs to an
+# organization, OTHER_DB to the same where it names another database.  A
+# container's is its subcommands' that are listed nowhere.
+RISK = {
+    "DANGER": """
+        acl bgrewriteaof bgsave debug failover flushall flushdb keys latency
+        memory migrate module pfdebug pfselftest replicaof restore-asking save
+        shutdown slaveof slowlog swapdb
+        client|pause client|unpause
+        cluster|addslots cluster|addslotsrange cluster|bumpepoch
+        cluster|delslots cluster|delslotsrange cluster|failover
+        cluster|flushslots cluster|forget cluster|meet cluster|replicate
+        cluster|reset cluster|saveconfig cluster|set-config-epoch
+        cluster|setslot
+        config|resetstat config|rewrite config|set
+        function|delete function|flush function|kill function|load
+        function|restore
+        script|debug script|flush script|kill
     """.split(),
+    "PROBE": """
+        client|caching client|tracking dbsize function|dump function|list
+        lastsave monitor move pubsub randomkey scan
+    """.split(),
+    "OTHER_DB": ["copy"],
+    "SAFE": """
+        acl|cat acl|genpass acl|help acl|whoami latency|help memory|help
+        memory|usage module|help pubsub|help slowlog|help
+    """.split(),
+}
+
+# Where a subcommand is not of its container's class.  Of the cluster's those
+# that change nothing have one constant answer.
+SUB = {
     "LOCAL": """
         acl|whoami
         cluster|count-failure-reports cluster|countkeysinslot
         cluster|getkeysinslot cluster|help cluster|info cluster|keyslot
         cluster|links cluster|myid cluster|nodes cluster|replicas
         cluster|shards cluster|slaves cluster|slots
+        config|get
     """.split(),
+    "SHARED": "client|pause client|unpause".split(),
     "DEDICATED": "client|caching client|tracking".split(),
-    "REFUSED": "client|pause client|unpause".split(),
+    "REFUSED": ["script|debug"],
 }
 
 NAME, ARITY, FLAGS, FIRST, LAST, STEP = range(6)
@@ -87,7 +120,7 @@ MASK64 = (1 << 64) - 1
 def classes():
     """Name -> class; complains of a command with none or two."""
     found = {}
-    for cls, names in (("SHARED", SHARED + BLOCKS), ("LOCAL", LOCAL),
+    for cls, names in (("SHARED", SHARED + BLOCKS + GUARDED), ("LOCAL", LOCAL),
                        ("DEDICATED", DEDICATED), ("REFUSED", REFUSED)):
         for name in names:
             if name in found:
@@ -104,6 +137,24 @@ def sub_classes(facts):
             if name not in known or name in found:
                 sys.exit(f"{name}: unknown, or listed twice")
             found[name] = cls
+    return found
+
+
+def risks(facts):
+    """Name -> risk, of every command and subcommand."""
+    listed = {}
+    for risk, names in RISK.items():
+        for name in names:
+            if name in listed:
+                sys.exit(f"{name}: {listed[name]} and {risk}")
+            listed[name] = risk
+    found = {}
+    for f in facts:
+        found[f[NAME]] = listed.pop(f[NAME], "SAFE")
+        for s in f[SUBCOMMANDS]:
+            found[s[NAME]] = listed.pop(s[NAME], found[f[NAME]])
+    if listed:
+        sys.exit("no such command: %s" % sorted(listed))
     return found
 
 
@@ -148,19 +199,19 @@ def best_seed(names, tries=400):
     return best
 
 
-def row(fact, cls, blocks, sub_first=0):
+def row(fact, cls, risk, blocks, sub_first=0):
     flag = lambda yes: "true" if yes else "false"
     subs = len(fact[SUBCOMMANDS])
-    return ('\t{ "%s", %d, %d, %d, %d, %d, REDIS_%s, %s, %s, %s, %d, %d },'
+    return ('\t{ "%s", %d, %d, %d, %d, %d, REDIS_%s, REDIS_%s, %s, %s, %s, %d, %d },'
             % (fact[NAME], len(fact[NAME]), fact[ARITY], fact[FIRST],
-               fact[LAST], fact[STEP], cls, flag(blocks),
+               fact[LAST], fact[STEP], cls, risk, flag(blocks),
                flag("write" in fact[FLAGS]), flag("no_auth" in fact[FLAGS]),
                subs, sub_first if subs else 0))
 
 
 def table():
     facts = sorted(json.load(open(FACTS)))
-    cls, sub_cls = classes(), sub_classes(facts)
+    cls, sub_cls, risk = classes(), sub_classes(facts), risks(facts)
     names = [f[NAME] for f in facts]
     if set(names) != set(cls):
         sys.exit("not in both: %s" % sorted(set(names) ^ set(cls)))
@@ -168,9 +219,11 @@ def table():
         sys.exit("a slot is one byte: 255 commands at most")
     rows, subs = [], []
     for f in facts:
-        rows.append(row(f, cls[f[NAME]], f[NAME] in BLOCKS, len(subs)))
+        rows.append(row(f, cls[f[NAME]], risk[f[NAME]], f[NAME] in BLOCKS,
+                        len(subs)))
         for s in sorted(f[SUBCOMMANDS]):
-            subs.append(row(s, sub_cls.get(s[NAME], cls[f[NAME]]), False))
+            subs.append(row(s, sub_cls.get(s[NAME], cls[f[NAME]]),
+                            risk[s[NAME]], False))
     cost, seed, slots = best_seed(names)
     lines = ["\t" + " ".join("%d," % s for s in slots[i:i + 16])
              for i in range(0, len(slots), 16)]
@@ -194,7 +247,7 @@ static const uint8_t redis_cmd_slot[1 << REDIS_CMD_SLOT_BITS] = {{
 {chr(10).join(lines)}
 }};
 
-/* name, its size, arity, first, last, step, class, blocks, write, no_auth, subcommands */
+/* name, its size, arity, first, last, step, class, risk, blocks, write, no_auth, subcommands */
 static const struct redis_cmd redis_cmd_row[REDIS_CMD_COUNT] = {{
 {chr(10).join(rows)}
 }};

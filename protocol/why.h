@@ -28,7 +28,7 @@
 	X(NO_TLS,           0, "28000", "ERR",      "SSL required")                            \
 	X(NO_CERT,          0, "28000", "NOAUTH",   "connection requires a valid client certificate") \
 	X(BAD_CERT,         0, "28000", "NOAUTH",   "certificate authentication failed")       \
-	X(NO_TENANT,        0, "28000", "NOAUTH",   "no such organization")                    \
+	X(NO_TENANT,        0, "28000", "WRONGPASS", "no such organization")                    \
 	X(NO_DATABASE,      0, "3D000", "ERR",      "no such database")                        \
 	X(NO_UPSTREAM,      1, "08004", "ERR",      "no upstream is configured for this")      \
 	X(GUARDED,          0, "42501", "NOPERM",   "this setting belongs to the proxy")       \

@@ -49,7 +49,40 @@ say_arity(struct redis_session *rs, const char *name)
 	return redis_say_error(rs, text);
 }
 
-/* "ERR weir: CONFIG SET is not supported yet", of a row `config|set`. */
+bool
+redis_local_forbids(const struct redis_session *rs, const struct redis_cmd *cmd,
+		    const struct slice *arg, size_t argc)
+{
+	if (rs->redis->profile != PROFILE_SHARED)
+		return false;
+	switch ((enum redis_risk)cmd->risk) {
+	case REDIS_SAFE:
+		return false;
+	case REDIS_OTHER_DB:
+		return rs->s.lessee.tenant != NULL &&
+		       redis_cmd_other_db(arg, argc, rs->db);
+	case REDIS_PROBE:
+		return rs->s.lessee.tenant != NULL;
+	case REDIS_DANGER:
+		break;
+	}
+	return true;
+}
+
+/* In Redis's words, and whose they are. */
+enum redis_did
+redis_local_noperm(struct redis_session *rs, const struct redis_cmd *cmd)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text),
+		 "NOPERM this user has no permissions to run the '%s' command "
+		 "(weir: profile = shared)",
+		 cmd->name);
+	return redis_say_error(rs, text);
+}
+
+/* "ERR weir: CLIENT KILL is not supported yet", of a row `client|kill`. */
 static enum redis_did
 say_unsupported(struct redis_session *rs, const struct redis_cmd *cmd)
 {
@@ -59,8 +92,9 @@ say_unsupported(struct redis_session *rs, const struct redis_cmd *cmd)
 	for (const char *p = cmd->name; *p != '\0' && n < sizeof(name) - 1; p++)
 		name[n++] = *p == '|' ? ' ' : (char)toupper((uint8_t)*p);
 	name[n] = '\0';
-	snprintf(text, sizeof(text), "ERR weir: %s%s is not supported yet",
-		 name, cmd->blocks ? " BLOCK" : "");
+	snprintf(text, sizeof(text), "ERR weir: %s%s is not supported%s", name,
+		 cmd->blocks ? " BLOCK" : "",
+		 cmd->class == REDIS_REFUSED ? "" : " yet");
 	return redis_say_error(rs, text);
 }
 
@@ -98,14 +132,14 @@ come_in(struct redis_session *rs, const struct route *r)
 	struct session *s = &rs->s;
 
 	redis_rehome(rs);
+	/* What it selected was a database of where it was. */
+	if (rs->redis != r->redis || s->lessee.tenant != r->tenant)
+		rs->db = r->redis->db;
 	s->user = r->user;
 	s->lessee.tenant = r->tenant;
 	rs->redis = r->redis;
 	rs->user = r->upstream_user;
 	rs->password = r->upstream_password;
-	if (!rs->db_known)
-		rs->db = r->redis->db;
-	rs->db_known = true;
 	if (s->state == SESSION_HELLO)
 		session_enter(s, SESSION_IDLE);
 	session_logged_in(s);
@@ -129,15 +163,44 @@ say_full(struct redis_session *rs, enum why w)
 		redis_say_error(rs, line);
 }
 
+/* The organization by its user's name, and by the host it connected to. */
+static int
+find_route(const struct redis_session *rs, const struct conf_user *u,
+	   const char *slug, struct route *r, enum why *w)
+{
+	const struct route_names names = {
+		.slug = { slug },
+		.server_name = stream_server_name(&rs->s.stream),
+	};
+
+	return route_redis(r, rs->s.snapshot->conf, u, &names, w);
+}
+
+/* It has proved who it is, but may not go where it wants to. */
+static void
+say_refused(struct redis_session *rs, const struct conf_user *u, enum why w)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "%s weir: %s", why_table[w].redis,
+		 why_table[w].text);
+	redis_say_error(rs, text);
+	if (w == WHY_NO_TENANT)
+		stats_add(&rs->s.worker->stats, STAT_NO_TENANT_LOGIN, 1);
+	LOG(rs->s.worker->weir->log, LOG_WARN, LOG_EV_REFUSE,
+	    log_id("session", rs->s.worker->id, rs->s.id),
+	    log_str("proto", "redis"), log_str("user", u->name),
+	    log_str("why", why_table[w].name));
+}
+
 /* False: refused, and told so. */
 static bool
 log_in(struct redis_session *rs, struct slice user, struct slice password)
 {
 	const struct conf *c = rs->s.snapshot->conf;
 	const struct conf_user *u = NULL;
-	char name[USER_MAX + 1], text[128];
+	char name[USER_MAX + 1];
 	const char *slug;
-	struct route_names names = { 0 };
 	struct route r;
 	enum why w;
 
@@ -151,11 +214,8 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 				    "or user is disabled.");
 		return false;
 	}
-	names.slug[0] = slug;
-	if (route_redis(&r, c, u, &names, &w) != 0) {
-		snprintf(text, sizeof(text), "%s weir: %s", why_table[w].redis,
-			 why_table[w].text);
-		redis_say_error(rs, text);
+	if (find_route(rs, u, slug, &r, &w) != 0) {
+		say_refused(rs, u, w);
 		return false;
 	}
 	if (!seats_take(&rs->s, r.user, r.tenant, &w)) {
@@ -171,12 +231,11 @@ redis_local_trust(struct redis_session *rs)
 {
 	const struct conf *c = rs->s.snapshot->conf;
 	const struct conf_user *u = conf_user_find(c, "default");
-	const struct route_names names = { 0 };
 	struct route r;
 	enum why w;
 
 	if (u == NULL || u->auth != AUTH_TRUST ||
-	    route_redis(&r, c, u, &names, &w) != 0)
+	    find_route(rs, u, NULL, &r, &w) != 0)
 		return;
 	if (seats_take(&rs->s, u, r.tenant, &w))
 		come_in(rs, &r);
@@ -324,6 +383,14 @@ run_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 /* ---- the connection --------------------------------------------------- */
 
+/* The others are no part of what its organization may see. */
+static bool
+may_select(const struct redis_session *rs, int64_t db)
+{
+	return db == rs->db || rs->s.lessee.tenant == NULL ||
+	       rs->redis->profile != PROFILE_SHARED;
+}
+
 static unsigned
 databases(const struct redis_session *rs)
 {
@@ -347,6 +414,9 @@ run_select(struct redis_session *rs, const struct slice *arg, size_t argc)
 			"-2147483648 and 2147483647");
 	if (db < 0 || db >= databases(rs))
 		return redis_say_error(rs, "ERR DB index is out of range");
+	if (!may_select(rs, db))
+		return redis_local_noperm(rs,
+					  redis_cmd_find(slice_str("select")));
 	if (db != rs->db) {
 		if (!redis_is_idle(rs))
 			return REDIS_LATER;
@@ -396,7 +466,7 @@ run_reset(struct redis_session *rs, const struct slice *arg, size_t argc)
 	free(rs->name);
 	rs->name = NULL;
 	rs->resp = 2;
-	rs->db_known = false;
+	rs->redis = NULL;
 	rs->s.user = NULL;
 	rs->s.lessee.tenant = NULL;
 	redis_local_trust(rs);
@@ -537,6 +607,61 @@ run_reply(struct redis_session *rs, const struct slice *arg, size_t argc)
 	return say_syntax(rs);
 }
 
+/* ---- INFO, ACL -------------------------------------------------------- */
+
+/* Is the section among those asked for? */
+static bool
+is_asked(const char *section, const struct slice *arg, size_t argc)
+{
+	for (size_t i = 1; i < argc; i++)
+		if (slice_is_word(arg[i], section) ||
+		    slice_is_word(arg[i], "default") ||
+		    slice_is_word(arg[i], "all") ||
+		    slice_is_word(arg[i], "everything"))
+			return true;
+	return argc == 1;
+}
+
+/*
+ * Redis tells of all its clients and keys.  An organization hears only what
+ * clients must know before they start: the version, that it is a master, on
+ * its own, and ready.
+ */
+static enum redis_did
+run_server_info(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	static const char *const section[][2] = {
+		{ "server", "# Server\r\nredis_version:" REDIS_VERSION "\r\n"
+			    "redis_mode:standalone\r\narch_bits:64\r\n" },
+		{ "persistence", "# Persistence\r\nloading:0\r\n" },
+		{ "replication", "# Replication\r\nrole:master\r\n" },
+		{ "cluster", "# Cluster\r\ncluster_enabled:0\r\n" },
+	};
+	char text[512];
+	size_t n = 0;
+
+	if (rs->redis->profile != PROFILE_SHARED || rs->s.lessee.tenant == NULL)
+		return redis_forward(rs, arg, argc);
+	text[0] = '\0';
+	for (size_t i = 0; i < sizeof(section) / sizeof(section[0]); i++) {
+		if (!is_asked(section[i][0], arg, argc))
+			continue;
+		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s",
+				      n > 0 ? "\r\n" : "", section[i][1]);
+		assert(n < sizeof(text));
+	}
+	return say_text(rs, text);
+}
+
+/* As it is called here: of its user upstream it knows nothing. */
+static enum redis_did
+run_whoami(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	return say_bulk(rs, slice_str(rs->s.user->name));
+}
+
 /* ---- CONFIG ----------------------------------------------------------- */
 
 /* What redis-benchmark and queue libraries look at before they start. */
@@ -545,6 +670,8 @@ run_config_get(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	static const char memory[] = "maxmemory";
 
+	if (rs->redis->profile != PROFILE_SHARED)
+		return redis_forward(rs, arg, argc);
 	for (size_t i = 2; i < argc; i++) {
 		if (slice_is_word(arg[i], "save") ||
 		    slice_is_word(arg[i], "appendonly"))
@@ -553,8 +680,8 @@ run_config_get(struct redis_session *rs, const struct slice *arg, size_t argc)
 		    strncasecmp((const char *)arg[i].p, memory,
 				sizeof(memory) - 1) == 0)
 			continue;
-		return redis_say_error(
-		    rs, "ERR weir: CONFIG GET is not supported yet");
+		return redis_local_noperm(
+		    rs, redis_cmd_sub(redis_cmd_find(arg[0]), arg, argc));
 	}
 	return redis_forward(rs, arg, argc);
 }
@@ -584,7 +711,8 @@ static const struct {
 	{ "client|getredir", redis_forward },
 	{ "client|trackinginfo", redis_forward },
 	{ "client|help", redis_forward },
-	{ "info", redis_forward },
+	{ "info", run_server_info },
+	{ "acl|whoami", run_whoami },
 	{ "role", redis_forward },
 	{ "command", redis_forward },
 	{ "command|count", redis_forward },

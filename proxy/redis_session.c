@@ -260,6 +260,15 @@ redis_has_pool(struct redis_session *rs)
 	return s->pool != NULL;
 }
 
+/* A client of an older configuration may ask where nobody is let in any more:
+ * it is to come again, and be sent where the new one says. */
+static bool
+redis_is_outdated(const struct redis_session *rs)
+{
+	return rs->down == WHY_UPSTREAM_DOWN && redis_is_idle(rs) &&
+	       rs->s.snapshot != rs->s.worker->snapshot;
+}
+
 static enum redis_did
 redis_say_down(struct redis_session *rs)
 {
@@ -272,7 +281,10 @@ redis_say_down(struct redis_session *rs)
 	else
 		snprintf(text, sizeof(text), "ERR weir: %s: %s",
 			 why_table[rs->down].text, reason);
-	return redis_say_error(rs, text);
+	redis_say_error(rs, text);
+	if (redis_is_outdated(rs))
+		session_close(&rs->s, WHY_RECONFIGURED, NULL, NULL);
+	return REDIS_DONE;
 }
 
 /*
@@ -385,6 +397,8 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	if (rs->s.user == NULL && !row->no_auth)
 		return redis_say_error(rs, "NOAUTH Authentication required.");
+	if (row->risk != REDIS_SAFE && redis_local_forbids(rs, row, arg, argc))
+		return redis_local_noperm(rs, row);
 	if (row->class == REDIS_SHARED &&
 	    (!row->blocks || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED))
 		return redis_forward(rs, arg, argc);

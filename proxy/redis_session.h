@@ -21,6 +21,9 @@
  * client that reads, and one that does not costs the others a second.
  * Before the log-in a client has REDIS_NOAUTH_OUT bytes of unread replies.
  *
+ * An organization begins in the database of its upstream, and with profile
+ * `shared` it stays there: prefixes of keys keep nobody out of another one.
+ *
  * Passwords are compared with the text in the configuration.  A user whose
  * password is stored as a SCRAM verifier or an MD5 hash cannot log in here:
  * checking it would cost a worker milliseconds a try.
@@ -64,7 +67,6 @@ struct redis_session {
 	unsigned	    db;
 	uint8_t		    resp;	/* 2 or 3 */
 	uint8_t		    down;	/* enum why: no server in this step; 0: not tried */
-	bool		    db_known;	/* it has logged in, or selected, before */
 	bool		    leaving;	/* its side is closed; replies are on their way */
 	bool		    stopped;	/* its input waits for replies or room */
 };
@@ -104,6 +106,10 @@ const struct redis_cmd *redis_local_newer(const struct redis_cmd *, const struct
 /* A command that is not simply forwarded: `cmd` is its own or its subcommand's row. */
 enum redis_did redis_local(struct redis_session *, const struct redis_cmd *,
     const struct slice *arg, size_t argc);
+/* Does its upstream's profile keep this one from this client? */
+bool	       redis_local_forbids(const struct redis_session *, const struct redis_cmd *,
+    const struct slice *arg, size_t argc);
+enum redis_did redis_local_noperm(struct redis_session *, const struct redis_cmd *);
 /* The user `default`, if it may come in without a password. */
 void	       redis_local_trust(struct redis_session *);
 

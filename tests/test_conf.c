@@ -1014,6 +1014,38 @@ secrets_in_files_open_to_all_are_warned_of(void **state)
 	done(c);
 }
 
+/* Organizations begin in line 5. */
+#define REDIS_LEAST \
+	"[weir]\nredis_listen = *:3\n[redis r]\nurl = redis://:x@h/0\n"
+
+static void
+warns_where_nothing_keeps_organizations_apart_in_redis(void **state)
+{
+	struct conf *c;
+
+	(void)state;
+	warns(REDIS_LEAST
+	      "[organization a]\n[organization b]\n[organization c]\n"
+	      "redis_user = c\nredis_password = x\n",
+	      "5: 2 organizations share the user default of [redis r]");
+	/* Another name or database of the same server is no other server. */
+	warns(REDIS_LEAST "[redis s]\nurl = redis://:x@h/1\n[organization a]\n"
+			  "[organization b]\nredis = s\n",
+	      "7: 2 organizations share the user default of ");
+	warns(REDIS_LEAST
+	      "[organization a]\nredis_user = u\nredis_password = x\n"
+	      "[organization b]\nredis_user = u\nredis_password = x\n",
+	      "5: 2 organizations share the user u of [redis r]");
+	c = loads(REDIS_LEAST
+		  "[redis s]\nurl = redis://:x@h:7000\n[organization a]\n"
+		  "[organization b]\nredis = s\n[organization c]\n"
+		  "redis_user = c\nredis_password = x\n[organization d]\n"
+		  "redis_user = d\nredis_password = x\n");
+	for (size_t i = 0; i < errors.warning_n; i++)
+		assert_null(strstr(errors.warning[i], "organizations share"));
+	done(c);
+}
+
 static void
 hosts_are_a_list_and_each_has_a_port(void **state)
 {
@@ -1264,6 +1296,8 @@ main(void)
 		cmocka_unit_test(tls_to_redis_fits_its_url),
 		cmocka_unit_test(
 		    the_example_documents_every_key_with_its_default),
+		cmocka_unit_test(
+		    warns_where_nothing_keeps_organizations_apart_in_redis),
 		cmocka_unit_test(the_example_loads_without_errors),
 		cmocka_unit_test(the_example_is_right_in_what_it_comments_out),
 		cmocka_unit_test(

@@ -40,7 +40,19 @@ class_of(const char *text)
 	return redis_cmd_class(cmd, arg, argc);
 }
 
-/* The partition: 168 shared, 14 local, 21 dedicated, 35 refused, 2 either. */
+static enum redis_risk
+risk_of(const char *text)
+{
+	struct slice arg[ARGS_MAX];
+	size_t argc = words(text, arg);
+	const struct redis_cmd *cmd = redis_cmd_find(arg[0]), *sub;
+
+	assert_non_null(cmd);
+	sub = redis_cmd_sub(cmd, arg, argc);
+	return (enum redis_risk)(sub ? sub->risk : cmd->risk);
+}
+
+/* The partition: 200 shared, 14 local, 21 dedicated, 3 refused, 2 either. */
 static void
 classifies_all_240_commands(void **state)
 {
@@ -57,10 +69,10 @@ classifies_all_240_commands(void **state)
 	}
 	assert_int_equal(all, 240);
 	assert_int_equal(blocks, 2);
-	assert_int_equal(count[REDIS_SHARED], 168);
+	assert_int_equal(count[REDIS_SHARED], 200);
 	assert_int_equal(count[REDIS_LOCAL], 14);
 	assert_int_equal(count[REDIS_DEDICATED], 21);
-	assert_int_equal(count[REDIS_REFUSED], 35);
+	assert_int_equal(count[REDIS_REFUSED], 3);
 }
 
 static void
@@ -217,43 +229,111 @@ classifies_subcommands_by_themselves(void **state)
 	static const struct {
 		const char *text;
 		enum redis_class class;
+		enum redis_risk risk;
 	} row[] = {
-		{ "OBJECT ENCODING k", REDIS_SHARED },
-		{ "XINFO STREAM s", REDIS_SHARED },
-		{ "XGROUP CREATE s g $", REDIS_SHARED },
-		{ "SCRIPT LOAD x", REDIS_SHARED },
-		{ "script exists x", REDIS_SHARED },
-		{ "SCRIPT FLUSH", REDIS_REFUSED },
-		{ "SCRIPT KILL", REDIS_REFUSED },
-		{ "MEMORY USAGE k", REDIS_SHARED },
-		{ "MEMORY PURGE", REDIS_REFUSED },
-		{ "CONFIG GET save", REDIS_REFUSED },
-		{ "CONFIG SET a b", REDIS_REFUSED },
-		{ "FUNCTION LIST", REDIS_REFUSED },
-		{ "FUNCTION FLUSH", REDIS_REFUSED },
-		{ "FUNCTION STATS", REDIS_SHARED },
-		{ "ACL WHOAMI", REDIS_LOCAL },
-		{ "ACL LIST", REDIS_REFUSED },
-		{ "CLIENT ID", REDIS_LOCAL },
-		{ "CLIENT SETINFO LIB-NAME x", REDIS_LOCAL },
-		{ "CLIENT REPLY OFF", REDIS_LOCAL },
-		{ "CLIENT TRACKING ON", REDIS_DEDICATED },
-		{ "CLIENT CACHING YES", REDIS_DEDICATED },
-		{ "CLIENT PAUSE 1", REDIS_REFUSED },
-		{ "COMMAND DOCS", REDIS_LOCAL },
-		{ "COMMAND", REDIS_LOCAL },
-		{ "CLUSTER INFO", REDIS_LOCAL },
-		{ "CLUSTER MEET a 1", REDIS_REFUSED },
-		{ "PUBSUB CHANNELS", REDIS_REFUSED },
-		{ "PUBSUB HELP", REDIS_SHARED },
-		{ "SCRIPT NONSENSE", REDIS_REFUSED },
-		{ "OBJECT NONSENSE k", REDIS_SHARED },
-		{ "GET encoding", REDIS_SHARED },
+		{ "OBJECT ENCODING k", REDIS_SHARED, REDIS_SAFE },
+		{ "XINFO STREAM s", REDIS_SHARED, REDIS_SAFE },
+		{ "XGROUP CREATE s g $", REDIS_SHARED, REDIS_SAFE },
+		{ "SCRIPT LOAD x", REDIS_SHARED, REDIS_SAFE },
+		{ "script exists x", REDIS_SHARED, REDIS_SAFE },
+		{ "SCRIPT FLUSH", REDIS_SHARED, REDIS_DANGER },
+		{ "SCRIPT KILL", REDIS_SHARED, REDIS_DANGER },
+		{ "MEMORY USAGE k", REDIS_SHARED, REDIS_SAFE },
+		{ "MEMORY PURGE", REDIS_SHARED, REDIS_DANGER },
+		{ "CONFIG GET save", REDIS_LOCAL, REDIS_SAFE },
+		{ "CONFIG SET a b", REDIS_SHARED, REDIS_DANGER },
+		{ "FUNCTION LIST", REDIS_SHARED, REDIS_PROBE },
+		{ "FUNCTION FLUSH", REDIS_SHARED, REDIS_DANGER },
+		{ "FUNCTION STATS", REDIS_SHARED, REDIS_SAFE },
+		{ "ACL WHOAMI", REDIS_LOCAL, REDIS_SAFE },
+		{ "ACL LIST", REDIS_SHARED, REDIS_DANGER },
+		{ "CLIENT ID", REDIS_LOCAL, REDIS_SAFE },
+		{ "CLIENT SETINFO LIB-NAME x", REDIS_LOCAL, REDIS_SAFE },
+		{ "CLIENT REPLY OFF", REDIS_LOCAL, REDIS_SAFE },
+		{ "CLIENT TRACKING ON", REDIS_DEDICATED, REDIS_PROBE },
+		{ "CLIENT CACHING YES", REDIS_DEDICATED, REDIS_PROBE },
+		{ "CLIENT PAUSE 1", REDIS_SHARED, REDIS_DANGER },
+		{ "COMMAND DOCS", REDIS_LOCAL, REDIS_SAFE },
+		{ "COMMAND", REDIS_LOCAL, REDIS_SAFE },
+		{ "CLUSTER INFO", REDIS_LOCAL, REDIS_SAFE },
+		{ "CLUSTER MEET a 1", REDIS_SHARED, REDIS_DANGER },
+		{ "PUBSUB CHANNELS", REDIS_SHARED, REDIS_PROBE },
+		{ "PUBSUB HELP", REDIS_SHARED, REDIS_SAFE },
+		{ "SCRIPT NONSENSE", REDIS_SHARED, REDIS_SAFE },
+		{ "OBJECT NONSENSE k", REDIS_SHARED, REDIS_SAFE },
+		{ "SCRIPT DEBUG YES", REDIS_REFUSED, REDIS_DANGER },
+		{ "GET encoding", REDIS_SHARED, REDIS_SAFE },
 	};
 
 	(void)state;
-	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++)
+	for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++) {
 		assert_int_equal(class_of(row[i].text), row[i].class);
+		assert_int_equal(risk_of(row[i].text), row[i].risk);
+	}
+}
+
+/* All that Redis calls dangerous or an administrator's, but for what only
+ * reads, or writes a key it names, or is answered here. */
+static void
+knows_whom_a_command_may_hurt(void **state)
+{
+	static const char *const danger[] = {
+		"FLUSHALL",      "FLUSHDB",       "KEYS *",
+		"DEBUG SLEEP 0", "SHUTDOWN",      "SAVE",
+		"BGSAVE",        "SWAPDB 0 1",    "MIGRATE h 1 k 0 1",
+		"SLAVEOF",       "SLOWLOG GET",   "LATENCY LATEST",
+		"MODULE LIST",   "MEMORY STATS",  "FAILOVER",
+		"BGREWRITEAOF",  "ACL SETUSER x",
+	};
+	static const char *const probe[] = { "SCAN 0",        "RANDOMKEY",
+					     "DBSIZE",        "MOVE k 1",
+					     "LASTSAVE",      "MONITOR",
+					     "PUBSUB NUMPAT", "FUNCTION DUMP" };
+	static const char *const safe[] = { "GET k",         "EVAL x 0",
+					    "PUBLISH c x",   "SSCAN k 0",
+					    "SORT k",        "LOLWUT",
+					    "SCRIPT LOAD x", "OBJECT FREQ k",
+					    "SLOWLOG HELP" };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(danger) / sizeof(danger[0]); i++)
+		assert_int_equal(risk_of(danger[i]), REDIS_DANGER);
+	for (size_t i = 0; i < sizeof(probe) / sizeof(probe[0]); i++)
+		assert_int_equal(risk_of(probe[i]), REDIS_PROBE);
+	for (size_t i = 0; i < sizeof(safe) / sizeof(safe[0]); i++)
+		assert_int_equal(risk_of(safe[i]), REDIS_SAFE);
+	assert_int_equal(risk_of("COPY a b"), REDIS_OTHER_DB);
+}
+
+static bool
+other_db(const char *text, unsigned db)
+{
+	struct slice arg[ARGS_MAX];
+	size_t argc = words(text, arg);
+
+	return redis_cmd_other_db(arg, argc, db);
+}
+
+static void
+sees_another_database_in_every_spelling_of_copy(void **state)
+{
+	struct slice arg[ARGS_MAX];
+
+	(void)state;
+	assert_false(other_db("COPY a b", 3));
+	assert_false(other_db("COPY db db", 3));
+	assert_false(other_db("COPY a b REPLACE", 3));
+	assert_false(other_db("COPY a b DB 3", 3));
+	assert_false(other_db("COPY a b db 0 replace", 0));
+	assert_true(other_db("COPY a b DB 0", 3));
+	assert_true(other_db("COPY a b replace dB 4", 3));
+	assert_true(other_db("COPY a b DB 3 DB 4", 3));
+	assert_true(other_db("COPY a b DB", 3));
+	assert_true(other_db("COPY a b DB 03", 3));
+	assert_true(other_db("COPY a b DB 4294967299", 3));
+	assert_int_equal(words("COPY a b DB 4", arg), 5);
+	arg[3] = slice_of("DB\0x", 4);
+	assert_true(redis_cmd_other_db(arg, 5, 3));
 }
 
 static void
@@ -350,6 +430,9 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(knows_whom_a_command_may_hurt),
+		cmocka_unit_test(
+		    sees_another_database_in_every_spelling_of_copy),
 		cmocka_unit_test(classifies_all_240_commands),
 		cmocka_unit_test(
 		    finds_every_command_in_any_case_and_nothing_near_it),

@@ -396,7 +396,7 @@ knows_the_passwords_it_may_compare(void **state)
 		"\r\nAUTH app.other right\r\n");
 	for (int i = 0; i < 3; i++)
 		hears(c, wrong);
-	hears(c, "-NOAUTH weir: no such organization\r\n");
+	hears(c, "-WRONGPASS weir: no such organization\r\n");
 	says(c, "AUTH app right\r\nAUTH default any\r\nRESET\r\nPING\r\n");
 	hears(c, "+OK\r\n+OK\r\n+RESET\r\n+PONG\r\n");
 }

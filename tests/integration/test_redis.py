@@ -323,11 +323,8 @@ def test_the_shareable_commands_answer_as_redis_does(proxy, rd, proto, how):
 
 UNSUPPORTED = """MULTI|WATCH k|SUBSCRIBE c|PSUBSCRIBE c|SSUBSCRIBE c|BLPOP l 0|BRPOP l 0|BLMOVE a b left right 0|BRPOPLPUSH a b 0|BLMPOP 0 1 l left
 BZPOPMIN z 0|BZPOPMAX z 0|BZMPOP 0 1 z min|XREAD BLOCK 0 STREAMS x $
-XREADGROUP GROUP g c BLOCK 0 STREAMS x >|MONITOR|WAIT 0 0|FLUSHALL|FLUSHDB|KEYS *|SCAN 0|DBSIZE
-RANDOMKEY|CONFIG SET maxmemory 1|DEBUG SLEEP 0|SHUTDOWN NOSAVE|SAVE|BGSAVE|SLAVEOF no one|REPLICAOF no one
-SYNC|PSYNC ? -1|REPLCONF x y|ACL WHOAMI|SCRIPT FLUSH|FUNCTION FLUSH|SWAPDB 0 1|MOVE k 1
-MIGRATE h 1 k 0 1|SLOWLOG GET|LATENCY LATEST|MEMORY STATS|MODULE LIST|CLUSTER INFO|PUBSUB CHANNELS
-CLIENT TRACKING ON|CLIENT REPLY OFF|CLIENT PAUSE 1000|CLIENT KILL TYPE normal
+XREADGROUP GROUP g c BLOCK 0 STREAMS x >|MONITOR|WAIT 0 0|SYNC|PSYNC ? -1|REPLCONF x y|CLUSTER INFO
+CLIENT TRACKING ON|CLIENT REPLY OFF|CLIENT KILL TYPE normal
 """.replace("\n", "|").strip("|").split("|")
 
 
@@ -343,7 +340,7 @@ def test_what_is_not_supported_says_so_and_stays_in_step(proxy, proto):
         answer = r.reply()
         assert r.reply() == b"v"
         if not (isinstance(answer, Error) and answer.upper().startswith("ERR WEIR: " + line.split()[0])
-                and answer.endswith("is not supported yet")):
+                and answer.endswith(("is not supported yet", "is not supported"))):
             other[line] = answer
     assert not other
 
