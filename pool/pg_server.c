@@ -532,6 +532,14 @@ pg_server_rebind(struct server *v)
 }
 
 void
+pg_server_switch(struct server *v)
+{
+	assert(v->ledger.n == 0 && v->lessee != NULL);
+	pg_bind(v, v->lessee);
+	pg_server_sync(v);
+}
+
+void
 pg_server_sync(struct server *v)
 {
 	if (!pg_server(v)->is_binding)
@@ -1014,6 +1022,8 @@ pg_tag(struct pg_server *pg, const uint8_t *body, size_t n)
 	struct pg_reader r = pg_reader(body, n);
 	struct slice tag = pg_read_str(&r);
 
+	if (slice_is(tag, "COMMIT") || slice_is(tag, "ROLLBACK"))
+		pg->committed = slice_is(tag, "COMMIT");
 	if (!slice_is(tag, "DEALLOCATE ALL") && !slice_is(tag, "DISCARD ALL"))
 		return;
 	stmt_held_forget(&pg->held);

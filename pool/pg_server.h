@@ -83,6 +83,7 @@ struct pg_server {
 	bool		  pinned;	/* holds state of its lessee: clean before reuse */
 	bool		  tainted;	/* state that cannot be cleaned: close */
 	bool		  unset;	/* settings were taken back: label unknown */
+	bool		  committed;	/* the last transaction command was COMMIT */
 	bool		  forgot;	/* its lessee dropped all prepared statements */
 	bool		  role_doubt;	/* it refused to write: ask for its role before reuse */
 	bool		  role_asked;	/* RESET: the answer is on its way */
@@ -189,6 +190,8 @@ bool pg_role_answered(enum conf_role *, const uint8_t *body, size_t n);
 bool pg_server_renew(struct server *) __attribute__((warn_unused_result));
 /* Puts the lessee's settings back after it took them away; at rest only. */
 void pg_server_rebind(struct server *);
+/* Its lessee, which keeps it, wants another label now; at rest only. */
+void pg_server_switch(struct server *);
 /* A Sync of our own behind a bind, when nothing of the lessee's follows it. */
 void pg_server_sync(struct server *);
 

@@ -518,12 +518,15 @@ scan_first(const struct lexer *at)
 	case 'r':
 		if (is_key(&l, "rollback"))
 			return SQL_XACT;
-		return is_key(&l, "reset") ? SQL_SETTING | SQL_UNSETS : 0;
+		if (!is_key(&l, "reset"))
+			return 0;
+		return SQL_SETTING | SQL_UNSETS |
+		       (next_is(&l, "all") ? SQL_RESETS : 0);
 	case 'd':
 		if (is_key(&l, "discard"))
-			return next_is(&l, "all")
-				   ? SQL_SETTING | SQL_UNSETS | SQL_FORGETS
-				   : 0;
+			return next_is(&l, "all") ? SQL_SETTING | SQL_UNSETS |
+							SQL_FORGETS | SQL_RESETS
+						  : 0;
 		if (is_key(&l, "deallocate"))
 			return scan_deallocate(&l);
 		/* The body of a DO block is a quoted string to us. */
@@ -803,6 +806,219 @@ sql_deallocated(struct slice text, char *name, size_t max)
 		    !l.quoted && c >= 'A' && c <= 'Z' ? (char)(c | 32) : c;
 	}
 	return is_over(&l) && !l.odd ? n : 0;
+}
+
+/* The word just read, behind what is in `out`, as the server takes it. */
+static bool
+add_word(const struct lexer *l, char *out, size_t max)
+{
+	size_t at = strlen(out);
+
+	if (l->word_n == 0 || l->word_n >= max - at ||
+	    memchr(l->word, '"', l->word_n) != NULL)
+		return false;
+	for (size_t i = 0; i < l->word_n; i++) {
+		char c = l->word[i];
+
+		out[at + i] =
+		    !l->quoted && c >= 'A' && c <= 'Z' ? (char)(c | 32) : c;
+	}
+	out[at + l->word_n] = '\0';
+	return true;
+}
+
+/* A plain '...' of no more than fits, without a backslash. */
+static bool
+read_literal(struct lexer *l, char *out, size_t max)
+{
+	const char *p, *end;
+	size_t n = 0;
+
+	while (l->p < l->end && is_kind(*l->p, SPACE))
+		l->p++;
+	p = l->p;
+	if (p == l->end || *p != '\'' || next_token(l) != OTHER || l->odd)
+		return false;
+	end = l->p - 1;
+	if (end <= p || *end != '\'')
+		return false;
+	for (p++; p < end; p++) {
+		if (*p == '\\' || *p == '\0' || n + 1 >= max)
+			return false;
+		p += *p == '\'';
+		out[n++] = *p;
+	}
+	out[n] = '\0';
+	return true;
+}
+
+/* name[.name]; what follows it is read already, as *t says. */
+static bool
+read_setting(struct lexer *l, struct sql_switch *sw, enum token *t)
+{
+	sw->name[0] = '\0';
+	for (;;) {
+		if (!add_word(l, sw->name, sizeof(sw->name)))
+			return false;
+		*t = next_token(l);
+		if (*t != PUNCT || l->punct != '.')
+			return true;
+		if (strlen(sw->name) + 1 >= sizeof(sw->name) ||
+		    next_token(l) != WORD)
+			return false;
+		strcat(sw->name, ".");
+	}
+}
+
+/* Behind SET. */
+static bool
+switch_by_set(struct lexer *l, struct sql_switch *sw)
+{
+	struct lexer at;
+	enum token t;
+
+	if (next_token(l) != WORD)
+		return false;
+	at = *l;
+	if ((is_key(l, "local") || is_key(l, "session")) &&
+	    next_token(&at) == WORD && !is_key(&at, "to")) {
+		sw->local = is_key(l, "local");
+		*l = at;
+	}
+	if (!read_setting(l, sw, &t) || !((t == PUNCT && l->punct == '=') ||
+					  (t == WORD && is_key(l, "to"))))
+		return false;
+	at = *l;
+	if (read_literal(&at, sw->value, sizeof(sw->value))) {
+		*l = at;
+		return is_over(l);
+	}
+	at = *l;
+	sw->value[0] = '\0';
+	t = next_token(l);
+	if (t == WORD && is_key(l, "default"))
+		sw->reset = true;
+	else if (t == OTHER) {
+		while (at.p < l->p && is_kind(*at.p, SPACE))
+			at.p++;
+		for (const char *p = at.p; p < l->p; p++)
+			if (!is_kind(*p, DIGIT))
+				return false;
+		at.word = at.p;
+		at.word_n = (size_t)(l->p - at.p);
+		if (!add_word(&at, sw->value, sizeof(sw->value)))
+			return false;
+	} else if (t != WORD || !add_word(l, sw->value, sizeof(sw->value)))
+		return false;
+	return is_over(l);
+}
+
+static bool
+next_punct(struct lexer *l, char c)
+{
+	return next_token(l) == PUNCT && l->punct == c;
+}
+
+/* The second argument: a literal or $1, and perhaps ::text. */
+static bool
+read_value(struct lexer *l, struct sql_switch *sw)
+{
+	struct lexer at = *l;
+	enum token t;
+
+	if (!read_literal(&at, sw->value, sizeof(sw->value))) {
+		at = *l;
+		while (at.p < at.end && is_kind(*at.p, SPACE))
+			at.p++;
+		if (at.end - at.p < 2 || at.p[0] != '$' || at.p[1] < '1' ||
+		    at.p[1] > '9')
+			return false;
+		sw->param = (unsigned)(at.p[1] - '0');
+		at.p += 2;
+	}
+	*l = at;
+	t = next_token(&at);
+	if (t == PUNCT && at.punct == ':' && next_punct(&at, ':') &&
+	    next_token(&at) == WORD &&
+	    (is_key(&at, "text") || is_key(&at, "varchar")))
+		*l = at;
+	return next_punct(l, ',');
+}
+
+/* Behind SELECT. */
+static bool
+switch_by_select(struct lexer *l, struct sql_switch *sw)
+{
+	struct lexer at;
+
+	sw->select = true;
+	sw->tag = "SELECT 1";
+	if (next_token(l) != WORD)
+		return false;
+	if (is(l, "pg_catalog") &&
+	    (!next_punct(l, '.') || next_token(l) != WORD))
+		return false;
+	if (!is(l, "set_config") || !next_punct(l, '(') ||
+	    !read_literal(l, sw->name, sizeof(sw->name)) ||
+	    !next_punct(l, ',') || !read_value(l, sw) || next_token(l) != WORD)
+		return false;
+	for (char *p = sw->name; *p != '\0'; p++)
+		if (*p >= 'A' && *p <= 'Z')
+			*p |= 32;
+	sw->local = is_key(l, "true");
+	if ((!sw->local && !is_key(l, "false")) || !next_punct(l, ')'))
+		return false;
+	strcpy(sw->column, "set_config");
+	at = *l;
+	if (next_token(&at) == WORD && is_key(&at, "as")) {
+		sw->column[0] = '\0';
+		if (next_token(&at) != WORD ||
+		    !add_word(&at, sw->column, sizeof(sw->column)))
+			return false;
+		*l = at;
+	}
+	return is_over(l);
+}
+
+bool
+sql_switch(struct slice text, struct sql_switch *sw)
+{
+	struct lexer l = { .p = (const char *)text.p,
+			   .end = (const char *)text.p + text.n };
+	bool good = false;
+	enum token t;
+
+	*sw = (struct sql_switch){ .tag = "SET" };
+	if (text.n == 0 || next_token(&l) != WORD)
+		return false;
+	if (is_key(&l, "set")) {
+		good = switch_by_set(&l, sw);
+	} else if (is_key(&l, "select")) {
+		good = switch_by_select(&l, sw);
+	} else if (is_key(&l, "reset") && next_token(&l) == WORD) {
+		sw->reset = true;
+		sw->tag = "RESET";
+		good =
+		    read_setting(&l, sw, &t) &&
+		    (t == END || (t == PUNCT && l.punct == ';' && is_over(&l)));
+	}
+	return good && !l.odd;
+}
+
+bool
+sql_rolls_to(struct slice text)
+{
+	struct lexer l = { .p = (const char *)text.p,
+			   .end = (const char *)text.p + text.n };
+
+	if (text.n == 0 || !next_is(&l, "rollback"))
+		return false;
+	skip_work(&l);
+	if (!next_is(&l, "to") || next_token(&l) != WORD)
+		return false;
+	if (is_key(&l, "savepoint") && next_token(&l) != WORD)
+		return false;
+	return is_over(&l);
 }
 
 bool

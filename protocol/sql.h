@@ -24,7 +24,8 @@ enum sql_flag {
 				   statement of the text calls currval or lastval */
 	SQL_FORGETS = 1 << 6,	/* drops all prepared statements: DISCARD ALL, DEALLOCATE ALL */
 	SQL_XACT = 1 << 7,	/* a statement begins like those of sql_transaction() */
-	SQL_DROPS = 1 << 8	/* a statement is a DEALLOCATE of one name */
+	SQL_DROPS = 1 << 8,	/* a statement is a DEALLOCATE of one name */
+	SQL_RESETS = 1 << 9	/* a statement is RESET ALL or DISCARD ALL */
 };
 
 unsigned sql_scan(struct slice text);
@@ -59,6 +60,23 @@ size_t	      sql_begin(char out[SQL_BEGIN_MAX], unsigned modes);
  * the text is something else, or the name is not one of `max` bytes.
  */
 size_t sql_deallocated(struct slice text, char *name, size_t max);
+
+/* A text that gives one setting one value, and does nothing else. */
+struct sql_switch {
+	char	 name[64];	/* in lower case unless quoted */
+	char	 value[256];
+	char	 column[64];	/* of a SELECT: what its column is called */
+	unsigned param;		/* not 0: the value is this parameter */
+	bool	 reset;		/* no value: the default */
+	bool	 local;		/* for the transaction */
+	bool	 select;	/* SELECT set_config(), else SET or RESET */
+	const char *tag;	/* of its CommandComplete */
+};
+
+bool sql_switch(struct slice text, struct sql_switch *);
+
+/* Is it a ROLLBACK TO SAVEPOINT and nothing else? */
+bool sql_rolls_to(struct slice text);
 
 /* Does the text hold the last part of this setting's name, in either case,
  * anywhere?  However the rest of it is quoted or spaced. */

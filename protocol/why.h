@@ -32,6 +32,7 @@
 	X(NO_DATABASE,      0, "3D000", "ERR",      "no such database")                        \
 	X(NO_UPSTREAM,      1, "08004", "ERR",      "no upstream is configured for this")      \
 	X(GUARDED,          0, "42501", "NOPERM",   "this setting belongs to the proxy")       \
+	X(NOT_ALLOWED,      0, "42501", "NOPERM",   "no such organization, or not one of this user") \
 	X(BAD_AUTH,         0, "28P01", "WRONGPASS", "password authentication failed")         \
 	X(AUTH_DOWN,        1, "08006", "ERR",      "the user's password cannot be looked up now") \
 	X(UNSUPPORTED,      0, "0A000", "ERR",      "not supported")                           \

@@ -11,6 +11,7 @@
 
 #include "conf/tenant.h"
 #include "protocol/context.h"
+#include "proxy/pg_switch.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
@@ -342,11 +343,12 @@ pg_hello_step(struct session *s)
 
 /* Every variable of [variables] is set for every client: to its template's
  * value, or to the organization's own, or to ''; and so is the signed one. */
-static struct label *
-make_label(struct session *s, struct pg_hello *h, const struct tenant *t)
+struct label *
+pg_hello_label(struct session *s, const struct label_pair *own, size_t own_n,
+	       const struct tenant *t, const struct jwt *jwt)
 {
 	const struct conf *c = s->snapshot->conf;
-	size_t max = c->variables_n + (t ? t->var_n : 0) + h->settings, n = 0;
+	size_t max = c->variables_n + (t ? t->var_n : 0) + own_n, n = 0;
 	struct label_pair *pair = calloc(max + 1, sizeof(*pair));
 	char **made = calloc(max + 1, sizeof(*made));
 	bool is_signed = c->context.key != NULL;
@@ -354,17 +356,16 @@ make_label(struct session *s, struct pg_hello *h, const struct tenant *t)
 
 	if (pair == NULL || made == NULL)
 		abort();
-	for (size_t i = 0; i < h->settings; i++)
-		pair[n++] = h->setting[i];
+	for (size_t i = 0; i < own_n; i++)
+		pair[n++] = own[i];
 	for (size_t i = 0; i < c->variables_n; i++)
 		pair[n++] = (struct label_pair){ c->variables[i].name,
 						 c->variables[i].value };
 	for (size_t i = 0; t != NULL && i < t->var_n; i++)
 		pair[n++] =
 		    (struct label_pair){ t->var[i].name, t->var[i].value };
-	for (size_t i = h->settings; i < n; i++) {
-		made[i] =
-		    tenant_expand(pair[i].value, t, s->user->name, h->auth.jwt);
+	for (size_t i = own_n; i < n; i++) {
+		made[i] = tenant_expand(pair[i].value, t, s->user->name, jwt);
 		if (made[i] == NULL)
 			abort(); /* conf_load() has tried every template */
 		pair[i].value = made[i];
@@ -383,6 +384,18 @@ make_label(struct session *s, struct pg_hello *h, const struct tenant *t)
 	free(made);
 	free(pair);
 	return l;
+}
+
+/* Where this route leads, for an ordinary client. */
+struct pool *
+pg_hello_pool(struct session *s, struct route *r)
+{
+	if (r->postgres->user == NULL && r->upstream_password == NULL &&
+	    pg_session(s)->secret != NULL)
+		r->upstream_password = pg_session(s)->secret->user.password;
+	return pool_find_postgres(&s->worker->pools, s->snapshot, r->postgres,
+				  r->dbname, r->upstream_user,
+				  r->upstream_password);
 }
 
 static bool
@@ -528,18 +541,13 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 	if (find_route(s, h, &r, w) != 0 ||
 	    !seats_take(s, s->user, r.tenant, w))
 		return -1;
-	if (r.postgres->user == NULL && r.upstream_password == NULL &&
-	    pg_session(s)->secret != NULL)
-		r.upstream_password = pg_session(s)->secret->user.password;
 	pg_session(s)->mode = r.pool_mode;
 	s->lessee.keeps = r.pool_mode == POOL_MODE_SESSION;
 	s->lessee.tenant = r.tenant;
 	s->lessee.mode = LEASE_EXCLUSIVE;
 	*w = WHY_CLIENTS_FULL;
 	if (h->replication == NULL)
-		s->pool = pool_find_postgres(
-		    &s->worker->pools, s->snapshot, r.postgres, r.dbname,
-		    r.upstream_user, r.upstream_password);
+		s->pool = pg_hello_pool(s, &r);
 	else if (may_replicate(s, &r))
 		s->pool = pool_find_replication(
 		    &s->worker->pools, s->snapshot, r.postgres, r.dbname,
@@ -547,6 +555,7 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 	if (s->pool == NULL)
 		return -1;
 	pool_join(s->pool);
+	h->may_switch = r.may_switch;
 	if (h->auth.phase == PG_AUTH_PROVED && r.postgres->user == NULL)
 		pool_pass_keys(s->pool, &h->auth.scram.verifier,
 			       h->auth.scram.client_key);
@@ -567,7 +576,10 @@ pg_hello_in(struct session *s)
 	}
 	if (!settings_are_allowed(s, h))
 		return STEP_WAIT;
-	s->lessee.label = make_label(s, h, s->lessee.tenant);
+	s->lessee.label = pg_hello_label(s, h->setting, h->settings,
+					 s->lessee.tenant, h->auth.jwt);
+	if (h->may_switch)
+		pg_switch_open(ps, h);
 	if (pg_put(stream_out(&s->stream), 'R', "i", PG_AUTH_OK) != 0)
 		abort();
 	/* Settings of the client's own are tried on a server first: a wrong

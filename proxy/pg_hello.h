@@ -66,6 +66,7 @@ struct pg_hello {
 	uint32_t	  version;
 	struct pg_auth	  auth;
 	struct buf	  reports;	/* ParameterStatus of our bind */
+	bool		  may_switch;	/* a service user */
 	bool		  fresh;	/* the label is being verified */
 };
 
@@ -86,6 +87,15 @@ void pg_auth_free(struct pg_auth *);
  */
 bool pg_auth_must_look_up(const struct conf *, const struct conf_user *);
 bool pg_auth_look_up(struct session *) __attribute__((warn_unused_result));
+
+/*
+ * What a session of this organization (NULL: none) wants on its server; `own`
+ * are the client's settings.  One reference.  And where it is sent, or NULL.
+ */
+struct label *pg_hello_label(struct session *, const struct label_pair *own, size_t n,
+    const struct tenant *, const struct jwt *);
+struct route;
+struct pool *pg_hello_pool(struct session *, struct route *);
 
 /* It is: AuthenticationOk, and on. */
 enum step pg_hello_in(struct session *);

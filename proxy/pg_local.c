@@ -3,6 +3,7 @@
 #include <assert.h>
 
 #include "protocol/sql.h"
+#include "proxy/pg_switch.h"
 #include "proxy/worker.h"
 
 enum { BEGUN = 1 << 15 }; /* in pg_session.begun, beside the modes */
@@ -81,6 +82,7 @@ transaction(struct pg_session *ps, enum sql_xact xact, unsigned modes)
 		return xact == SQL_BEGIN ? "BEGIN" : "START TRANSACTION";
 	}
 	ps->begun = 0;
+	pg_switch_end(ps, xact == SQL_COMMIT);
 	stats_add(stats, STAT_TRANSACTIONS, 1);
 	return xact == SQL_COMMIT ? "COMMIT" : "ROLLBACK";
 }
@@ -105,6 +107,55 @@ pg_local_begin(struct pg_session *ps)
 	stats_add(&ps->s.worker->stats, STAT_BEGINS_DEFERRED, 1);
 }
 
+/* ---- another organization --------------------------------------------- */
+
+/* What a Bind has beside the names, of a switch. */
+struct bound {
+	char value[256];
+	unsigned params, format;
+};
+
+/* Tells it, ReadyForQuery included. */
+static void
+answer_switch(struct pg_session *ps, const struct sql_switch *to,
+	      const char *value, const struct answer *a, unsigned format)
+{
+	struct buf *out = stream_out(&ps->s.stream);
+	bool simple = !a->bind;
+	int r = 0;
+
+	if (a->parse)
+		r |= pg_put(out, '1', "");
+	if (a->bind)
+		r |= pg_put(out, '2', "");
+	r |= pg_switch_answer(out, to, value,
+			      a->describe || (simple && to->select), format);
+	r |= pg_put_ready(out, pg_local_status(ps));
+	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
+	if (r != 0)
+		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+}
+
+/* A text that resets all does that here too, before a server hears of it. */
+static bool
+local_switch(struct pg_session *ps, struct slice text)
+{
+	const struct answer a = { 0 };
+	struct sql_switch to;
+
+	if (ps->sw == NULL)
+		return false;
+	if (!pg_switch_is(ps, text, &to)) {
+		if (sql_scan(text) & SQL_RESETS)
+			pg_switch_reset(ps);
+		return false;
+	}
+	if (to.param != 0 || !pg_switch_run(ps, &to, to.value))
+		return false;
+	answer_switch(ps, &to, to.value, &a, 0);
+	return true;
+}
+
 /* ---- the simple protocol ---------------------------------------------- */
 
 static bool
@@ -119,6 +170,11 @@ local_query(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	if (m->size > f->n - f->at || text.n < 1)
 		return false;
 	text.n--; /* its NUL */
+	if (local_switch(ps, text)) {
+		pg_message_drop_unnamed(ps);
+		done(ps, f, m->size);
+		return true;
+	}
 	xact = sql_transaction(text, &modes);
 	a.tag = transaction(ps, xact, modes);
 	if (a.tag == NULL && pg_message_deallocate(ps, text))
@@ -175,6 +231,36 @@ take_bind(struct group *g, struct slice *name)
 	       !r.bad;
 }
 
+/* A Bind to the unnamed portal of one value at most, and how its row is
+ * wanted. */
+static bool
+take_value(struct group *g, struct slice *name, struct bound *b)
+{
+	struct pg_reader r;
+	unsigned formats;
+	uint32_t n = 0;
+	struct slice value = { 0 };
+
+	if (!take(g, 'B', &r) || pg_read_str(&r).n != 0)
+		return false;
+	*name = pg_read_str(&r);
+	for (formats = pg_read_u16(&r); formats > 0 && !r.bad; formats--)
+		pg_read_u16(&r);
+	b->params = pg_read_u16(&r);
+	if (b->params == 1 && (n = pg_read_u32(&r)) < sizeof(b->value))
+		value = pg_read_bytes(&r, n);
+	formats = pg_read_u16(&r);
+	b->format = formats == 1 ? pg_read_u16(&r) : 0;
+	if (r.bad || r.p != r.end || b->params > 1 || formats > 1 ||
+	    b->format > 1 || n >= sizeof(b->value) ||
+	    (n > 0 && memchr(value.p, '\0', n) != NULL))
+		return false;
+	if (n > 0)
+		memcpy(b->value, value.p, n);
+	b->value[n] = '\0';
+	return true;
+}
+
 /* Describe, perhaps, then Execute and Sync, of the unnamed portal. */
 static bool
 take_execute(struct group *g, bool *describe)
@@ -210,16 +296,45 @@ text_of(const uint8_t *body, size_t n)
 	return slice_of(body, strnlen((const char *)body, n));
 }
 
+/* Bind, Describe, Execute, Sync of a switch, behind its Parse or not. */
+static bool
+local_bind_switch(struct pg_session *ps, struct feed *f, struct group g,
+		  struct slice text, struct answer *a)
+{
+	const char *value;
+	struct sql_switch to;
+	struct slice name;
+	struct bound b;
+
+	if (!take_value(&g, &name, &b) || (a->parse ? name.n > 0 : text.n > 0))
+		return false;
+	if (!a->parse)
+		text = pg_message_text(ps, name);
+	if (!pg_switch_is(ps, text, &to) || to.param != b.params ||
+	    !take_execute(&g, &a->describe))
+		return false;
+	value = to.param != 0 ? b.value : to.value;
+	if (!pg_switch_run(ps, &to, value))
+		return false;
+	a->bind = true;
+	answer_switch(ps, &to, value, a, b.format);
+	done(ps, f, (size_t)(g.p - (f->p + f->at)));
+	return true;
+}
+
 static bool
 local_bind(struct pg_session *ps, struct feed *f)
 {
 	struct group g = { f->p + f->at, f->p + f->n };
+	struct answer there = { 0 };
 	struct stmt_entry *e;
 	struct answer a = { 0 };
 	struct slice name, text = { 0 };
 	enum sql_xact xact;
 	unsigned modes;
 
+	if (ps->sw != NULL && local_bind_switch(ps, f, g, text, &there))
+		return true;
 	if (!take_bind(&g, &name))
 		return false;
 	if (name.n == 0 && ps->has_unnamed && ps->unnamed_flags & SQL_XACT)
@@ -278,6 +393,14 @@ local_parse(struct pg_session *ps, struct feed *f)
 		r.bad = true; /* types are promised, and not there */
 	if (r.bad)
 		return false;
+	if (ps->sw != NULL && name.n == 0 &&
+	    local_bind_switch(ps, f, g, text, &a)) {
+		pg_message_keep_unnamed(ps, body, sql_scan(text));
+		return true;
+	}
+	a = (struct answer){ .parse = true };
+	if (ps->sw != NULL && sql_scan(text) & SQL_RESETS)
+		pg_switch_reset(ps);
 	xact = sql_transaction(text, &modes);
 	if (take_sync(&g)) {
 		flags = sql_scan(text);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "protocol/sql.h"
+#include "proxy/pg_switch.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -154,14 +155,14 @@ is_guarded(const struct pg_session *ps, struct slice text, unsigned flags)
 	const struct conf *c = ps->s.snapshot->conf;
 	const struct tenant *t = ps->s.lessee.tenant;
 
-	if (!(flags & SQL_SETTING) || t == NULL)
+	if (!(flags & SQL_SETTING) || !pg_message_is_watched(ps))
 		return false;
 	if (flags & SQL_HIDES)
 		return true;
 	for (size_t i = 0; i < c->variables_n; i++)
 		if (sql_mentions(text, c->variables[i].name))
 			return true;
-	for (size_t i = 0; i < t->var_n; i++)
+	for (size_t i = 0; t != NULL && i < t->var_n; i++)
 		if (sql_mentions(text, t->var[i].name))
 			return true;
 	return c->context.key != NULL &&
@@ -171,7 +172,26 @@ is_guarded(const struct pg_session *ps, struct slice text, unsigned flags)
 bool
 pg_message_is_watched(const struct pg_session *ps)
 {
-	return ps->s.lessee.tenant != NULL;
+	return ps->s.lessee.tenant != NULL || ps->sw != NULL;
+}
+
+struct slice
+pg_message_text(const struct pg_session *ps, struct slice name)
+{
+	struct stmt_entry *e = NULL;
+	const uint8_t *p = NULL;
+	size_t n = 0;
+
+	if (name.n > 0)
+		e = stmt_names_find(&ps->names, name);
+	if (e != NULL && e->stmt != NULL) {
+		p = (const uint8_t *)e->stmt->body;
+		n = e->stmt->len;
+	} else if (name.n == 0 && ps->has_unnamed) {
+		p = ps->unnamed;
+		n = ps->unnamed_n;
+	}
+	return slice_of(p, n > 0 ? strnlen((const char *)p, n) : 0);
 }
 
 /* ---- errors of our own, in their place -------------------------------- */
@@ -257,6 +277,16 @@ refusal(const struct pg_session *ps, struct slice text, unsigned flags)
 		"settings that name the organization belong to the proxy"
 	};
 
+	struct sql_switch to;
+
+	/* To parse it is free; refusal_to_switch() is for when it is run. */
+	if (ps->sw != NULL && pg_switch_is(ps, text, &to))
+		return NULL;
+	/* A switch by who may not; else nobody knows that setting. */
+	if (ps->sw == NULL && ps->s.lessee.tenant != NULL &&
+	    flags & SQL_SETTING && sql_switch(text, &to) &&
+	    strcmp(to.name, "weir.organization") == 0)
+		return &guarded;
 	return is_guarded(ps, text, flags) ? &guarded : NULL;
 }
 
@@ -265,6 +295,25 @@ pg_message_is_refused(const struct pg_session *ps, struct slice text,
 		      unsigned flags)
 {
 	return refusal(ps, text, flags) != NULL;
+}
+
+/* With a server in hand it was not carried out before: why. */
+static const struct refusal *
+refusal_to_switch(const struct pg_session *ps, struct slice text)
+{
+	static const struct refusal unknown = {
+		WHY_NOT_ALLOWED, "no such organization, or not one of this user"
+	};
+	static const struct refusal place = {
+		WHY_UNSUPPORTED,
+		"an organization is chosen between transactions, or before the "
+		"first statement of one, by a statement of its own"
+	};
+	struct sql_switch to;
+
+	if (ps->sw == NULL || !pg_switch_is(ps, text, &to))
+		return NULL;
+	return pg_switch_wrong(ps, &to) != NULL ? &unknown : &place;
 }
 
 /* At the first request of a lease the server's last nextval() was somebody
@@ -303,6 +352,8 @@ poison_refused(struct pg_session *ps, const struct refusal *r)
 		return;
 	}
 	poison(ps, why_table[r->why].sqlstate, r->text);
+	if (r->why == WHY_NOT_ALLOWED)
+		stats_add(&ps->s.worker->stats, STAT_NO_TENANT_STMT, 1);
 	LOG(ps->s.worker->weir->log, LOG_WARN, LOG_EV_REFUSE,
 	    log_id("session", ps->s.worker->id, ps->s.id),
 	    log_str("user", ps->s.user->name),
@@ -531,6 +582,33 @@ refusal_by_rate(struct pg_session *ps, bool is_free)
 	return seat_pay(&ps->s) ? NULL : &rate;
 }
 
+/* On a server that is kept, between transactions. */
+static bool
+query_switches(struct pg_session *ps, struct feed *f, uint32_t size,
+	       struct slice text, unsigned flags)
+{
+	struct server *v = ps->s.lessee.server;
+	struct buf *out = stream_out(&ps->s.stream);
+	struct sql_switch to;
+
+	if (ps->sw == NULL || !(flags & SQL_SETTING) ||
+	    server_of(ps)->status != 'I' || v->ledger.n > 0 ||
+	    pg_server_binding(v) || server_of(ps)->skipping)
+		return false;
+	if (flags & SQL_RESETS)
+		pg_switch_reset(ps);
+	if (!pg_switch_is(ps, text, &to) || to.param != 0 ||
+	    !pg_switch_run(ps, &to, to.value))
+		return false;
+	pg_message_drop(ps, f, size);
+	if (pg_switch_answer(out, &to, to.value, to.select, 0) != 0 ||
+	    pg_put_ready(out, 'I') != 0)
+		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+	else
+		wait_for_settings(ps);
+	return true;
+}
+
 static void
 on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 {
@@ -544,11 +622,15 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	if (whole && text.n > 0)
 		text.n--; /* its NUL */
 	flags = scan(text, whole);
+	if (query_switches(ps, f, size, text, flags))
+		return;
 	if ((no = refusal(ps, text, flags)) != NULL ||
+	    (no = refusal_to_switch(ps, text)) != NULL ||
 	    (no = refusal_to_recall(ps, flags)) != NULL) {
 		refuse_query(ps, f, size, no);
 		return;
 	}
+	pg_switch_note(ps, text, flags);
 	pg_message_drop_unnamed(ps); /* as PostgreSQL does */
 	if (flags & SQL_DROPS && query_deallocates(ps, f, size, text))
 		return;
@@ -605,9 +687,12 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		poison_refused(ps, no);
 		return;
 	}
+	pg_switch_note(ps, text, flags);
 	pg_message_drop_unnamed(ps);
 	if (whole)
 		pg_message_keep_unnamed(ps, body, flags);
+	if (refusal_to_switch(ps, text) != NULL)
+		flags = 0; /* it is refused where it would run */
 	if (flags & SQL_DROPS && !server_of(ps)->failed &&
 	    (e = deallocated(ps, text)) != NULL) {
 		pg_message_drop(ps, f, size);
@@ -718,7 +803,10 @@ need_unnamed(struct pg_session *ps, struct feed *f)
 		pg_server_close_unnamed(v);
 		return;
 	}
-	apply_flags(ps, ps->unnamed_flags);
+	if (ps->sw == NULL ||
+	    refusal_to_switch(ps, pg_message_text(ps, slice_of(NULL, 0))) ==
+		NULL)
+		apply_flags(ps, ps->unnamed_flags);
 	if (!pg_server_parse_unnamed(v, NULL, owner_id(ps), ps->unnamed_gen))
 		return;
 	check_stamp(ps);
@@ -747,7 +835,9 @@ pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
 				    (uint8_t)len };
 
 	pg_message_flush(ps, f);
-	apply_flags(ps, stmt->flags);
+	if (ps->sw == NULL ||
+	    refusal_to_switch(ps, pg_message_text(ps, name)) == NULL)
+		apply_flags(ps, stmt->flags);
 	pg_server_need(v, stmt);
 	if (!pg_server_expect(v, &ps->s.lessee, kind, LEDGER_FORWARD, e->id,
 			      STMT_NONE)) {
@@ -925,11 +1015,14 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	else if (name.n == 0 && ps->has_unnamed)
 		flags = ps->unnamed_flags;
 	no = refusal_to_recall(ps, flags);
+	if (no == NULL && flags & SQL_SETTING)
+		no = refusal_to_switch(ps, pg_message_text(ps, name));
 	if (no != NULL) {
 		pg_message_drop(ps, f, size);
 		poison_refused(ps, no);
 		return;
 	}
+	pg_switch_note(ps, pg_message_text(ps, name), flags);
 	if (portal.n == 0)
 		ps->portal_free = (e != NULL     ? e->stmt->flags
 				   : name.n == 0 ? ps->unnamed_flags

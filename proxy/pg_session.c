@@ -12,6 +12,7 @@
 
 #include "protocol/pg.h"
 #include "proxy/pg_local.h"
+#include "proxy/pg_switch.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
 #include "proxy/worker.h"
@@ -132,6 +133,7 @@ static void
 give_back(struct pg_session *ps)
 {
 	struct session *s = &ps->s;
+	bool committed = server_of(ps)->committed;
 
 	assert(ps->parses == 0 && ps->checks == 0);
 	ps->bound_wait = false;
@@ -140,6 +142,9 @@ give_back(struct pg_session *ps)
 	ps->server_paused = false;
 	server_release(s->lessee.server);
 	session_enter(s, SESSION_IDLE);
+	pg_switch_end(ps, committed);
+	if (session_is_over(s))
+		return;
 	if (s->worker->drain_ns != 0)
 		session_wake(s); /* its step ends it if it is quiet */
 }
@@ -275,6 +280,7 @@ begin_lease(struct pg_session *ps)
 
 	ps->lease_ns = ps->ask_ns = ps->rest_ns = now;
 	ps->asked = false;
+	server_of(ps)->committed = false;
 	pg_local_begin(ps);
 	session_enter(&ps->s, SESSION_LEASED);
 	/* Session pooling is a pin from the first request on. */
@@ -508,8 +514,14 @@ pg_rest(struct lessee *l)
 	if (may_give_back(ps)) {
 		give_back(ps);
 	} else {
+		/* What is bound for the transaction is no longer wanted. */
+		if (server_of(ps)->status == 'I' && ps->sw != NULL)
+			pg_switch_end(ps, server_of(ps)->committed);
+		if (session_is_over(s))
+			return;
 		if (ps->pinned && server_of(ps)->status == 'I')
 			pg_server_rebind(l->server);
+		ps->bound_wait |= pg_server_binding(l->server);
 		session_rearm(s);
 	}
 	if (buf_len(&s->stream.in) > 0)
@@ -789,6 +801,7 @@ pg_fini(struct session *s)
 
 	pg_hello_free(ps);
 	secret_unref(&ps->secret);
+	pg_switch_free(ps);
 	stmt_names_fini(&ps->names, &s->worker->pools.stmts);
 	free(ps->unnamed);
 	while ((po = ps->poison) != NULL) {

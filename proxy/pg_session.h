@@ -11,6 +11,7 @@
 #include "proxy/session.h"
 
 struct pg_hello;
+struct pg_switch;
 struct secret;
 
 /* An error in our words, told where the server was made to fail. */
@@ -26,6 +27,7 @@ struct pg_session {
 	struct session	  s;
 	struct pg_hello	 *hello;	/* until logged in */
 	struct secret	 *secret;	/* found elsewhere than in the configuration, or NULL; counted */
+	struct pg_switch *sw;		/* a service user's; NULL: may not switch */
 	struct stmt_names names;	/* its prepared statements */
 	uint8_t		 *unnamed;	/* body of its last unnamed Parse */
 	size_t		  unnamed_n, unnamed_size;

@@ -65,29 +65,36 @@ seats_take(struct session *s, const struct conf_user *user,
 {
 	struct budget *by_user, *by_tenant = NULL;
 	struct rates_entry *rates = NULL;
+	bool same = s->seat_user != NULL && s->user == user;
 
 	/* Who logs in again as who it is sits there already. */
-	if (s->seat_user != NULL && s->user == user && s->lessee.tenant == t)
+	if (same && s->lessee.tenant == t)
 		return true;
-	by_user = seat_take(s, "user", user->name, user->max_client_conn);
+	by_user = same
+		      ? s->seat_user
+		      : seat_take(s, "user", user->name, user->max_client_conn);
 	if (by_user == NULL)
 		return refused(s, w, WHY_USER_FULL, STAT_USER_FULL);
 	if (t != NULL) {
 		by_tenant =
 		    seat_take(s, "organization", t->slug, t->max_client_conn);
 		if (by_tenant == NULL) {
-			seat_give(s, &by_user);
+			if (!same)
+				seat_give(s, &by_user);
 			return refused(s, w, WHY_TENANT_FULL, STAT_TENANT_FULL);
 		}
 		rates = rates_find(&s->worker->weir->rates, t, now_of(s));
 		if (!rate_has(s, rates, RATE_CONNECTIONS)) {
 			rates_unref(&s->worker->weir->rates, &rates);
-			seat_give(s, &by_user);
+			if (!same)
+				seat_give(s, &by_user);
 			seat_give(s, &by_tenant);
 			return refused(s, w, WHY_RATE_CONNECTIONS,
 				       STAT_RATE_CONNECTIONS);
 		}
 	}
+	if (same)
+		s->seat_user = NULL; /* that one is kept */
 	seats_give(s);
 	s->seat_user = by_user;
 	s->seat_tenant = by_tenant;

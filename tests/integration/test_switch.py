@@ -116,3 +116,247 @@ def test_a_log_in_is_refused_that_names(proxy, pg, name):
     assert e.value.code == "28000"
     wait_for(lambda: proxy.metric(counter) == before + 1, 5, "not counted")
     wait_for(lambda: len(proxy.events("refuse")) == lines + 1, 5, "not logged")
+
+
+# At run time.  Each shows what the session is afterwards.
+
+
+def slug_of(wire):
+    got = wire.rows(pgwire.query("SELECT current_setting('app.current_organization_id'),"
+                                 " current_setting('app.slug'),"
+                                 " current_setting('app.color')"))[0]
+    if got[0] == "":
+        assert got == ["", "", "grey"]
+        return ""
+    slug = {v: k for k, v in IDS.items()}[got[0]]
+    assert got == [got[0], slug, "green" if slug == "gamma" else "grey"]
+    return slug
+
+
+def by_args(sql, *args):
+    return pgwire.extended(sql, args)
+
+
+FOR_GOOD = {
+    "SET": lambda s: pgwire.query("SET weir.organization = '%s'" % s),
+    "SET TO a name": lambda s: pgwire.query("set Weir.Organization to %s;" % s),
+    "SET SESSION": lambda s: pgwire.query("SET SESSION weir.organization = '%s'" % s),
+    "SET of the id": lambda s: pgwire.query(
+        "SET app.current_organization_id = '%s'" % IDS[s]),
+    "SET of the slug": lambda s: pgwire.query('SET "app".slug = \'%s\'' % s),
+    "set_config": lambda s: pgwire.query(
+        "SELECT set_config('app.current_organization_id', '%s', false)" % IDS[s]),
+    "set_config, extended": lambda s: pgwire.extended(
+        "SELECT set_config('weir.organization', '%s', false)" % s),
+    "set_config of a parameter": lambda s: by_args(
+        "SELECT pg_catalog.set_config('app.current_organization_id', $1, false)", IDS[s]),
+    "set_config of a parameter with its type": lambda s: by_args(
+        "SELECT set_config('app.slug', $1::text, false) AS now", s),
+    "SET, extended": lambda s: pgwire.extended("SET app.current_organization_id = '%s'"
+                                               % IDS[s]),
+}
+
+
+@pytest.mark.parametrize("how", FOR_GOOD)
+def test_a_service_user_switches_by(one_server, how):
+    svc, acme = login(one_server, "svc"), one_server.wire("acme_app")
+    assert slug_of(svc) == ""
+    pins = one_server.metric("pins_total")
+    for slug in ("acme", "gamma", "beta", "beta", "gamma"):
+        reply = svc.run(FOR_GOOD[how](slug))
+        assert not pgwire.errors(reply), reply
+        if "config" in how:
+            assert pgwire.rows(reply)[0][0] in (slug, IDS[slug])
+        for _ in range(2):
+            assert slug_of(svc) == slug
+            assert acme.value(OWN) == ACME
+    assert one_server.metric("pins_total") == pins
+
+
+def test_an_answer_of_set_config_looks_like_PostgreSQL_s(proxy):
+    svc, direct = login(proxy, "svc"), proxy.wire("plain_app")
+    text = "SELECT set_config('%s', $1, false)"
+    for send in (lambda n: pgwire.query(text.replace("$1", "'%s'" % ACME) % n),
+                 lambda n: by_args(text % n, ACME),
+                 lambda n: pgwire.parse(text % n) + pgwire.bind([ACME], formats=[1],
+                                                                results=[1])
+                 + pgwire.describe() + pgwire.execute() + pgwire.sync(),
+                 lambda n: pgwire.query("RESET " + n),
+                 lambda n: pgwire.query("SET %s = '%s'" % (n, ACME))):
+        expected = [m for m in direct.run(send("app.other")) if m[0] not in "SN"]
+        got = [m for m in svc.run(send(TENANT)) if m[0] not in "SN"]
+        assert got == expected
+
+
+def test_a_named_statement_switches_each_time_it_is_bound(proxy):
+    svc = login(proxy, "svc")
+    for name in ("acme", "gamma", "acme"):
+        if name == "acme":
+            svc.run(pgwire.close("S", "sw"), pgwire.sync())
+            reply = svc.run(pgwire.parse(
+                "SELECT set_config('app.current_organization_id', $1, false)", "sw"),
+                pgwire.describe("S", "sw"), pgwire.sync())
+            assert pgwire.kinds(reply) == "1tTZ"
+        reply = svc.run(pgwire.bind([IDS[name]], "sw"), pgwire.execute(), pgwire.sync())
+        assert pgwire.kinds(reply) == "2DCZ"
+        assert slug_of(svc) == name
+
+
+@pytest.mark.parametrize("sql", [
+    "RESET weir.organization", "RESET app.current_organization_id", "RESET ALL",
+    "DISCARD ALL", "SET weir.organization TO DEFAULT",
+    "SELECT pg_advisory_unlock_all(); CLOSE ALL; UNLISTEN *; RESET ALL;"])
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
+def test_a_reset_goes_back_to_the_organization_of_the_log_in(proxy, sql, pinned):
+    for user, home in (("svc", ""), ("svc.beta", "beta")):
+        svc = login(proxy, user)
+        if pinned:
+            svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+        svc.rows(pgwire.query("SET weir.organization = acme"))
+        assert slug_of(svc) == "acme"
+        svc.rows(pgwire.query(sql))
+        assert slug_of(svc) == home
+        svc.close()
+
+
+def test_an_empty_name_is_no_organization(proxy):
+    svc = login(proxy, "svc.beta")
+    for sql in ("SET weir.organization = ''", "SET app.current_organization_id = ''",
+                "SELECT set_config('app.current_organization_id', '', false)"):
+        svc.rows(pgwire.query("SET weir.organization = acme"))
+        svc.rows(pgwire.query(sql))
+        assert slug_of(svc) == ""
+        assert svc.value("SELECT count(*) FROM notes") == "0"
+
+
+# Refused: the code, and what it was before goes on.
+WRONG = [
+    "SET weir.organization = 'nope'", "SET weir.organization = beta",
+    "SET app.current_organization_id = '%s'" % BETA, "SET app.slug = acme2",
+    "SET app.current_organization_id = 'acme'",
+    "SELECT set_config('app.current_organization_id', '%s', false)" % BETA,
+    "SELECT set_config('app.current_organization_id', '%s', true), count(*) FROM notes"
+    % ACME,
+    "SELECT 1; SET weir.organization = gamma; SET app.slug = gamma",
+    "WITH x AS (SELECT set_config('app.current_organization_id', '%s', true))"
+    " SELECT * FROM x" % ACME,
+    "DO $$ BEGIN SET app.current_organization_id = '%s'; END $$" % BETA,
+    "SET app.current_organization_id = E'%s'" % BETA,
+    "SET app.who = 'x'",
+    "PREPARE p AS SELECT set_config($1, $2, false)",
+]
+
+
+@pytest.mark.parametrize("sql", WRONG)
+@pytest.mark.parametrize("way", ["alone", "in a transaction", "pinned"])
+def test_a_service_user_never_has_what_it_may_not_use(proxy, sql, way):
+    two = login(proxy, "two.acme")
+    if way == "pinned":
+        two.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    for send in (pgwire.query, pgwire.extended):
+        if way == "in a transaction":
+            two.rows(pgwire.query("BEGIN"))
+        reply = two.run(send(sql))
+        assert [e["C"] for e in pgwire.errors(reply)] == ["42501"]
+        if way == "in a transaction":
+            assert pgwire.errors(two.run(pgwire.query("SELECT 1")))[0]["C"] == "25P02"
+            two.rows(pgwire.query("ROLLBACK"))
+        assert slug_of(two) == "acme"
+
+
+def test_a_parameter_is_looked_at_too(proxy):
+    two = login(proxy, "two.acme")
+    before = proxy.metric('organization_refused_total{at="statement"}')
+    for args in ([TENANT, BETA], [BETA]):
+        sql = "SELECT set_config(%s, false)" % (
+            "$1, $2" if len(args) == 2 else "'%s', $1" % TENANT)
+        reply = two.run(pgwire.extended(sql, args))
+        assert pgwire.errors(reply)[0]["C"][:2] in ("42", "0A")
+        assert slug_of(two) == "acme"
+    two.run(pgwire.query("SET weir.organization = beta"))
+    assert proxy.metric('organization_refused_total{at="statement"}') > before
+
+
+# In transactions.
+
+
+LOCAL = {
+    "SET LOCAL": lambda s: pgwire.query("SET LOCAL weir.organization = '%s'" % s),
+    "SET LOCAL of the id": lambda s: pgwire.query(
+        "SET LOCAL app.current_organization_id = '%s'" % IDS[s]),
+    "set_config": lambda s: pgwire.query(
+        "SELECT set_config('app.current_organization_id', '%s', true)" % IDS[s]),
+    "set_config of a parameter": lambda s: by_args(
+        "SELECT set_config('app.current_organization_id', $1, true)", IDS[s]),
+}
+ENDS = ["COMMIT", "ROLLBACK", "SELECT 1/0"]
+
+
+@pytest.mark.parametrize("how", LOCAL)
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_local_ends_with_its_transaction(one_server, how, end):
+    svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
+    for slug in ("acme", "gamma"):
+        svc.rows(pgwire.query("BEGIN"))
+        svc.run(LOCAL[how](slug))
+        assert slug_of(svc) == slug
+        svc.rows(pgwire.query("SAVEPOINT s"))
+        svc.rows(pgwire.query("ROLLBACK TO s"))
+        assert slug_of(svc) == slug
+        svc.run(pgwire.query(end))
+        if end == "SELECT 1/0":
+            svc.rows(pgwire.query("COMMIT"))
+        assert slug_of(svc) == "beta"
+        assert acme.value(OWN) == ACME
+        # And one that ends before it has asked anything.
+        svc.rows(pgwire.query("BEGIN"))
+        svc.run(LOCAL[how](slug))
+        svc.rows(pgwire.query("COMMIT"))
+        assert slug_of(svc) == "beta"
+
+
+@pytest.mark.parametrize("how", LOCAL)
+def test_what_is_local_outside_of_a_transaction_is_nothing(proxy, how):
+    svc = login(proxy, "svc.beta")
+    assert not pgwire.errors(svc.run(LOCAL[how]("acme")))
+    assert slug_of(svc) == "beta"
+
+
+@pytest.mark.parametrize("how", FOR_GOOD)
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
+def test_what_is_set_for_good_in_a_transaction_stays_if_it_commits(proxy, how, pinned):
+    svc = login(proxy, "svc")
+    was = ""
+    for end, stays in [("COMMIT", True), ("ROLLBACK", False), ("SELECT 1/0", False),
+                       ("COMMIT", True)]:
+        slug = "gamma" if was == "acme" else "acme"
+        svc.rows(pgwire.query("BEGIN"))
+        reply = svc.run(FOR_GOOD[how](slug))
+        assert not pgwire.errors(reply)
+        assert slug_of(svc) == slug
+        svc.rows(pgwire.query("SAVEPOINT s"))
+        svc.run(pgwire.query("SELECT 1/0"))
+        svc.rows(pgwire.query("ROLLBACK TO s"))
+        assert slug_of(svc) == slug
+        svc.run(pgwire.query(end))
+        if end == "SELECT 1/0":
+            svc.rows(pgwire.query("COMMIT"))
+        was = slug if stays else was
+        assert slug_of(svc) == was
+    if pinned:
+        svc.rows(pgwire.query("BEGIN"))
+        svc.run(FOR_GOOD[how]("beta"))
+        svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+        svc.rows(pgwire.query("ROLLBACK"))
+        assert slug_of(svc) == was
+
+
+def test_behind_the_first_statement_of_a_transaction_it_is_too_late(proxy):
+    svc = login(proxy, "svc.beta")
+    for send in [*FOR_GOOD.values(), *LOCAL.values()]:
+        svc.rows(pgwire.query("BEGIN"))
+        svc.value("SELECT 1")
+        reply = svc.run(send("acme"))
+        assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+        svc.rows(pgwire.query("ROLLBACK"))
+        assert slug_of(svc) == "beta"
