@@ -71,6 +71,16 @@ class Client:
         self.serial += 1
         return "~%02d.%08d.%05d~" % (self.org, self.number, self.serial)
 
+    def acts(self, most, kinds):
+        """What to do next; the first of all clients do everything once."""
+        first = self.number % 10 ** 7 <= 5
+        n = len(kinds) if first else self.rng.randrange(1, most)
+        todo = self.rng.sample(kinds, n) if first else self.rng.choices(kinds, k=n)
+        for act in todo:
+            if self.run.is_over():
+                return
+            yield act
+
     def judge(self, data, shared=False):
         """Every mark in it is ours, or, where that is shared, our organization's."""
         for org, client, _ in set(MARK.findall(data)):
@@ -156,7 +166,7 @@ class PgClient(Client):
         self.names, self.written, self.mine = {}, [], ""
         self.listens, self.temp, self.sql = False, None, None
         self.shared, self.forwards = False, None
-        self.pins = self.rng.random() < 0.15
+        self.pins = self.rng.random() < 0.15 or number % 10 ** 7 <= 2
 
     def context(self):
         return [identity(self.org), slug(self.org),
@@ -248,11 +258,7 @@ class PgClient(Client):
         await self.open()
         await self.login()
         self.state, self.heard = "I", set()
-        for _ in range(self.rng.randrange(1, 40)):
-            if self.run.is_over():
-                break
-            kinds = self.PLAIN + (self.PINNED if self.pins else [])
-            act = self.rng.choice(kinds)
+        for act in self.acts(40, self.PLAIN + (self.PINNED if self.pins else [])):
             self.doing = "pg " + act.__name__
             await act(self)
         self.doing = "pg leave"
@@ -342,6 +348,8 @@ class PgClient(Client):
             self.same((codes, key), (["57014"], self.key), "a cancel")
         else:
             self.same(pgwire.rows(reply), [[m, ""]], "not cancelled")
+            # It may be on its way, to whatever this client does next.
+            self.leaves()
 
     async def big(self):
         m, n = self.mark(), self.rng.choice([500, 3000, 20000])
@@ -614,10 +622,7 @@ class RedisClient(Client):
                       b"%", "HELLO 3")
         else:
             self.same(await self.ask("AUTH", slug(self.org), "x"), b"+OK", "AUTH")
-        for _ in range(self.rng.randrange(1, 60)):
-            if self.run.is_over():
-                break
-            act = self.rng.choice(self.ACTS)
+        for act in self.acts(60, self.ACTS):
             self.doing = "redis " + act.__name__
             await act(self)
         self.doing = "redis leave"
@@ -644,7 +649,7 @@ class RedisClient(Client):
         """bytes of a line with its kind; ("$", bytes), None or a list."""
         line = await self.line()
         kind, rest = line[:1], line[1:]
-        if kind == b"-" and re.match(rb"-ERR (upstream|connection|state of)", line):
+        if kind == b"-" and re.match(rb"-ERR weir: (upstream|state of)", line):
             raise Lost(line.decode())
         if kind in b"+-:" or kind == b"#":
             return line
