@@ -360,3 +360,36 @@ def test_behind_the_first_statement_of_a_transaction_it_is_too_late(proxy):
         assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
         svc.rows(pgwire.query("ROLLBACK"))
         assert slug_of(svc) == "beta"
+
+
+def test_clients_that_alternate_among_organizations_see_their_own_rows(proxy):
+    """20 of psycopg2, half SET LOCAL per transaction, half SET in autocommit."""
+    import threading
+    wrong = []
+
+    def work(n):
+        db = proxy.psycopg2("svc")
+        db.autocommit = n % 2 == 0
+        cur = db.cursor()
+        try:
+            for i in range(30):
+                slug = list(IDS)[(n + i) % 3]
+                cur.execute("SET %s app.current_organization_id = %%s"
+                            % ("LOCAL" if n % 2 else ""), [IDS[slug]])
+                cur.execute("INSERT INTO notes (author, body) VALUES (%s, %s)",
+                            ["switch", slug])
+                cur.execute("SELECT DISTINCT organization_id::text, body FROM notes"
+                            " WHERE author = 'switch'")
+                got = cur.fetchall()
+                if got != [(IDS[slug], slug)]:
+                    wrong.append((slug, got))
+                if n % 2:
+                    (db.commit if i % 3 else db.rollback)()
+        except Exception as e:
+            wrong.append(repr(e))
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(20)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong, wrong[:3]
