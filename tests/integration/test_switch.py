@@ -1,6 +1,6 @@
 """
 Goal:   a service user names its organization when it logs in, by every way
-        there is, and never one it may not use.
+        there is, chooses another at run time, and never one it may not use.
 Method: the ways one by one and in pairs, over TLS where the name of the host
         is one of them; what is refused is refused before a server is touched,
         counted and logged.
