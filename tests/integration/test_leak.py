@@ -72,7 +72,7 @@ def config(rd, slower):
         "weir": {"log_level": "error", "query_wait_notify": 0, "max_prepared_statements": 12,
                  "query_wait_timeout": int(scaled(60))},
         "postgres main": {"pool_size": SERVERS},
-        "redis main": {"connections": 1, "url": "redis://:%s@127.0.0.1:%d/0" % (
+        "redis main": {"connections": 1, "profile": "dedicated", "url": "redis://:%s@127.0.0.1:%d/0" % (
             rd.password, slower.port)},
         "variables": {"app.current_organization_id": "%{organization.id}",
                       "app.slug": "%{organization.slug}",
