@@ -10,6 +10,7 @@
 #include "conf/conf_check.h"
 #include "conf/conf_keys.h"
 #include "conf/conf_set.h"
+#include "conf/conf_tenant.h"
 #include "conf/conf_users.h"
 #include "conf/ini.h"
 #include "conf/mem.h"
@@ -172,18 +173,6 @@ set_default(struct load *l, const struct conf_row *row, void *object)
 	(void)rc;
 }
 
-/* Names of settings know no case in PostgreSQL: one spelling is kept. */
-static char *
-lower(const char *s)
-{
-	char *out = mem_text(s, strlen(s));
-
-	for (char *p = out; *p != '\0'; p++)
-		if (*p >= 'A' && *p <= 'Z')
-			*p = (char)(*p - 'A' + 'a');
-	return out;
-}
-
 /* NAME = template, in [variables] or behind var. in an organization. */
 static void
 set_variable(struct load *l, struct tenant_var **var, size_t *n,
@@ -191,7 +180,7 @@ set_variable(struct load *l, struct tenant_var **var, size_t *n,
 {
 	char why[VALUE_WHY_MAX], *text, *sample;
 
-	if (!value_is_variable(name) || strlen(name) > 127) {
+	if (!conf_tenant_is_var(name)) {
 		ERROR(l, e->line,
 		      "%.80s: expected a setting's name like "
 		      "app.current_organization_id",
@@ -209,8 +198,7 @@ set_variable(struct load *l, struct tenant_var **var, size_t *n,
 		      "%%{jwt.CLAIM} and %%%%",
 		      e->key, e->value);
 	free(sample);
-	*var = mem_more(*var, *n, sizeof(**var));
-	(*var)[(*n)++] = (struct tenant_var){ lower(name), text };
+	conf_tenant_add_var(var, n, name, text);
 }
 
 static void
@@ -448,16 +436,6 @@ conf_load(const char *file, struct conf_errors *errors)
 }
 
 static void
-free_variables(struct tenant_var *var, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		free(var[i].name);
-		free(var[i].value);
-	}
-	free(var);
-}
-
-static void
 free_objects(struct conf *c, enum conf_kind kind)
 {
 	const struct conf_kind_row *k = conf_keys_kind(kind);
@@ -484,14 +462,14 @@ conf_free(struct conf **conf)
 	if (c == NULL)
 		return;
 	for (size_t i = 0; i < c->tenant_n; i++)
-		free_variables(c->tenant[i].var, c->tenant[i].var_n);
+		conf_tenant_free_vars(c->tenant[i].var, c->tenant[i].var_n);
 	for (size_t i = 0; i < c->user_n; i++)
 		free(c->user[i].verifier);
 	conf_users_free(c);
 	jwt_key_free(&c->jwt.public_key);
 	for (unsigned kind = 0; kind < KIND_MAX; kind++)
 		free_objects(c, (enum conf_kind)kind);
-	free_variables(c->variables, c->variables_n);
+	conf_tenant_free_vars(c->variables, c->variables_n);
 	free(c->tenant_by_id);
 	for (size_t i = 0; i < c->listen_n; i++)
 		free(c->listen[i].text);

@@ -182,6 +182,15 @@ struct conf_auth_source {	/* [auth] */
 	uint64_t ttl_ms, negative_ttl_ms;	/* how long its answers are good */
 };
 
+struct conf_directory {		/* [directory] */
+	const struct conf_postgres *postgres;	/* who is asked for organizations; NULL: nobody */
+	char	*dbname;	/* NULL: the upstream's */
+	char	*query;		/* of a slug; NULL only without postgres */
+	char	*query_by_id;	/* NULL: by slug only */
+	uint64_t ttl_ms, negative_ttl_ms;
+	char	*notify_channel;	/* NULL: nobody tells of changes */
+};
+
 struct conf {
 	char		     *file;
 	unsigned	      workers;		/* never 0 after load */
@@ -217,6 +226,7 @@ struct conf {
 	char		     *userlist_file;
 	struct conf_auth_source auth;
 	struct conf_context   context;
+	struct conf_directory directory;
 	struct conf_postgres *postgres;
 	size_t		      postgres_n;
 	struct conf_redis    *redis;

@@ -305,13 +305,42 @@ check_means(struct conf *c, struct conf_errors *e, const struct conf_user *u)
 		      u->name);
 }
 
+/* Whoever weir asks itself, it must be able to log in to. */
+static void
+check_asked(const struct conf *c, struct conf_errors *e, const char *key,
+	    const struct conf_postgres *const *field, char *const *dbname)
+{
+	const struct conf_postgres *up = *field;
+
+	if (up->user == NULL || (up->password == NULL && up->hosts_n > 0 &&
+				 up->hosts[0].name[0] != '/'))
+		ERROR(c, e, conf_line(c, field),
+		      "%s = %s: weir cannot log in there by itself, expected "
+		      "an upstream with user and password",
+		      key, up->name);
+	if (up->dbname == NULL && *dbname == NULL)
+		ERROR(c, e, conf_line(c, field),
+		      "%s = %s: the upstream names no database, expected "
+		      "%sdbname",
+		      key, up->name, strncmp(key, "auth", 4) ? "" : "auth_");
+}
+
+static void
+check_query(const struct conf *c, struct conf_errors *e, const char *key,
+	    char *const *query, const char *what)
+{
+	if (*query != NULL && strstr(*query, "$1") == NULL)
+		ERROR(c, e, conf_line(c, query),
+		      "%s asks for nobody, expected $1 in it, the %s", key,
+		      what);
+}
+
 static void
 check_auth(const struct conf *c, struct conf_errors *e)
 {
 	const struct conf_auth_source *a = &c->auth;
-	const struct conf_postgres *up = a->postgres;
 
-	if (up == NULL) {
+	if (a->postgres == NULL) {
 		if (a->query != NULL || a->dbname != NULL)
 			ERROR(c, e,
 			      a->query ? conf_line(c, &a->query)
@@ -320,21 +349,31 @@ check_auth(const struct conf *c, struct conf_errors *e)
 			      "auth_postgres too");
 		return;
 	}
-	if (up->user == NULL || (up->password == NULL && up->hosts_n > 0 &&
-				 up->hosts[0].name[0] != '/'))
-		ERROR(c, e, conf_line(c, &a->postgres),
-		      "auth_postgres = %s: weir cannot log in there by "
-		      "itself, expected an upstream with user and password",
-		      up->name);
-	if (up->dbname == NULL && a->dbname == NULL)
-		ERROR(c, e, conf_line(c, &a->postgres),
-		      "auth_postgres = %s: the upstream names no database, "
-		      "expected auth_dbname",
-		      up->name);
-	if (a->query != NULL && strstr(a->query, "$1") == NULL)
-		ERROR(c, e, conf_line(c, &a->query),
-		      "auth_query asks for nobody, expected $1 in it, the "
-		      "user's name");
+	check_asked(c, e, "auth_postgres", &a->postgres, &a->dbname);
+	check_query(c, e, "auth_query", &a->query, "user's name");
+}
+
+static void
+check_directory(const struct conf *c, struct conf_errors *e)
+{
+	const struct conf_directory *d = &c->directory;
+
+	if (d->postgres == NULL &&
+	    (d->query || d->query_by_id || d->dbname || d->notify_channel))
+		ERROR(c, e,
+		      d->query ? conf_line(c, &d->query)
+			       : conf_line(c, &d->notify_channel),
+		      "[directory]: nobody to ask for organizations, expected "
+		      "postgres too");
+	if (d->postgres == NULL)
+		return;
+	check_asked(c, e, "postgres", &d->postgres, &d->dbname);
+	if (d->query == NULL)
+		ERROR(c, e, conf_line(c, &d->postgres),
+		      "[directory]: query is missing, expected SQL with $1, "
+		      "the slug");
+	check_query(c, e, "query", &d->query, "slug");
+	check_query(c, e, "query_by_id", &d->query_by_id, "id");
 }
 
 /* May the secret come from elsewhere? */
@@ -689,6 +728,7 @@ conf_check(struct conf *c, struct conf_errors *e)
 	check_context(c, e);
 	check_listen(c, e);
 	check_auth(c, e);
+	check_directory(c, e);
 	check_ids(c, e);
 	if (listens_to(c, LISTEN_REDIS) || listens_to(c, LISTEN_REDIS_TLS))
 		check_homes(c, e);

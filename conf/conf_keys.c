@@ -23,6 +23,7 @@
 #define T(f)   offsetof(struct tenant, f)
 #define A(f)   offsetof(struct conf, auth.f)
 #define C(f)   offsetof(struct conf, context.f)
+#define Y(f)   offsetof(struct conf, directory.f)
 
 /* clang-format off */
 
@@ -162,6 +163,7 @@ static const struct conf_row rows[] = {
 
 	{ KIND_ORGANIZATION, "id", T_TEXT, 1, 255, .off = T(id) },
 	{ KIND_ORGANIZATION, "postgres", T_POSTGRES, .off = T(postgres) },
+	{ KIND_ORGANIZATION, "dbname", T_TEXT, 1, ID_MAX, .off = T(dbname) },
 	{ KIND_ORGANIZATION, "redis", T_REDIS, .off = T(redis) },
 	{ KIND_ORGANIZATION, "redis_user", T_TEXT, 1, 255, .off = T(redis_user) },
 	{ KIND_ORGANIZATION, "redis_password", T_TEXT, ANY_TEXT, .off = T(redis_password), .secret = true },
@@ -179,11 +181,13 @@ static const struct conf_row rows[] = {
 	{ KIND_USER, "max_client_conn", T_UINT, 0, 1000000, .def = "0", .off = U(max_client_conn) },
 	{ KIND_USER, "pool_mode", T_WORD, .off = U(pool_mode), .aux = U(has_pool_mode), .words = pool_modes },
 
-	{ KIND_DIRECTORY, "postgres", T_NOWHERE, .off = 0 },
-	{ KIND_DIRECTORY, "query", T_NOWHERE, .off = 0 },
-	{ KIND_DIRECTORY, "ttl", T_NOWHERE, .off = 0 },
-	{ KIND_DIRECTORY, "negative_ttl", T_NOWHERE, .off = 0 },
-	{ KIND_DIRECTORY, "notify_channel", T_NOWHERE, .off = 0 },
+	{ KIND_DIRECTORY, "postgres", T_POSTGRES, .off = Y(postgres) },
+	{ KIND_DIRECTORY, "dbname", T_TEXT, 1, ID_MAX, .off = Y(dbname) },
+	{ KIND_DIRECTORY, "query", T_TEXT, ANY_TEXT, .off = Y(query) },
+	{ KIND_DIRECTORY, "query_by_id", T_TEXT, ANY_TEXT, .off = Y(query_by_id) },
+	{ KIND_DIRECTORY, "ttl", T_TIME, 0, DAY, .def = "60", .off = Y(ttl_ms) },
+	{ KIND_DIRECTORY, "negative_ttl", T_TIME, 0, DAY, .def = "5", .off = Y(negative_ttl_ms) },
+	{ KIND_DIRECTORY, "notify_channel", T_TEXT, 1, ID_MAX, .off = Y(notify_channel) },
 
 	{ KIND_CONTEXT, "key", T_TEXT, ANY_TEXT, .off = C(key), .secret = true },
 	{ KIND_CONTEXT, "previous_key", T_TEXT, ANY_TEXT, .off = C(previous_key), .secret = true },
@@ -267,7 +271,7 @@ static const struct conf_kind_row kinds[KIND_MAX] = {
 				ARRAY(tenant), SLUG },
 	[KIND_USER] = { "user", "NAME", false, true, ARRAY(user), IDENTIFIER },
 	[KIND_VARIABLES] = { .word = "variables" },
-	[KIND_DIRECTORY] = { .word = "directory", .later = true },
+	[KIND_DIRECTORY] = { .word = "directory" },
 	[KIND_CONTEXT] = { .word = "context" },
 	[KIND_BATCH] = { "batch", "TABLE", true, false, 0, 0, 0, IDENTIFIER },
 	[KIND_AUTH] = { .word = "auth" },

@@ -57,6 +57,8 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 	X(HOST_DOWN,	"host-down")		/* one of several of an upstream */ \
 	X(HOST_UP,	"host-up")                                            \
 	X(AUTH_QUERY,	"auth-query")		/* it gave no usable answer */ \
+	X(DIRECTORY,	"directory")		/* it gave no usable answer */ \
+	X(CHANNEL,	"channel")		/* a server does not let us listen */ \
 	X(DROPPED,	"log-dropped")                                        \
 	X(FAULT,	"fault")		/* something we must look at */
 

@@ -2,11 +2,15 @@
  * tenant: an organization: where it is routed, what it may use, and the
  * variables that say who it is.  A fact, read-only after load.
  *
- * Owner:    the struct conf it came with.
+ * Owner:    the struct conf it came with; or it is counted (refs), and came
+ *           from the directory.  Who keeps one takes a reference, which costs
+ *           nothing where it is the configuration's, and keeps that too.
  */
 #ifndef CONF_TENANT_H
 #define CONF_TENANT_H
 
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,11 +28,21 @@ struct tenant_rate {		/* `1000/60s`; count 0 means no limit */
 	uint64_t period_ms;
 };
 
+/* What all tenants share that the directory gave for one slug, one after
+ * another, so that clients of each hear of its end. */
+struct tenant_life {
+	_Atomic unsigned refs;
+	_Atomic bool	 gone;
+};
+
 struct tenant {
 	char			   *slug;
 	char			   *id;		/* the slug where unset */
 	const struct conf_postgres *postgres;	/* NULL: the database's */
 	const struct conf_redis	   *redis;	/* NULL: the first upstream */
+	char			   *postgres_name;	/* of the directory: the NAME, for the */
+	char			   *redis_name;		/* reader's configuration; see route.h */
+	char			   *dbname;		/* NULL: the database's */
 	char			   *redis_user;
 	char			   *redis_password;
 	unsigned		    pool_size;		/* servers at once; 0: no cap */
@@ -39,7 +53,25 @@ struct tenant {
 	struct tenant_rate	    rate_operations;
 	struct tenant_var	   *var;	/* own values, they win over [variables] */
 	size_t			    var_n;
+	/* Of the directory: */
+	_Atomic unsigned	    refs;	/* 0: the configuration's */
+	bool			    unusable;	/* with no id: there is one, but its row is no good */
+	struct tenant_life	   *life;
 };
+
+/* conf_tenant.c; both take NULL, and those of a configuration. */
+const struct tenant *tenant_ref(const struct tenant *);
+void		     tenant_unref(const struct tenant **);	/* nulls the pointer */
+/* The directory has given `now` for the slug, which nobody else has yet. */
+void		     tenant_replaced(struct tenant *before, struct tenant *now);
+
+/* The directory says that there is no such organization any more. */
+static inline bool
+tenant_is_gone(const struct tenant *t)
+{
+	return t != NULL && t->life != NULL &&
+	    atomic_load_explicit(&t->life->gone, memory_order_relaxed);
+}
 
 /*
  * The template with %{organization.id}, %{organization.slug}, %{user} and

@@ -35,6 +35,8 @@
 	X(NOT_ALLOWED,      0, "42501", "NOPERM",   "no such organization, or not one of this user") \
 	X(BAD_AUTH,         0, "28P01", "WRONGPASS", "password authentication failed")         \
 	X(AUTH_DOWN,        1, "08006", "ERR",      "the user's password cannot be looked up now") \
+	X(DIRECTORY_DOWN,   1, "08006", "ERR",      "the organization cannot be looked up now") \
+	X(TENANT_GONE,      0, "57P01", "ERR",      "the organization is no more")             \
 	X(UNSUPPORTED,      0, "0A000", "ERR",      "not supported")                           \
 	X(CLIENTS_FULL,     0, "53300", "ERR",      "no more connections allowed (max_client_conn)") \
 	X(TENANT_FULL,      0, "53300", "ERR",      "client connections exceeded (max_client_conn of the organization)") \

@@ -29,6 +29,8 @@ struct conn {
 	uint64_t deadline_ns; /* DIAL: gives up; IDLE: closes */
 	bool up;              /* has been IDLE: its end is no failure */
 	bool stale;           /* dialed before a reload: no more questions */
+	struct control_listener *listener; /* all it is for; NULL: questions */
+	bool asked, listening;             /* to listen; and it does */
 };
 
 /* An address of a host, as text: libpq is to look nothing up. */
@@ -53,6 +55,7 @@ struct target {
 	struct conn *conns;
 	unsigned n;
 	struct control_ask *head, **tail; /* questions that wait */
+	struct control_listener *listeners;
 	unsigned queued;
 	unsigned failures; /* rounds of dialing, in a row */
 	uint64_t retry_ns; /* not before, while they fail */
@@ -125,6 +128,9 @@ control_ask_free(struct control_ask **at)
 		wipe(ask->value[i]);
 	for (unsigned i = 0; i < ask->params; i++)
 		wipe(ask->param[i]);
+	for (unsigned i = 0; ask->column != NULL && i < ask->columns; i++)
+		free(ask->column[i]);
+	free(ask->column);
 	free(ask->value);
 	free(ask->upstream);
 	free(ask->dbname);
@@ -186,7 +192,10 @@ conn_close(struct conn *c)
 	while (*at != c)
 		at = &(*at)->next;
 	*at = c->next;
-	t->n--;
+	if (c->listener == NULL)
+		t->n--;
+	else
+		c->listener->up = false;
 	pq_close(&c->pq);
 	c->next = t->control->dead;
 	t->control->dead = c;
@@ -224,6 +233,19 @@ conn_failed(struct conn *c, const char *text)
 }
 
 static void
+listen_asked(struct control_ask *ask, void *owner)
+{
+	struct control *k = owner;
+
+	if (ask->result == CONTROL_REFUSED)
+		LOG(k->log, LOG_ERROR, LOG_EV_CHANNEL,
+		    log_str("control", ask->upstream),
+		    log_str("sqlstate", ask->sqlstate),
+		    log_str("error", ask->error));
+	control_ask_free(&ask);
+}
+
+static void
 conn_works(struct conn *c)
 {
 	struct target *t = c->target;
@@ -238,6 +260,46 @@ conn_works(struct conn *c)
 	    log_str("control", t->name));
 }
 
+/* ---- who listens ------------------------------------------------------ */
+
+static void
+heard(struct pq *q, const char *payload)
+{
+	struct control_listener *l = ((struct conn *)(void *)q)->listener;
+
+	if (l != NULL)
+		l->heard(l, payload);
+}
+
+/* Asks to listen; asking again is how it is found out that nobody is there. */
+static void
+conn_listen(struct conn *c)
+{
+	struct target *t = c->target;
+	struct control_ask *ask =
+	    control_ask_new(t->name, t->dbname, c->listener->sql, 0, NULL);
+
+	ask->home = &t->control->mailbox;
+	ask->done = listen_asked;
+	ask->deadline_ns = t->control->now_ns + ask->timeout_ms * 1000000u;
+	if (pq_ask(&c->pq, ask) == 0)
+		return;
+	control_ask_free(&ask); /* nothing was sent */
+	conn_close(c);
+}
+
+/* It rests: just dialed, or it has been asked to listen. */
+static void
+conn_listens(struct conn *c)
+{
+	if (!c->asked)
+		conn_listen(c);
+	else if (!c->listening)
+		c->listener->heard(c->listener, NULL);
+	c->listening = c->asked;
+	c->asked = true;
+}
+
 /* It has become IDLE or is GONE; who waits is looked after later this turn. */
 static void
 conn_changed(struct pq *q)
@@ -247,18 +309,21 @@ conn_changed(struct pq *q)
 	if (q->ask != NULL)
 		ask_go_home(q->ask);
 	q->ask = NULL;
-	if (q->state == PQ_IDLE && !c->stale)
+	if (q->state == PQ_IDLE && !c->stale) {
 		conn_works(c);
-	else if (q->state == PQ_GONE && !c->up)
+		if (c->listener != NULL)
+			conn_listens(c);
+	} else if (q->state == PQ_GONE && !c->up) {
 		conn_failed(c, q->error);
-	else
+	} else {
 		conn_close(c);
+	}
 }
 
 static_assert(offsetof(struct conn, pq) == 0, "a connection is its pq");
 
 static void
-target_dial(struct target *t)
+target_dial(struct target *t, struct control_listener *listener)
 {
 	uint64_t most =
 	    t->control->snapshot->conf->server_connect_timeout_ms * 1000000u;
@@ -278,10 +343,16 @@ target_dial(struct target *t)
 	    t->control->now_ns + (most > DIAL_LEAST_NS ? most : DIAL_LEAST_NS);
 	c->next = t->conns;
 	t->conns = c;
-	t->n++;
+	c->listener = listener;
+	if (listener == NULL)
+		t->n++;
+	else
+		listener->up = true;
 	if (pq_open(&c->pq, t->control->base, t->up, &place, dbname,
 		    conn_changed) != 0)
 		conn_failed(c, c->pq.error);
+	else if (listener != NULL)
+		c->pq.notified = heard;
 }
 
 /* One that can be asked now.  Those found dead were asked nothing. */
@@ -292,7 +363,7 @@ target_idle(struct target *t)
 
 	for (c = t->conns; c != NULL; c = next) {
 		next = c->next;
-		if (c->pq.state != PQ_IDLE)
+		if (c->pq.state != PQ_IDLE || c->listener != NULL)
 			continue;
 		if (pq_is_alive(&c->pq))
 			return c;
@@ -413,13 +484,25 @@ target_is_dialing(const struct target *t)
 	return false;
 }
 
+static bool
+target_may_dial(const struct target *t)
+{
+	return t->failures == 0 || t->control->now_ns >= t->retry_ns;
+}
+
 /* One at a time: a second is dialed once it is known that the first works. */
 static bool
 target_wants(const struct target *t)
 {
 	return t->head != NULL && t->n < CONTROL_CONNS &&
-	       !target_is_dialing(t) &&
-	       (t->failures == 0 || t->control->now_ns >= t->retry_ns);
+	       !target_is_dialing(t) && target_may_dial(t);
+}
+
+static bool
+target_may_listen(const struct target *t, const struct control_listener *l)
+{
+	return !l->up && t->up != NULL && t->up->user != NULL &&
+	       !target_is_dialing(t) && target_may_dial(t);
 }
 
 static bool
@@ -447,7 +530,10 @@ target_poke(struct target *t)
 	else if (target_is_hopeless(t))
 		target_fail_all(t, CONTROL_DOWN, t->error);
 	for (int i = 0; i < PLACES && target_wants(t) && target_places(t); i++)
-		target_dial(t);
+		target_dial(t, NULL);
+	for (struct control_listener *l = t->listeners; l != NULL; l = l->next)
+		if (target_may_listen(t, l) && target_places(t))
+			target_dial(t, l);
 }
 
 /* ---- deadlines -------------------------------------------------------- */
@@ -485,6 +571,10 @@ conn_expire(struct conn *c)
 	c->pq.ask = NULL;
 	if (ask != NULL)
 		ask_fail(ask, CONTROL_LATE, "no answer in time");
+	else if (c->listener != NULL && c->pq.state == PQ_IDLE) {
+		conn_listen(c);
+		return;
+	}
 	conn_close(c);
 }
 
@@ -563,6 +653,55 @@ control_ask(struct control *k, struct control_ask *ask, struct mailbox *home,
 }
 
 void
+control_listen(struct control *k, struct control_listener *l)
+{
+	struct target *t = target_find(k, l->upstream, l->dbname);
+	size_t n = strlen(l->channel);
+	char *p;
+
+	assert(l->target == NULL);
+	if ((l->sql = p = malloc(2 * n + sizeof("LISTEN \"\""))) == NULL)
+		abort();
+	p = stpcpy(p, "LISTEN \"");
+	for (const char *c = l->channel; *c != '\0'; c++) {
+		if (*c == '"')
+			*p++ = '"';
+		*p++ = *c;
+	}
+	strcpy(p, "\"");
+	l->target = t;
+	l->up = false;
+	l->next = t->listeners;
+	t->listeners = l;
+}
+
+void
+control_unlisten(struct control_listener *l)
+{
+	struct control_listener **at;
+	struct conn *c, *next;
+
+	if (l->target == NULL)
+		return;
+	for (at = &l->target->listeners; *at != l;)
+		at = &(*at)->next;
+	*at = l->next;
+	for (c = l->target->conns; c != NULL; c = next) {
+		struct control_ask *ask = c->pq.ask;
+
+		next = c->next;
+		if (c->listener != l)
+			continue;
+		c->pq.ask = NULL;
+		control_ask_free(&ask);
+		conn_close(c);
+	}
+	free(l->sql);
+	l->sql = NULL;
+	l->target = NULL;
+}
+
+void
 control_post(struct control *k, struct message *m)
 {
 	mailbox_post(&k->mailbox, m);
@@ -587,7 +726,7 @@ target_reload(struct target *t)
 	for (struct conn *c = t->conns; c != NULL; c = next) {
 		next = c->next;
 		if (c->pq.state == PQ_BUSY)
-			c->stale = true;
+			c->stale = true; /* a listener's is up until then */
 		else
 			conn_close(c);
 	}
@@ -736,6 +875,8 @@ static void
 target_free(struct target *t)
 {
 	assert(t->conns == NULL && t->head == NULL && t->lookup == NULL);
+	while (t->listeners != NULL)
+		control_unlisten(t->listeners);
 	free(t->name);
 	free(t->dbname);
 	free(t);

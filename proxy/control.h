@@ -22,6 +22,7 @@
 #ifndef PROXY_CONTROL_H
 #define PROXY_CONTROL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -70,6 +71,7 @@ struct control_ask {
 	char		    error[CONTROL_ERROR_MAX];	/* for people */
 	unsigned	    rows, columns;
 	char		  **value;	/* row by row; NULL is SQL's */
+	char		  **column;	/* their names, if there is a row */
 	/* the control thread's */
 	struct control	   *control;
 	struct control_ask *next;
@@ -91,6 +93,30 @@ struct control_ask *control_ask_new(const char *upstream, const char *dbname, co
 void control_ask(struct control *, struct control_ask *, struct mailbox *home,
     void (*done)(struct control_ask *, void *owner));
 void control_ask_free(struct control_ask **);
+
+/*
+ * Somebody who listens on a channel of an upstream.  While it cannot be
+ * reached it is tried again, for as long as the thread runs.
+ *
+ * Owner:    the caller, who fills in the first five; strings are copied.  After
+ *           control_unlisten(), or control_close(), it may be freed.
+ */
+struct control_listener {
+	const char *upstream, *dbname;	/* as in a question */
+	const char *channel;
+	/* Each payload; NULL: from now on it listens, what came before is unknown. */
+	void	  (*heard)(struct control_listener *, const char *payload);
+	void	   *arg;
+	/* the control thread's */
+	struct control_listener *next;
+	struct target *target;
+	char	   *sql;
+	bool	    up;		/* a connection is there for it */
+};
+
+/* On the control thread.  A reload begins it anew. */
+void control_listen(struct control *, struct control_listener *);
+void control_unlisten(struct control_listener *);	/* if it listens */
 
 /* A message of the caller's own, run there; its owner is the struct control. */
 void control_post(struct control *, struct message *);

@@ -15,6 +15,7 @@
 #include "conf/conf.h"
 #include "proxy/admin.h"
 #include "proxy/control.h"
+#include "proxy/directory.h"
 #include "proxy/listener.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
@@ -229,6 +230,7 @@ make_workers(struct weir *weir)
 	    budgets_init(&weir->budgets, n, weir->mailboxes, pools_nudged) != 0)
 		goto failed;
 	weir->secrets = lookup_open(&secrets_kind, weir->control, weir->log);
+	weir->directory = directory_open(weir->control, weir->log);
 	for (unsigned i = 0; i < n; i++) {
 		if ((weir->worker[i] = worker_open(weir, i)) == NULL)
 			goto failed;
@@ -307,6 +309,7 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	/* First, so that no worker asks it by what it does not know yet. */
 	control_reload(weir->control, snapshot);
 	lookup_reload(weir->secrets);
+	directory_reload(weir->directory);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_reload(weir->worker[i], snapshot);
 	seats_reload(weir, snapshot->conf);
@@ -379,6 +382,7 @@ close_all(struct process *pr)
 	offload_close(&weir->dns);
 	/* What was asked goes home, where nobody waits for it any more. */
 	control_close(&weir->control);
+	directory_close(&weir->directory);
 	lookup_close(&weir->secrets);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_close(&weir->worker[i]);

@@ -381,6 +381,8 @@ pg_auth_step(struct session *s)
 
 	if (a->job != NULL || a->ask != NULL)
 		return STEP_WAIT;
+	if (pg_session(s)->hello->proved)
+		return pg_hello_in(s);
 	if (a->phase == PG_AUTH_FIND)
 		return auth_find(s) ? auth_ask(s) : STEP_WAIT;
 	return a->phase == PG_AUTH_TOKEN ? token_judge(s) : auth_read(s);

@@ -518,32 +518,34 @@ read_names(struct session *s, struct pg_hello *h, struct route_names *names)
 	return signed_organization(s, h, &names->signed_slug);
 }
 
+/* As route_postgres(). */
 static int
 find_route(struct session *s, struct pg_hello *h, struct route *r, enum why *w)
 {
-	const struct conf *c = s->snapshot->conf;
 	struct route_names names;
+	int result = -1;
 
 	*w = WHY_NO_TENANT;
-	if (read_names(s, h, &names) == 0 &&
-	    route_postgres(r, c, s->user, &names, h->database, w) == 0)
-		return 0;
-	if (*w == WHY_NO_TENANT)
+	if (read_names(s, h, &names) == 0)
+		result = route_postgres(r, s, s->user, &names, h->database, w);
+	if (result < 0 && *w == WHY_NO_TENANT)
 		stats_add(&s->worker->stats, STAT_NO_TENANT_LOGIN, 1);
-	return -1;
+	return result;
 }
 
 static int
 find_pool(struct session *s, struct pg_hello *h, enum why *w)
 {
 	struct route r;
+	int result = find_route(s, h, &r, w);
 
-	if (find_route(s, h, &r, w) != 0 ||
-	    !seats_take(s, s->user, r.tenant, w))
+	if (result != 0)
+		return result;
+	s->tenant = s->lessee.tenant = r.tenant;
+	if (!seats_take(s, s->user, r.tenant, w))
 		return -1;
 	pg_session(s)->mode = r.pool_mode;
 	s->lessee.keeps = r.pool_mode == POOL_MODE_SESSION;
-	s->lessee.tenant = r.tenant;
 	s->lessee.mode = LEASE_EXCLUSIVE;
 	*w = WHY_CLIENTS_FULL;
 	if (h->replication == NULL)
@@ -569,11 +571,13 @@ pg_hello_in(struct session *s)
 	struct pg_session *ps = pg_session(s);
 	struct pg_hello *h = ps->hello;
 	enum why w;
+	int result = find_pool(s, h, &w);
 
-	if (find_pool(s, h, &w) != 0) {
+	h->proved = true;
+	if (result < 0)
 		session_close(s, w, NULL, NULL);
+	if (result != 0)
 		return STEP_WAIT;
-	}
 	if (!settings_are_allowed(s, h))
 		return STEP_WAIT;
 	s->lessee.label = pg_hello_label(s, h->setting, h->settings,

@@ -67,6 +67,7 @@ struct pg_hello {
 	struct pg_auth	  auth;
 	struct buf	  reports;	/* ParameterStatus of our bind */
 	bool		  may_switch;	/* a service user */
+	bool		  proved;	/* is who it says; its organization may not be known yet */
 	bool		  fresh;	/* the label is being verified */
 };
 
@@ -97,7 +98,8 @@ struct label *pg_hello_label(struct session *, const struct label_pair *own, siz
 struct route;
 struct pool *pg_hello_pool(struct session *, struct route *);
 
-/* It is: AuthenticationOk, and on. */
+/* It is: AuthenticationOk, and on.  Or it waits for its organization, is woken,
+ * and this is called again. */
 enum step pg_hello_in(struct session *);
 
 #endif

@@ -307,6 +307,20 @@ resume_server(struct pg_session *ps)
 		v->ops->input(v);
 }
 
+/* Its organization is no more, and no transaction is under way. */
+static bool
+is_cut_off(const struct pg_session *ps)
+{
+	const struct pg_server *pg;
+
+	if (!tenant_is_gone(ps->s.lessee.tenant) || ps->begun != 0)
+		return false;
+	if (ps->s.lessee.server == NULL)
+		return true;
+	pg = pg_server(ps->s.lessee.server);
+	return pg->status == 'I' && pg->s.ledger.n == 0 && ps->remain == 0;
+}
+
 static enum step
 pg_ready_step(struct session *s)
 {
@@ -324,6 +338,10 @@ pg_ready_step(struct session *s)
 		stream_resume(&s->stream);
 	ps->stalled = false;
 	f.p = stream_peek(&s->stream, &f.n);
+	if (f.n > 0 && is_cut_off(ps)) {
+		session_close(s, WHY_TENANT_GONE, NULL, NULL);
+		return STEP_WAIT;
+	}
 	while (f.at < f.n && feed_one(ps, &f, &want))
 		if (session_is_over(s))
 			return STEP_WAIT;

@@ -161,16 +161,25 @@ pq_dial(struct pq *q)
 
 /* ---- questions -------------------------------------------------------- */
 
-bool
-pq_is_alive(struct pq *q)
+static void
+pq_notify(struct pq *q)
 {
 	PGnotify *n;
 
+	while ((n = PQnotifies(q->conn)) != NULL) {
+		if (q->notified != NULL)
+			q->notified(q, n->extra);
+		PQfreemem(n);
+	}
+}
+
+bool
+pq_is_alive(struct pq *q)
+{
 	assert(q->state == PQ_IDLE);
 	if (PQconsumeInput(q->conn) != 1)
 		return false;
-	while ((n = PQnotifies(q->conn)) != NULL)
-		PQfreemem(n);
+	pq_notify(q);
 	return PQstatus(q->conn) == CONNECTION_OK;
 }
 
@@ -193,6 +202,18 @@ pq_ask(struct pq *q, struct control_ask *ask)
 	return 0;
 }
 
+/* Of 63 bytes at most each, and as many as a row may have. */
+static void
+take_names(struct control_ask *ask, const PGresult *r)
+{
+	ask->column = calloc(ask->columns + 1, sizeof(*ask->column));
+	if (ask->column == NULL)
+		abort();
+	for (unsigned i = 0; i < ask->columns; i++)
+		if ((ask->column[i] = strdup(PQfname(r, (int)i))) == NULL)
+			abort();
+}
+
 /* False: it is more than was asked for. */
 static bool
 take_row(struct control_ask *ask, const PGresult *r)
@@ -208,7 +229,8 @@ take_row(struct control_ask *ask, const PGresult *r)
 	if (ask->value == NULL)
 		abort();
 	memset(ask->value + n, 0, columns * sizeof(*ask->value));
-	ask->rows++;
+	if (ask->rows++ == 0)
+		take_names(ask, r);
 	for (int i = 0; i < (int)columns; i++) {
 		size_t size = (size_t)PQgetlength(r, 0, i) + 1;
 
@@ -298,6 +320,7 @@ pq_listen(struct pq *q, short what)
 	if (what & EV_READ)
 		(void)PQconsumeInput(q->conn);
 	more = PQflush(q->conn);
+	pq_notify(q);
 	while (!PQisBusy(q->conn)) {
 		PGresult *r = PQgetResult(q->conn);
 		bool ok = r == NULL || take_result(q, r);

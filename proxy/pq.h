@@ -36,10 +36,11 @@ struct pq {
 	struct event_base  *base;
 	struct control_ask *ask;	/* BUSY: being answered; the owner takes it back */
 	void		  (*changed)(struct pq *);
+	void		  (*notified)(struct pq *, const char *payload);	/* NULL: nobody listens */
 	char		    error[CONTROL_ERROR_MAX];
 };
 
-/* Begins to dial; -1: it is GONE already, and `changed` is not called. */
+/* Begins to dial, and forgets whatever was in the struct; -1: it is GONE already, and `changed` is not called. */
 int  pq_open(struct pq *, struct event_base *, const struct conf_postgres *,
     const struct pq_place *, const char *dbname, void (*changed)(struct pq *))
     __attribute__((warn_unused_result));

@@ -136,7 +136,8 @@ come_in(struct redis_session *rs, const struct route *r)
 	if (rs->redis != r->redis || s->lessee.tenant != r->tenant)
 		rs->db = r->redis->db;
 	s->user = r->user;
-	s->lessee.tenant = r->tenant;
+	tenant_unref(&s->tenant);
+	s->tenant = s->lessee.tenant = r->tenant;
 	rs->redis = r->redis;
 	rs->user = r->upstream_user;
 	rs->password = r->upstream_password;
@@ -163,9 +164,9 @@ say_full(struct redis_session *rs, enum why w)
 		redis_say_error(rs, line);
 }
 
-/* The organization by its user's name, and by the host it connected to. */
+/* As route_redis(): the organization by its user's name, and by the host it connected to. */
 static int
-find_route(const struct redis_session *rs, const struct conf_user *u,
+find_route(struct redis_session *rs, const struct conf_user *u,
 	   const char *slug, struct route *r, enum why *w)
 {
 	const struct route_names names = {
@@ -173,7 +174,7 @@ find_route(const struct redis_session *rs, const struct conf_user *u,
 		.server_name = stream_server_name(&rs->s.stream),
 	};
 
-	return route_redis(r, rs->s.snapshot->conf, u, &names, w);
+	return route_redis(r, &rs->s, u, &names, w);
 }
 
 /* It has proved who it is, but may not go where it wants to. */
@@ -193,8 +194,10 @@ say_refused(struct redis_session *rs, const struct conf_user *u, enum why w)
 	    log_str("why", why_table[w].name));
 }
 
-/* False: refused, and told so. */
-static bool
+/* REFUSED: and told so.  LATER: it is to be tried again when woken. */
+enum login { LOGIN_DONE, LOGIN_REFUSED, LOGIN_LATER };
+
+static enum login
 log_in(struct redis_session *rs, struct slice user, struct slice password)
 {
 	const struct conf *c = rs->s.snapshot->conf;
@@ -203,6 +206,7 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 	const char *slug;
 	struct route r;
 	enum why w;
+	int result;
 
 	if (user.n <= USER_MAX && memchr(user.p, '\0', user.n) == NULL) {
 		memcpy(name, user.p, user.n);
@@ -212,18 +216,21 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 	if (u == NULL) {
 		redis_say_error(rs, "WRONGPASS invalid username-password pair "
 				    "or user is disabled.");
-		return false;
+		return LOGIN_REFUSED;
 	}
-	if (find_route(rs, u, slug, &r, &w) != 0) {
+	if ((result = find_route(rs, u, slug, &r, &w)) > 0)
+		return LOGIN_LATER;
+	if (result < 0) {
 		say_refused(rs, u, w);
-		return false;
+		return LOGIN_REFUSED;
 	}
 	if (!seats_take(&rs->s, r.user, r.tenant, &w)) {
+		tenant_unref(&r.tenant);
 		say_full(rs, w);
-		return false;
+		return LOGIN_REFUSED;
 	}
 	come_in(rs, &r);
-	return true;
+	return LOGIN_DONE;
 }
 
 void
@@ -237,10 +244,12 @@ redis_local_trust(struct redis_session *rs)
 	if (u == NULL || u->auth != AUTH_TRUST ||
 	    find_route(rs, u, NULL, &r, &w) != 0)
 		return;
-	if (seats_take(&rs->s, u, r.tenant, &w))
+	if (seats_take(&rs->s, u, r.tenant, &w)) {
 		come_in(rs, &r);
-	else
-		say_full(rs, w);
+		return;
+	}
+	tenant_unref(&r.tenant);
+	say_full(rs, w);
 }
 
 static enum redis_did
@@ -258,10 +267,16 @@ run_auth(struct redis_session *rs, const struct slice *arg, size_t argc)
 		    rs, "ERR AUTH <password> called without any password "
 			"configured for the default user. Are you sure your "
 			"configuration is correct?");
-	if (!log_in(rs, argc == 2 ? slice_str("default") : arg[1],
-		    arg[argc - 1]))
+	switch (log_in(rs, argc == 2 ? slice_str("default") : arg[1],
+		       arg[argc - 1])) {
+	case LOGIN_DONE:
+		return say_ok(rs);
+	case LOGIN_REFUSED:
 		return REDIS_DONE;
-	return say_ok(rs);
+	case LOGIN_LATER:
+		break;
+	}
+	return REDIS_LATER;
 }
 
 /* ---- HELLO ------------------------------------------------------------ */
@@ -333,31 +348,36 @@ say_hello_option(struct redis_session *rs, struct slice option)
 }
 
 /* As Redis: from left to right, so what came before an error has happened. */
-static bool
+static enum login
 hello_options(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
-	for (size_t i = 2; i < argc; i++) {
+	enum login in = LOGIN_DONE;
+	bool authed = false;
+
+	for (size_t i = 2; in == LOGIN_DONE && i < argc; i++) {
 		size_t more = argc - 1 - i;
 
-		if (slice_is_word(arg[i], "auth") && more >= 2) {
-			if (!log_in(rs, arg[i + 1], arg[i + 2]))
-				return false;
+		/* Twice could wait for one after the other for ever. */
+		if (!authed && slice_is_word(arg[i], "auth") && more >= 2) {
+			in = log_in(rs, arg[i + 1], arg[i + 2]);
+			authed = true;
 			i += 2;
 		} else if (slice_is_word(arg[i], "setname") && more >= 1) {
 			if (!set_name(rs, arg[++i]))
-				return false;
+				return LOGIN_REFUSED;
 		} else {
 			say_hello_option(rs, arg[i]);
-			return false;
+			return LOGIN_REFUSED;
 		}
 	}
-	return true;
+	return in;
 }
 
 static enum redis_did
 run_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	int64_t version = rs->resp;
+	enum login in;
 
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;
@@ -367,8 +387,9 @@ run_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (version < 2 || version > 3)
 		return redis_say_error(rs,
 				       "NOPROTO unsupported protocol version");
-	if (!hello_options(rs, arg, argc))
-		return REDIS_DONE;
+	in = hello_options(rs, arg, argc);
+	if (in != LOGIN_DONE)
+		return in == LOGIN_LATER ? REDIS_LATER : REDIS_DONE;
 	if (rs->s.user == NULL)
 		return redis_say_error(
 		    rs, "NOAUTH HELLO must be called with the client already "
@@ -468,7 +489,9 @@ run_reset(struct redis_session *rs, const struct slice *arg, size_t argc)
 	rs->resp = 2;
 	rs->redis = NULL;
 	rs->s.user = NULL;
+	rs->user = rs->password = NULL; /* its */
 	rs->s.lessee.tenant = NULL;
+	tenant_unref(&rs->s.tenant);
 	redis_local_trust(rs);
 	return redis_said(rs, resp_put_simple(redis_say(rs), "RESET"));
 }

@@ -549,6 +549,18 @@ redis_left(struct session *s)
 	return STEP_WAIT;
 }
 
+/* It asks for more, for an organization that is no more. */
+static bool
+redis_is_cut_off(const struct redis_session *rs)
+{
+	size_t n;
+
+	if (!tenant_is_gone(rs->s.lessee.tenant) || !redis_is_idle(rs))
+		return false;
+	stream_peek(&rs->s.stream, &n);
+	return n > 0;
+}
+
 static enum step
 redis_step(struct session *s)
 {
@@ -567,6 +579,10 @@ redis_step(struct session *s)
 		redis_local_trust(rs);
 	if (session_is_over(s))
 		return STEP_WAIT;
+	if (redis_is_cut_off(rs)) {
+		session_close(s, WHY_TENANT_GONE, NULL, NULL);
+		return STEP_WAIT;
+	}
 	do {
 		if (!redis_may_go(rs)) {
 			stop = true;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "protocol/secret.h"
+#include "proxy/session.h"
 
 const struct conf_user *
 route_user(const struct conf *c, const char *name, const char **slug)
@@ -41,6 +42,17 @@ is_service(const struct conf_user *user)
 	return user->organization == NULL && user->organizations_n > 0;
 }
 
+/* May it choose that one? */
+static bool
+may_choose(const struct conf_user *user, const char *slug)
+{
+	for (size_t i = 0; i < user->organizations_n; i++)
+		if (strcmp(user->organizations[i], "*") == 0 ||
+		    strcmp(user->organizations[i], slug) == 0)
+			return true;
+	return false;
+}
+
 const struct tenant *
 route_choose(const struct conf *c, const struct conf_user *user,
 	     enum route_key key, const char *value)
@@ -48,84 +60,112 @@ route_choose(const struct conf *c, const struct conf_user *user,
 	const struct tenant *t = key == ROUTE_ID ? conf_tenant_find_id(c, value)
 						 : conf_tenant_find(c, value);
 
-	if (t == NULL || !is_service(user))
-		return NULL;
-	for (size_t i = 0; i < user->organizations_n; i++)
-		if (strcmp(user->organizations[i], "*") == 0 ||
-		    strcmp(user->organizations[i], t->slug) == 0)
-			return t;
-	return NULL;
+	return t != NULL && is_service(user) && may_choose(user, t->slug)
+		   ? t
+		   : NULL;
+}
+
+/* The same, of the directory too.  What it may not have is not even asked for. */
+static enum directory_found
+choose(struct session *s, const struct conf_user *user, enum route_key key,
+       const char *value, const struct tenant **t)
+{
+	enum directory_found how = DIRECTORY_NOBODY;
+
+	*t = NULL;
+	if (is_service(user) && (key == ROUTE_ID || may_choose(user, value)))
+		how = directory_find(s, key == ROUTE_ID, value, t);
+	if (how == DIRECTORY_FOUND && !may_choose(user, (*t)->slug)) {
+		tenant_unref(t);
+		how = DIRECTORY_NOBODY;
+	}
+	return how;
 }
 
 /* One name more: is it that of the organization, or its first choice? */
-static bool
-agree(struct route *r, const struct conf *c, enum route_key key,
-      const char *value)
+static enum directory_found
+agree(struct route *r, struct session *s, enum route_key key, const char *value)
 {
+	const char *name;
+
 	if (r->tenant == NULL && r->may_switch)
-		return (r->tenant = route_choose(c, r->user, key, value)) !=
-		       NULL;
-	return r->tenant != NULL &&
-	       strcmp(value,
-		      key == ROUTE_ID ? r->tenant->id : r->tenant->slug) == 0;
+		return choose(s, r->user, key, value, &r->tenant);
+	if (r->tenant == NULL)
+		return DIRECTORY_NOBODY;
+	name = key == ROUTE_ID ? r->tenant->id : r->tenant->slug;
+	return strcmp(value, name) == 0 ? DIRECTORY_FOUND : DIRECTORY_NOBODY;
 }
 
 /* acme of acme.<sni_domain>, as the organization spells it: names of hosts are
- * not case-sensitive.  False: it is nobody's. */
-static bool
-agree_on_host(struct route *r, const struct conf *c, struct slice name)
+ * not case-sensitive. */
+static enum directory_found
+agree_on_host(struct route *r, struct session *s, struct slice name)
 {
-	const char *domain = c->tls.sni_domain;
+	const char *domain = s->snapshot->conf->tls.sni_domain;
 	char slug[256];
 	size_t n = domain ? strlen(domain) : 0;
 
 	if (n == 0 || name.n <= n || name.n >= sizeof(slug))
-		return true;
+		return DIRECTORY_FOUND;
 	memcpy(slug, name.p, name.n);
 	slug[name.n] = '\0';
 	if (slug[name.n - n - 1] != '.' ||
 	    strcasecmp(slug + name.n - n, domain) != 0)
-		return true;
+		return DIRECTORY_FOUND;
 	slug[name.n - n - 1] = '\0';
 	if (r->tenant != NULL)
-		return strcasecmp(slug, r->tenant->slug) == 0;
-	return agree(r, c, ROUTE_SLUG, slug);
+		return strcasecmp(slug, r->tenant->slug) == 0
+			   ? DIRECTORY_FOUND
+			   : DIRECTORY_NOBODY;
+	return agree(r, s, ROUTE_SLUG, slug);
 }
 
 /* All names given must mean one organization, which the user may have. */
-static bool
-all_agree(struct route *r, const struct conf *c,
-	  const struct route_names *names)
+static enum directory_found
+all_agree(struct route *r, struct session *s, const struct route_names *names)
 {
-	for (size_t i = 0; i < 2; i++)
-		if (names->slug[i] != NULL &&
-		    !agree(r, c, ROUTE_SLUG, names->slug[i]))
-			return false;
-	for (size_t i = 0; i < names->claims; i++)
-		if (!agree(r, c, names->claim[i].key, names->claim[i].value))
-			return false;
-	return agree_on_host(r, c, names->server_name);
+	enum directory_found how = DIRECTORY_FOUND;
+
+	for (size_t i = 0; i < 2 && how == DIRECTORY_FOUND; i++)
+		if (names->slug[i] != NULL)
+			how = agree(r, s, ROUTE_SLUG, names->slug[i]);
+	for (size_t i = 0; i < names->claims && how == DIRECTORY_FOUND; i++)
+		how = agree(r, s, names->claim[i].key, names->claim[i].value);
+	return how == DIRECTORY_FOUND ? agree_on_host(r, s, names->server_name)
+				      : how;
+}
+
+/* A token that names one locks as a fixed one does. */
+static enum directory_found
+find_signed(struct route *r, struct session *s, const char *slug)
+{
+	if (r->tenant != NULL)
+		return strcmp(slug, r->tenant->slug) == 0 ? DIRECTORY_FOUND
+							  : DIRECTORY_NOBODY;
+	if (is_service(r->user))
+		return choose(s, r->user, ROUTE_SLUG, slug, &r->tenant);
+	return directory_find(s, false, slug, &r->tenant);
 }
 
 static int
-route_tenant(struct route *r, const struct conf *c,
-	     const struct conf_user *user, const struct route_names *names,
-	     enum why *w)
+route_tenant(struct route *r, struct session *s, const struct conf_user *user,
+	     const struct route_names *names, enum why *w)
 {
 	const char *slug = names->signed_slug;
+	enum directory_found how = DIRECTORY_FOUND;
 
-	*w = WHY_NO_TENANT;
-	*r = (struct route){ .user = user, .tenant = user->organization };
-	/* A token that names one locks as a fixed one does. */
-	if (slug != NULL && r->tenant == NULL)
-		r->tenant = is_service(user)
-				? route_choose(c, user, ROUTE_SLUG, slug)
-				: conf_tenant_find(c, slug);
-	if (slug != NULL &&
-	    (r->tenant == NULL || strcmp(slug, r->tenant->slug) != 0))
-		return -1;
+	*r = (struct route){ .user = user,
+			     .tenant = tenant_ref(user->organization) };
+	if (slug != NULL)
+		how = find_signed(r, s, slug);
 	r->may_switch = is_service(user) && slug == NULL;
-	return all_agree(r, c, names) ? 0 : -1;
+	if (how == DIRECTORY_FOUND)
+		how = all_agree(r, s, names);
+	if (how == DIRECTORY_FOUND)
+		return 0;
+	tenant_unref(&r->tenant);
+	*w = how == DIRECTORY_DOWN ? WHY_DIRECTORY_DOWN : WHY_NO_TENANT;
+	return how == DIRECTORY_LATER ? 1 : -1;
 }
 
 static const char *
@@ -135,6 +175,33 @@ plain_password(const struct conf_user *user)
 		       strncmp(user->password, "SCRAM-SHA-256$", 14) != 0
 		   ? user->password
 		   : NULL;
+}
+
+/* Those of the directory name theirs, which may be gone by now.  -1: it is. */
+static int
+own_postgres(const struct conf *c, const struct tenant *t,
+	     const struct conf_postgres **up)
+{
+	if (t == NULL)
+		return 0;
+	if (t->postgres != NULL)
+		*up = t->postgres;
+	else if (t->postgres_name != NULL)
+		*up = conf_postgres_find(c, t->postgres_name);
+	return *up ? 0 : -1;
+}
+
+static int
+own_redis(const struct conf *c, const struct tenant *t,
+	  const struct conf_redis **up)
+{
+	if (t == NULL)
+		return 0;
+	if (t->redis != NULL)
+		*up = t->redis;
+	else if (t->redis_name != NULL)
+		*up = conf_redis_find(c, t->redis_name);
+	return *up ? 0 : -1;
 }
 
 /* Where the user and the organization of this route are sent. */
@@ -151,9 +218,7 @@ find_upstream(struct route *r, const struct conf *c, const char *database,
 		return -1;
 	}
 	up = d->postgres;
-	if (r->tenant != NULL && r->tenant->postgres != NULL)
-		up = r->tenant->postgres;
-	if (up == NULL) {
+	if (own_postgres(c, r->tenant, &up) != 0 || up == NULL) {
 		*w = WHY_NO_UPSTREAM;
 		return -1;
 	}
@@ -161,7 +226,10 @@ find_upstream(struct route *r, const struct conf *c, const char *database,
 	r->pool_mode = user->has_pool_mode ? user->pool_mode
 		       : d->has_pool_mode  ? d->pool_mode
 					   : up->pool_mode;
-	r->dbname = d->dbname ? d->dbname : up->dbname ? up->dbname : database;
+	r->dbname = r->tenant && r->tenant->dbname ? r->tenant->dbname
+		    : d->dbname                    ? d->dbname
+		    : up->dbname                   ? up->dbname
+						   : database;
 	r->upstream_user = up->user ? up->user : user->name;
 	r->upstream_password = up->password ? up->password
 			       : up->user   ? NULL
@@ -169,14 +237,25 @@ find_upstream(struct route *r, const struct conf *c, const char *database,
 	return 0;
 }
 
-int
-route_postgres(struct route *r, const struct conf *c,
-	       const struct conf_user *user, const struct route_names *names,
-	       const char *database, enum why *w)
+/* A route that leads nowhere keeps nothing. */
+static int
+kept(struct route *r, int result)
 {
-	if (route_tenant(r, c, user, names, w) != 0)
-		return -1;
-	return find_upstream(r, c, database, w);
+	if (result != 0)
+		tenant_unref(&r->tenant);
+	return result;
+}
+
+int
+route_postgres(struct route *r, struct session *s, const struct conf_user *user,
+	       const struct route_names *names, const char *database,
+	       enum why *w)
+{
+	int result = route_tenant(r, s, user, names, w);
+
+	if (result == 0)
+		result = find_upstream(r, s->snapshot->conf, database, w);
+	return kept(r, result);
 }
 
 int
@@ -188,17 +267,12 @@ route_switch(struct route *r, const struct conf *c,
 	return find_upstream(r, c, database, w);
 }
 
-int
-route_redis(struct route *r, const struct conf *c, const struct conf_user *user,
-	    const struct route_names *names, enum why *w)
+static int
+find_redis(struct route *r, const struct conf *c, enum why *w)
 {
-	if (route_tenant(r, c, user, names, w) != 0)
-		return -1;
-	if (r->tenant != NULL && r->tenant->redis != NULL)
-		r->redis = r->tenant->redis;
-	else if (c->redis_n > 0)
+	if (c->redis_n > 0)
 		r->redis = &c->redis[0];
-	if (r->redis == NULL) {
+	if (own_redis(c, r->tenant, &r->redis) != 0 || r->redis == NULL) {
 		*w = WHY_NO_UPSTREAM;
 		return -1;
 	}
@@ -209,4 +283,15 @@ route_redis(struct route *r, const struct conf *c, const struct conf_user *user,
 		r->upstream_password = r->tenant->redis_password;
 	}
 	return 0;
+}
+
+int
+route_redis(struct route *r, struct session *s, const struct conf_user *user,
+	    const struct route_names *names, enum why *w)
+{
+	int result = route_tenant(r, s, user, names, w);
+
+	if (result == 0)
+		result = find_redis(r, s->snapshot->conf, w);
+	return kept(r, result);
 }

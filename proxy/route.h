@@ -1,7 +1,8 @@
 /*
  * route: who a client is, from what it says of itself.
  *
- * Pure look-ups in the configuration.  The organization is named by the user
+ * Look-ups in the configuration, and where that does not have the organization
+ * in the directory, which takes time.  The organization is named by the user
  * (fixed), by `name.slug`, by the startup option weir.organization, by the
  * name it connected to, by the user's token, or by the value of a variable
  * that says which it is; all that are present must agree.
@@ -16,6 +17,7 @@
 #include "conf/conf.h"
 #include "protocol/slice.h"
 #include "protocol/why.h"
+#include "proxy/directory.h"
 
 /* By what an organization is named. */
 enum route_key { ROUTE_NO_KEY, ROUTE_SLUG, ROUTE_ID };
@@ -36,7 +38,7 @@ struct route_names {
 
 struct route {
 	const struct conf_user	   *user;	/* NULL: unknown, and log-in will fail */
-	const struct tenant	   *tenant;	/* NULL: no organization */
+	const struct tenant	   *tenant;	/* counted; NULL: no organization */
 	bool			    may_switch;	/* a service user */
 	const struct conf_postgres *postgres;
 	const struct conf_redis	   *redis;
@@ -52,19 +54,25 @@ const struct conf_user *route_user(const struct conf *, const char *name, const 
 
 /* Does this variable say which organization it is, and how? */
 enum route_key route_variable(const struct conf *, const char *name);
-/* The organization of that name, if the user may choose it; else NULL. */
+/* The organization of that name, if the user may choose it; else NULL.  Of the
+ * configuration: those of the directory take time, and are for log-ins. */
 const struct tenant *route_choose(const struct conf *, const struct conf_user *,
     enum route_key, const char *value);
 
-/* Fills the route of an authenticated user: 0, or -1 and why. */
-int route_postgres(struct route *, const struct conf *, const struct conf_user *,
+/*
+ * Fills the route of an authenticated user, with a reference to its tenant: 0,
+ * or -1 and why.  1: what it says is being looked up; the session is woken, and
+ * asks again with the same.
+ */
+int route_postgres(struct route *, struct session *, const struct conf_user *,
     const struct route_names *, const char *database, enum why *)
     __attribute__((warn_unused_result));
-/* The same of one that has chosen this organization (NULL: none) since. */
+/* The same of one that has chosen this organization (NULL: none) since; never 1,
+ * and without a reference. */
 int route_switch(struct route *, const struct conf *, const struct conf_user *,
     const struct tenant *, const char *database, enum why *)
     __attribute__((warn_unused_result));
-int route_redis(struct route *, const struct conf *, const struct conf_user *,
+int route_redis(struct route *, struct session *, const struct conf_user *,
     const struct route_names *, enum why *) __attribute__((warn_unused_result));
 
 #endif

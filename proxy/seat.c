@@ -2,6 +2,7 @@
 
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 #include <time.h>
 
 #include "proxy/session.h"
@@ -59,6 +60,14 @@ rate_has(struct session *s, struct rates_entry *e, enum rate_kind kind)
 	return false;
 }
 
+/* A newer one of the directory may stand for the same organization. */
+static bool
+same_tenant(const struct tenant *a, const struct tenant *b)
+{
+	return a == b ||
+	       (a != NULL && b != NULL && strcmp(a->slug, b->slug) == 0);
+}
+
 bool
 seats_take(struct session *s, const struct conf_user *user,
 	   const struct tenant *t, enum why *w)
@@ -68,7 +77,7 @@ seats_take(struct session *s, const struct conf_user *user,
 	bool same = s->seat_user != NULL && s->user == user;
 
 	/* Who logs in again as who it is sits there already. */
-	if (same && s->lessee.tenant == t)
+	if (same && same_tenant(s->lessee.tenant, t))
 		return true;
 	by_user = same
 		      ? s->seat_user

@@ -469,6 +469,8 @@ sessions_reap(struct worker *w)
 		s->proto->fini(s);
 		pool_leave(&s->pool);
 		label_unref(&s->lessee.label);
+		directory_part(s);
+		tenant_unref(&s->tenant);
 		snapshot_unref(&s->snapshot);
 		s->magic = 0;
 		free(s);

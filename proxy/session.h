@@ -22,6 +22,7 @@
 #include "pool/pool.h"
 #include "pool/rate.h"
 #include "protocol/why.h"
+#include "proxy/directory.h"
 #include "tls/snapshot.h"
 #include "tls/stream.h"
 
@@ -91,6 +92,8 @@ struct session {
 	struct pool	       *pool;		/* where we borrow; NULL before log-in */
 	struct snapshot	       *snapshot;	/* counted: what we logged in under */
 	const struct conf_user *user;		/* NULL before log-in */
+	const struct tenant    *tenant;		/* of its log-in; counted.  lessee.tenant is a view of it, or in the snapshot */
+	struct directory_wait	directory;	/* its organization is being looked up */
 	struct budget	       *seat_user, *seat_tenant;	/* where it is counted (seat.h) */
 	struct rates_entry     *rates;		/* of its organization; counted, NULL: none */
 	uint64_t		retry_ms;	/* refused by a rate: when to try again */

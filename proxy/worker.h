@@ -60,6 +60,7 @@ struct weir {
 	struct offload	*cpu, *dns;
 	struct control	*control;
 	struct lookup	*secrets;
+	struct directory *directory;
 	struct verifiers *verifiers;
 	struct mailbox **mailboxes;
 	struct worker  **worker;

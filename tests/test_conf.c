@@ -886,7 +886,7 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 	static const char *const asked[] = {
 		"5: multiplex = on",
 	};
-	static const char *const sections[] = { "directory", "batch t" };
+	static const char *const sections[] = { "batch t" };
 	char text[256], want[128];
 
 	(void)state;
@@ -914,6 +914,14 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 	refuses(LEAST "user = u\npassword = p\n[auth]\n"
 		      "auth_postgres = main\n",
 		"8: auth_postgres = main: the upstream names no database");
+	refuses(LEAST "[directory]\nquery = SELECT 1\n",
+		"6: [directory]: nobody to ask for organizations");
+	refuses(LEAST "[directory]\npostgres = main\n",
+		"6: postgres = main: weir cannot log in there");
+	refuses(LEAST "[directory]\npostgres = main\n",
+		"6: [directory]: query is missing");
+	refuses(LEAST "[directory]\npostgres = main\nquery = SELECT 1\n",
+		"7: query asks for nobody, expected $1 in it, the slug");
 	refuses(LEAST "[user u]\nauth = trust\norganizations = *, o\n",
 		"7: organizations: *, expected * alone or slugs");
 	refuses(LEAST "[user u]\nauth = trust\norganizations = a.b\n",
