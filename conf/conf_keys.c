@@ -167,7 +167,7 @@ static const struct conf_row rows[] = {
 	{ KIND_ORGANIZATION, "redis", T_REDIS, .off = T(redis) },
 	{ KIND_ORGANIZATION, "redis_user", T_TEXT, 1, 255, .off = T(redis_user) },
 	{ KIND_ORGANIZATION, "redis_password", T_TEXT, ANY_TEXT, .off = T(redis_password), .secret = true },
-	{ KIND_ORGANIZATION, "pool_size", T_UINT, 0, 10000, .def = "0", .off = T(pool_size), .later = "*" },
+	{ KIND_ORGANIZATION, "pool_size", T_UINT, 0, 10000, .def = "0", .off = T(pool_size) },
 	{ KIND_ORGANIZATION, "max_client_conn", T_UINT, 0, 1000000, .def = "0", .off = T(max_client_conn) },
 	{ KIND_ORGANIZATION, "weight", T_UINT, 1, 100, .def = "1", .off = T(weight) },
 	{ KIND_ORGANIZATION, "rate_queries", T_RATE, .off = T(rate_queries) },

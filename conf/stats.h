@@ -29,6 +29,7 @@ struct buf;
 	X(TENANT_FULL,	   "client_limit_refused_total", "limit=\"organization\"", COUNTER, "logins refused by a max_client_conn") \
 	X(NO_TENANT_LOGIN, "organization_refused_total", "at=\"login\"", COUNTER, "clients and statements that named no organization they may use") \
 	X(NO_TENANT_STMT,  "organization_refused_total", "at=\"statement\"", COUNTER, "clients and statements that named no organization they may use") \
+	X(TENANT_HELD,	   "organization_held_total", "", COUNTER, "times requests waited because their organization had pool_size servers") \
 	X(RATE_CONNECTIONS, "rate_limit_refused_total", "limit=\"connections\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
 	X(RATE_QUERIES,	   "rate_limit_refused_total", "limit=\"queries\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
 	X(PG_WAITING,	   "clients_waiting", "proto=\"postgres\"", GAUGE, "lessees waiting for a server") \

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pool/fair.h"
+
 enum { BUCKETS = 4096 };
 
 int
@@ -129,10 +131,39 @@ budget_unref(struct budgets *all, struct budget **held)
 	budget_free(b);
 }
 
+static void
+budget_nudge(struct budgets *all, struct budget *b, uint64_t mask)
+{
+	while (mask != 0) {
+		unsigned i = (unsigned)__builtin_ctzll(mask);
+
+		mask &= mask - 1;
+		if (atomic_exchange(&b->side[i].nudged, true))
+			continue;
+		/* Whoever nudges holds a reference, so there is one to add to. */
+		atomic_fetch_add(&b->refs, 1);
+		mailbox_post(all->mailbox[i], &b->side[i].nudge);
+	}
+}
+
 void
 budget_limit(struct budget *b, int limit)
 {
-	atomic_store(&b->limit, limit);
+	if (atomic_exchange(&b->limit, limit) < limit)
+		budget_nudge(b->all, b, atomic_load(&b->waiting));
+}
+
+void
+budgets_limit(struct budgets *all, const char *key, int limit)
+{
+	struct budget *b;
+
+	/* Under the lock, so that it stays while it is told. */
+	pthread_mutex_lock(&all->lock);
+	for (b = *budget_bucket(all, key); b != NULL; b = b->next)
+		if (strcmp(b->key, key) == 0)
+			budget_limit(b, limit);
+	pthread_mutex_unlock(&all->lock);
 }
 
 bool
@@ -165,21 +196,6 @@ bool
 budget_take(struct budget *b)
 {
 	return budget_take_to(b, atomic_load(&b->limit));
-}
-
-static void
-budget_nudge(struct budgets *all, struct budget *b, uint64_t mask)
-{
-	while (mask != 0) {
-		unsigned i = (unsigned)__builtin_ctzll(mask);
-
-		mask &= mask - 1;
-		if (atomic_exchange(&b->side[i].nudged, true))
-			continue;
-		/* Whoever nudges holds a reference, so there is one to add to. */
-		atomic_fetch_add(&b->refs, 1);
-		mailbox_post(all->mailbox[i], &b->side[i].nudge);
-	}
 }
 
 void
@@ -233,6 +249,61 @@ budget_wait_over(struct budget *b, unsigned me)
 	 * lost on whoever raises the bit again at the same time. */
 	if (atomic_load(&b->waiting) & bit)
 		atomic_fetch_and(&b->waiting, ~bit);
+}
+
+void
+budget_pass_on(struct budgets *all, struct budget *b, unsigned me)
+{
+	budget_wait_over(b, me);
+	if (budget_room(b) > 0)
+		budget_nudge(all, b, atomic_load(&b->waiting));
+}
+
+void
+budget_claims(struct budgets *all, struct budget *b, unsigned me,
+	      const struct fair_claim *c)
+{
+	atomic_store(&b->side[me].served_ns, c->served_ns);
+	atomic_store(&b->side[me].who, c->who);
+	budget_wait(all, b, me, c->since_ns);
+}
+
+/* One that deserves it, of our own organization or of another. */
+static int
+deserving(struct budget *b, unsigned me, const struct fair_claim *ours,
+	  uint64_t slack_ns, bool own)
+{
+	uint64_t mask = atomic_load(&b->waiting) & ~(1ull << me);
+	uint64_t oldest = UINT64_MAX;
+	int who = -1;
+
+	while (mask != 0) {
+		unsigned i = (unsigned)__builtin_ctzll(mask);
+		struct budget_side *side = &b->side[i];
+		struct fair_claim c = { atomic_load(&side->oldest_ns),
+					atomic_load(&side->served_ns),
+					atomic_load(&side->who) };
+		uint64_t theirs = fair_age(&c, ours), mine = fair_age(ours, &c);
+
+		mask &= mask - 1;
+		if ((c.who == ours->who) != own || theirs >= oldest ||
+		    (mine != UINT64_MAX && mine < theirs + slack_ns))
+			continue;
+		oldest = theirs;
+		who = (int)i;
+	}
+	return who;
+}
+
+/* Another organization first: however long ours has waited elsewhere, it is
+ * being served.  Claims may change while they are read: we are asked again. */
+int
+budget_deserving(struct budget *b, unsigned me, const struct fair_claim *ours,
+		 uint64_t slack_ns)
+{
+	int who = deserving(b, me, ours, slack_ns, false);
+
+	return who >= 0 ? who : deserving(b, me, ours, slack_ns, true);
 }
 
 unsigned

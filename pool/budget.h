@@ -26,9 +26,11 @@
 #include "protocol/buf.h"
 #include "tls/mailbox.h"
 
-enum { BUDGETS_MAX = 20000, BUDGET_ERROR_MAX = 448, BUDGET_WELCOME_MAX = 1 << 20 };
+enum { BUDGETS_MAX = 65536, BUDGET_ERROR_MAX = 448, BUDGET_WELCOME_MAX = 1 << 20 };
 
 struct budget;
+struct fair_claim;
+struct fair_queue;
 struct pool;
 
 /* What one worker shows the others; `pools` is its own affair. */
@@ -38,6 +40,9 @@ struct budget_side {
 	_Atomic uint64_t oldest_ns;	/* since when its first waiter waits */
 	struct budget	*budget;
 	struct pool	*pool;		/* this worker's half, NULL: none */
+	struct fair_queue *held;	/* of an organization: its queues here that wait for room */
+	_Atomic uint64_t served_ns;	/* of a pool: its claim (fair.h) beside oldest_ns */
+	_Atomic uintptr_t who;
 	struct pool	*pools;		/* of a cap: its pools here that have servers or wait */
 };
 
@@ -49,6 +54,7 @@ struct budget {
 	_Atomic int	   count;	/* connections open or being opened */
 	_Atomic int	   limit;
 	_Atomic int	   ready;	/* of `count`, those that are logged in */
+	_Atomic uint64_t   served_ns;	/* of an organization: when its turn last passed, anywhere */
 	_Atomic int	   waiters;	/* lessees that wait, on all workers */
 	_Atomic int	   users;	/* sessions that would borrow here */
 	_Atomic uint64_t   waiting;	/* a bit a worker: has waiters it cannot serve */
@@ -83,7 +89,8 @@ void budgets_fini(struct budgets *);
  * be; NULL: too many. */
 struct budget *budget_find(struct budgets *, const char *key, int limit);
 void	       budget_unref(struct budgets *, struct budget **);	/* nulls the pointer */
-void	       budget_limit(struct budget *, int limit);
+void	       budget_limit(struct budget *, int limit);	/* nudges who waits if it is more */
+void	       budgets_limit(struct budgets *, const char *key, int limit);	/* if there is one */
 bool	       budget_take(struct budget *);
 bool	       budget_take_to(struct budget *, int most);	/* below `most`, whatever the limit */
 int	       budget_room(struct budget *);	/* places left, at this moment */
@@ -95,6 +102,12 @@ void budget_set_welcome(struct budgets *, struct budget *, const uint8_t *, size
 void budget_get_welcome(struct budgets *, struct budget *, struct buf *);	/* replaces its content */
 
 void budget_wait(struct budgets *, struct budget *, unsigned me, uint64_t oldest_ns);
+/* The same with what it claims; and the worker, other than me, whose claim is
+ * older than mine by `slack_ns` at least, or -1. */
+void budget_claims(struct budgets *, struct budget *, unsigned me, const struct fair_claim *);
+int  budget_deserving(struct budget *, unsigned me, const struct fair_claim *, uint64_t slack_ns);
+/* No more waiters here; if there is room, others may have it. */
+void budget_pass_on(struct budgets *, struct budget *, unsigned me);
 void budget_wait_over(struct budget *, unsigned me);
 void budget_idle(struct budget *, unsigned me);		/* "I have one to spare, maybe" */
 void budget_idle_over(struct budget *, unsigned me);

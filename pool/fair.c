@@ -4,22 +4,39 @@
 #include <stdlib.h>
 
 #include "conf/tenant.h"
+#include "pool/budget.h"
+
+enum {
+	STEPS_MAX = 256, /* organizations looked at to count who wants */
+	CHOICE = 16      /* and to choose the next */
+};
 
 struct fair_queue {
-	const struct tenant *tenant;
+	const void *key;
 	struct fair_queue *chain; /* in its bucket */
 	struct fair_queue *ring_next, *ring_prev;
 	struct lessee *head, **tail;
-	unsigned served; /* in this turn */
+	unsigned n;
+	unsigned served;    /* in this turn */
+	uint64_t served_ns; /* when its turn last passed */
+	struct fair_queue *held_next, **held_prev; /* NULL: in the ring */
 };
 
-static struct fair_queue **
-fair_find(struct fair *f, const struct tenant *tenant)
+/* A reload brings another struct tenant for the same organization. */
+static const void *
+key_of(const struct lessee *l)
 {
-	uintptr_t key = (uintptr_t)tenant / 16;
-	struct fair_queue **at = &f->bucket[(key ^ key >> 8) % FAIR_BUCKETS];
+	return l->share != NULL ? (const void *)l->share : l->tenant;
+}
 
-	while (*at != NULL && (*at)->tenant != tenant)
+static struct fair_queue **
+fair_find(struct fair *f, const struct lessee *l)
+{
+	const void *key = key_of(l);
+	uintptr_t hash = (uintptr_t)key / 16;
+	struct fair_queue **at = &f->bucket[(hash ^ hash >> 8) % FAIR_BUCKETS];
+
+	while (*at != NULL && (*at)->key != key)
 		at = &(*at)->chain;
 	return at;
 }
@@ -27,20 +44,15 @@ fair_find(struct fair *f, const struct tenant *tenant)
 static unsigned
 weight_of(const struct fair_queue *q)
 {
-	return q->tenant != NULL && q->tenant->weight > 0 ? q->tenant->weight
-							  : 1;
+	const struct tenant *t = q->head->tenant;
+
+	return t != NULL && t->weight > 0 ? t->weight : 1;
 }
 
-/* A new queue is served last: just behind the one whose turn it is. */
-static struct fair_queue *
-queue_open(struct fair *f, const struct tenant *tenant)
+/* Who comes into the ring is served last: just behind the one whose turn it is. */
+static void
+ring_join(struct fair *f, struct fair_queue *q)
 {
-	struct fair_queue *q = calloc(1, sizeof(*q));
-
-	if (q == NULL)
-		abort();
-	q->tenant = tenant;
-	q->tail = &q->head;
 	if (f->turn == NULL) {
 		f->turn = q->ring_next = q->ring_prev = q;
 	} else {
@@ -49,6 +61,36 @@ queue_open(struct fair *f, const struct tenant *tenant)
 		q->ring_prev->ring_next = q;
 		q->ring_next->ring_prev = q;
 	}
+}
+
+static void
+ring_leave(struct fair *f, struct fair_queue *q)
+{
+	if (f->turn == q)
+		f->turn = q->ring_next == q ? NULL : q->ring_next;
+	q->ring_prev->ring_next = q->ring_next;
+	q->ring_next->ring_prev = q->ring_prev;
+}
+
+static void
+held_leave(struct fair_queue *q)
+{
+	*q->held_prev = q->held_next;
+	if (q->held_next != NULL)
+		q->held_next->held_prev = q->held_prev;
+	q->held_prev = NULL;
+}
+
+static struct fair_queue *
+queue_open(struct fair *f, const void *key)
+{
+	struct fair_queue *q = calloc(1, sizeof(*q));
+
+	if (q == NULL)
+		abort();
+	q->key = key;
+	q->tail = &q->head;
+	ring_join(f, q);
 	return q;
 }
 
@@ -59,35 +101,39 @@ queue_close(struct fair *f, struct fair_queue **at)
 
 	assert(q->head == NULL);
 	*at = q->chain;
-	if (f->turn == q)
-		f->turn = q->ring_next == q ? NULL : q->ring_next;
-	q->ring_prev->ring_next = q->ring_next;
-	q->ring_next->ring_prev = q->ring_prev;
+	if (q->held_prev != NULL)
+		held_leave(q);
+	else
+		ring_leave(f, q);
 	free(q);
 }
 
 void
 fair_put(struct fair *f, struct lessee *l)
 {
-	struct fair_queue **at = fair_find(f, l->tenant), *q;
+	struct fair_queue **at = fair_find(f, l), *q;
 
 	assert(l->prev == NULL);
 	if (*at == NULL)
-		*at = queue_open(f, l->tenant);
+		*at = queue_open(f, key_of(l));
 	q = *at;
 	l->next = NULL;
 	l->prev = q->tail;
 	*q->tail = l;
 	q->tail = &l->next;
-	f->n++;
+	q->n++;
+	*(q->held_prev != NULL ? &f->held : &f->n) += 1;
 }
 
 void
 fair_remove(struct fair *f, struct lessee *l)
 {
-	struct fair_queue **at = fair_find(f, l->tenant), *q = *at;
+	struct fair_queue **at = fair_find(f, l), *q = *at;
+	unsigned *n;
 
-	assert(q != NULL && l->prev != NULL && f->n > 0);
+	assert(q != NULL && l->prev != NULL);
+	n = q->held_prev != NULL ? &f->held : &f->n;
+	assert(*n > 0 && q->n > 0);
 	*l->prev = l->next;
 	if (l->next != NULL)
 		l->next->prev = l->prev;
@@ -95,7 +141,8 @@ fair_remove(struct fair *f, struct lessee *l)
 		q->tail = l->prev;
 	l->next = NULL;
 	l->prev = NULL;
-	f->n--;
+	*n -= 1;
+	q->n--;
 	if (q->head == NULL)
 		queue_close(f, at);
 }
@@ -109,6 +156,12 @@ fair_first(const struct fair *f)
 struct lessee *
 fair_take(struct fair *f)
 {
+	return fair_serve(f, 0);
+}
+
+struct lessee *
+fair_serve(struct fair *f, uint64_t now_ns)
+{
 	struct fair_queue *q = f->turn;
 	struct lessee *l;
 
@@ -117,6 +170,9 @@ fair_take(struct fair *f)
 	l = q->head;
 	if (++q->served >= weight_of(q)) {
 		q->served = 0;
+		q->served_ns = now_ns;
+		if (l->share != NULL)
+			atomic_store(&l->share->served_ns, now_ns);
 		f->turn = q->ring_next;
 	}
 	fair_remove(f, l); /* may free q */
@@ -155,4 +211,117 @@ fair_oldest_ns(const struct fair *f)
 	if (q != NULL)
 		oldest = q->head->since_ns;
 	return oldest;
+}
+
+/* ---- those held back --------------------------------------------------- */
+
+void
+fair_hold(struct fair *f, struct lessee *l, struct fair_queue **list)
+{
+	struct fair_queue *q = *fair_find(f, l);
+
+	assert(q != NULL);
+	if (q->held_prev != NULL)
+		return;
+	ring_leave(f, q);
+	q->served = 0;
+	q->held_next = *list;
+	q->held_prev = list;
+	if (q->held_next != NULL)
+		q->held_next->held_prev = &q->held_next;
+	*list = q;
+	f->n -= q->n;
+	f->held += q->n;
+}
+
+void
+fair_resume(struct fair *f, struct fair_queue *q)
+{
+	assert(q->held_prev != NULL);
+	held_leave(q);
+	ring_join(f, q);
+	f->n += q->n;
+	f->held -= q->n;
+}
+
+const struct lessee *
+fair_head(const struct fair_queue *q)
+{
+	return q->head;
+}
+
+/* One for each pool of this worker where the organization waits: few. */
+uint64_t
+fair_held_ns(const struct fair_queue *q)
+{
+	uint64_t oldest = UINT64_MAX;
+
+	for (; q != NULL; q = q->held_next)
+		if (q->head->since_ns < oldest)
+			oldest = q->head->since_ns;
+	return oldest;
+}
+
+unsigned
+fair_wants(const struct fair *f, unsigned most)
+{
+	const struct fair_queue *q = f->turn;
+	unsigned n = 0, steps = 0;
+
+	if (q == NULL)
+		return 0;
+	do {
+		struct budget *share = q->head->share;
+		unsigned room = share ? (unsigned)budget_room(share) : most;
+
+		n += room < q->n ? room : q->n;
+		q = q->ring_next;
+	} while (q != f->turn && n < most && ++steps < STEPS_MAX);
+	return n < most ? n : most;
+}
+
+/* ---- between workers --------------------------------------------------- */
+
+/* How long an organization has not been served, on whatever worker. */
+static uint64_t
+rank(const struct fair_queue *q)
+{
+	const struct lessee *l = q->head;
+	uint64_t served =
+	    l->share != NULL ? atomic_load(&l->share->served_ns) : q->served_ns;
+
+	return served > l->since_ns ? served : l->since_ns;
+}
+
+void
+fair_choose(struct fair *f)
+{
+	struct fair_queue *best = f->turn, *q = f->turn;
+
+	if (q == NULL || q->served > 0)
+		return;
+	for (int i = 0; i < CHOICE; i++, q = q->ring_next)
+		if (rank(q) < rank(best))
+			best = q;
+	f->turn = best;
+}
+
+struct fair_claim
+fair_claim(const struct fair *f)
+{
+	const struct fair_queue *q = f->turn;
+	struct fair_claim c = { UINT64_MAX, UINT64_MAX, 0 };
+
+	if (q == NULL)
+		return c;
+	c.since_ns = q->head->since_ns;
+	c.served_ns = rank(q);
+	c.who = (uintptr_t)q->key;
+	return c;
+}
+
+uint64_t
+fair_age(const struct fair_claim *c, const struct fair_claim *to)
+{
+	return c->who == to->who ? c->since_ns : c->served_ns;
 }

@@ -19,6 +19,7 @@
 
 #include "protocol/why.h"
 
+struct budget;
 struct label;
 struct lessee;
 struct pool;
@@ -49,6 +50,7 @@ struct lessee_ops {
 struct lessee {
 	const struct lessee_ops *ops;
 	const struct tenant	*tenant;	/* NULL: no organization */
+	struct budget		*share;		/* its organization's servers; counted, NULL: no organization */
 	struct label		*label;		/* settings wanted on the server; counted */
 	enum lease		 mode;
 	bool			 keeps;		/* its server is its own until it leaves: session pooling */
@@ -57,6 +59,7 @@ struct lessee {
 	struct lessee		*next, **prev;	/* in a queue of waiters */
 	uint64_t		 since_ns;	/* when it began to wait */
 	bool			 midway;	/* was given a part of a message: no word of ours may follow */
+	bool			 has_share;	/* its server is counted there */
 	bool			 excess;	/* queued only to be told that it cannot */
 };
 

@@ -40,7 +40,8 @@ pool_free(struct pool *p)
 {
 	struct pools *home = p->home;
 
-	assert(p->waiters.n == 0 && p->excess.n == 0 && !targets_resolving(p));
+	assert(p->waiters.n + p->waiters.held == 0 && p->excess.n == 0 &&
+	       !targets_resolving(p));
 	assert(p->held == 0 && p->users == 0);
 	wheel_set(&home->streams->wheel, &p->timer, 0);
 	room_leave(p);
@@ -85,7 +86,8 @@ static bool
 pool_is_unused(const struct pool *p)
 {
 	return p->users == 0 && p->held == 0 && p->waiters.n == 0 &&
-	       p->excess.n == 0 && !targets_resolving(p) && !p->known;
+	       p->waiters.held == 0 && p->excess.n == 0 &&
+	       !targets_resolving(p) && !p->known;
 }
 
 static void
@@ -613,11 +615,78 @@ pool_may_wait(struct pool *p)
 	return false;
 }
 
+/* ---- what an organization may have ------------------------------------ */
+
+/* Its waiters here sit out, until one of its servers anywhere is free. */
+static void
+share_wait(struct pool *p, struct lessee *l)
+{
+	struct pools *home = p->home;
+	struct budget *b = l->share;
+	struct fair_queue **list = &b->side[home->worker].held;
+
+	fair_hold(&p->waiters, l, list);
+	stats_add(home->stats, STAT_TENANT_HELD, 1);
+	budget_wait(home->budgets, b, home->worker, fair_held_ns(*list));
+}
+
+/* The last one is for the worker that has waited longest for it. */
+static bool
+share_take(struct pool *p, struct lessee *l)
+{
+	struct budget *b = l->share;
+	uint64_t theirs;
+
+	if (b == NULL)
+		return true;
+	if (budget_room(b) <= 1 &&
+	    budget_longest(b, p->home->worker, &theirs) >= 0 &&
+	    theirs + POOL_UNFAIR_NS < l->since_ns)
+		return false;
+	l->has_share = budget_take(b);
+	return l->has_share;
+}
+
+/* Who has come later than others of its organization does not overtake them. */
+static bool
+share_is_open(const struct lessee *l)
+{
+	return l->share == NULL || !budget_is_wanted(l->share);
+}
+
+/* The last of those held back has left. */
+static void
+share_unwait(struct pool *p, struct budget *b)
+{
+	unsigned me = p->home->worker;
+
+	if (b != NULL && b->side[me].held == NULL)
+		budget_pass_on(p->home->budgets, b, me);
+}
+
+static void
+share_nudged(struct budget_side *side)
+{
+	struct budget *b = side->budget;
+	bool any = side->held != NULL;
+	struct fair_queue *q;
+
+	while ((q = side->held) != NULL) {
+		struct pool *p = fair_head(q)->waiting;
+
+		fair_resume(&p->waiters, q);
+		pool_touch(p);
+	}
+	if (any)
+		budget_pass_on(b->all, b, (unsigned)(side - b->side));
+}
+
 bool
 pool_want(struct pool *p, struct lessee *l)
 {
 	struct server *v;
 
+	l->since_ns = p->home->streams->now_ns;
 	assert(l->server == NULL && l->waiting == NULL);
 	if (l->mode == LEASE_SHARED) {
 		if ((v = p->list[SERVER_SHARED]) != NULL) {
@@ -625,15 +694,18 @@ pool_want(struct pool *p, struct lessee *l)
 			return true;
 		}
 	} else if (p->waiters.n == 0 && !budget_is_wanted(p->cap) &&
-		   (v = pool_pick_alive(p, l)) != NULL) {
+		   share_is_open(l) && (v = pool_pick_alive(p, l)) != NULL &&
+		   share_take(p, l)) {
 		server_grant(v, l);
 		return true;
 	}
-	l->since_ns = p->home->streams->now_ns;
 	l->waiting = p;
 	l->excess = !pool_may_wait(p);
 	fair_put(l->excess ? &p->excess : &p->waiters, l);
 	count_waiting(p, 1);
+	if (l->mode == LEASE_EXCLUSIVE && !l->excess && l->share != NULL &&
+	    budget_room(l->share) == 0)
+		share_wait(p, l);
 	pool_touch(p);
 	return false;
 }
@@ -660,6 +732,7 @@ pool_unwant(struct lessee *l)
 		return;
 	fair_remove(l->excess ? &p->excess : &p->waiters, l);
 	pool_unqueue(p, l);
+	share_unwait(p, l->share);
 	pool_touch(p);
 }
 
@@ -721,14 +794,12 @@ pool_spare(struct pool *p)
 static int
 pool_deserves(struct pool *p)
 {
-	uint64_t theirs, ours = fair_oldest_ns(&p->waiters);
-	int who = budget_longest(p->budget, p->home->worker, &theirs);
+	struct fair_claim ours;
 
-	if (who < 0 || theirs == UINT64_MAX)
-		return -1;
-	if (ours != UINT64_MAX && ours < theirs + POOL_UNFAIR_NS)
-		return -1;
-	return who;
+	fair_choose(&p->waiters);
+	ours = fair_claim(&p->waiters);
+	return budget_deserving(p->budget, p->home->worker, &ours,
+				POOL_UNFAIR_NS);
 }
 
 /* Hands one server to the worker that has waited longest, if it deserves it. */
@@ -758,6 +829,7 @@ pools_nudged(struct message *m, void *owner)
 	(void)owner;
 	if (side->pool != NULL)
 		pool_touch(side->pool);
+	share_nudged(side);
 	room_nudged(side);
 	budget_unref(b->all, &b);
 }
@@ -767,8 +839,10 @@ pools_nudged(struct message *m, void *owner)
 static unsigned
 pool_wants(const struct pool *p)
 {
-	unsigned want =
-	    p->ops == &redis_server_ops ? p->waiters.n > 0 : p->waiters.n;
+	unsigned most = POOL_OPENING_MAX + p->n[SERVER_RESET];
+	unsigned want = p->ops == &redis_server_ops
+			    ? p->waiters.n > 0
+			    : fair_wants(&p->waiters, most);
 	unsigned opening = pool_opening(p) + p->n[SERVER_RESET];
 
 	/* Or one at a time for each host, while none of several is well. */
@@ -779,8 +853,6 @@ pool_wants(const struct pool *p)
 	if (want > 1 &&
 	    (p->replication != NULL || atomic_load(&p->budget->failures) > 0))
 		want = 1;
-	if (want > POOL_OPENING_MAX + p->n[SERVER_RESET])
-		want = POOL_OPENING_MAX + p->n[SERVER_RESET];
 	return want > opening ? want - opening : 0;
 }
 
@@ -922,15 +994,21 @@ pool_grant_waiters(struct pool *p)
 	struct server *shared = p->list[SERVER_SHARED];
 	struct lessee *l;
 
-	while ((l = fair_first(&p->waiters)) != NULL) {
+	while (p->waiters.n > 0) {
 		struct server *v = shared;
 
 		if (v == NULL &&
-		    (p->list[SERVER_IDLE] == NULL || pool_deserves(p) >= 0 ||
-		     (p->replication == NULL && room_owes(p)) ||
-		     (v = pool_pick_alive(p, l)) == NULL))
+		    (p->list[SERVER_IDLE] == NULL || pool_deserves(p) >= 0))
 			break;
-		fair_take(&p->waiters);
+		l = fair_first(&p->waiters);
+		if (v == NULL && ((p->replication == NULL && room_owes(p)) ||
+				  (v = pool_pick_alive(p, l)) == NULL))
+			break;
+		if (shared == NULL && !share_take(p, l)) {
+			share_wait(p, l);
+			continue;
+		}
+		fair_serve(&p->waiters, p->home->streams->now_ns);
 		pool_unqueue(p, l);
 		if (shared == NULL)
 			server_grant(v, l);
@@ -987,13 +1065,16 @@ pool_show(struct pool *p)
 	struct budgets *all = p->home->budgets;
 	unsigned me = p->home->worker;
 	uint64_t now = p->home->streams->now_ns, again = pool_show_unused(p);
+	struct fair_claim claim;
 
 	if (p->list[SERVER_IDLE] != NULL)
 		budget_idle(p->budget, me);
 	else
 		budget_idle_over(p->budget, me);
 	if (p->waiters.n > pool_opening(p) + p->n[SERVER_RESET]) {
-		budget_wait(all, p->budget, me, fair_oldest_ns(&p->waiters));
+		fair_choose(&p->waiters);
+		claim = fair_claim(&p->waiters);
+		budget_claims(all, p->budget, me, &claim);
 		again = now + POOL_AGAIN_NS;
 	} else {
 		budget_wait_over(p->budget, me);

@@ -268,6 +268,9 @@ server_part(struct server *v)
 {
 	assert(v->lessee != NULL && v->lessee->server == v);
 	v->lessee->server = NULL;
+	if (v->lessee->has_share)
+		budget_give(v->pool->home->budgets, v->lessee->share);
+	v->lessee->has_share = false;
 	v->lessee = NULL;
 }
 

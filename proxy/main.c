@@ -292,6 +292,8 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 
 	(void)sig;
 	(void)what;
+	if (snapshot != NULL)
+		seats_reload(weir, snapshot->conf);
 	log_warnings(weir->log, &errors);
 	for (size_t i = 0; i < errors.n; i++)
 		LOG(weir->log, LOG_ERROR, LOG_EV_CONFIG,
@@ -312,7 +314,6 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	directory_reload(weir->directory);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_reload(weir->worker[i], snapshot);
-	seats_reload(weir, snapshot->conf);
 	snapshot_unref(&weir->snapshot);
 	weir->snapshot = snapshot;
 }

@@ -1,5 +1,6 @@
 #include "proxy/seat.h"
 
+#include <assert.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -68,11 +69,62 @@ same_tenant(const struct tenant *a, const struct tenant *b)
 	       (a != NULL && b != NULL && strcmp(a->slug, b->slug) == 0);
 }
 
+static void
+share_key(char *key, size_t n, const struct tenant *t)
+{
+	snprintf(key, n, "servers %s", t->slug);
+}
+
+static int
+share_limit(const struct tenant *t)
+{
+	return t->pool_size ? (int)t->pool_size : INT_MAX;
+}
+
+/* The servers that the organization's clients hold, with the limit of now. */
+static struct budget *
+share_of(struct session *s, const struct tenant *t)
+{
+	char key[160];
+	struct budget *b;
+
+	share_key(key, sizeof(key), t);
+	b = budget_find(&s->worker->weir->budgets, key, share_limit(t));
+	if (b != NULL)
+		budget_limit(b, share_limit(t));
+	return b;
+}
+
+/* The server it holds, if any, is of this share from now on. */
+static void
+share_move(struct session *s, struct budget *share)
+{
+	struct budgets *all = &s->worker->weir->budgets;
+
+	if (s->lessee.has_share)
+		budget_give(all, s->lessee.share);
+	s->lessee.has_share = s->lessee.server != NULL && share != NULL &&
+			      budget_take_to(share, INT_MAX);
+	if (s->lessee.share != NULL)
+		budget_unref(all, &s->lessee.share);
+	s->lessee.share = share;
+}
+
+static void
+seats_leave(struct session *s)
+{
+	seat_give(s, &s->seat_user);
+	seat_give(s, &s->seat_tenant);
+	rates_unref(&s->worker->weir->rates, &s->rates);
+	s->paid = false;
+}
+
 bool
 seats_take(struct session *s, const struct conf_user *user,
 	   const struct tenant *t, enum why *w)
 {
 	struct budget *by_user, *by_tenant = NULL;
+	struct budget *share = NULL;
 	struct rates_entry *rates = NULL;
 	bool same = s->seat_user != NULL && s->user == user;
 
@@ -92,19 +144,27 @@ seats_take(struct session *s, const struct conf_user *user,
 				seat_give(s, &by_user);
 			return refused(s, w, WHY_TENANT_FULL, STAT_TENANT_FULL);
 		}
+		if ((share = share_of(s, t)) == NULL) {
+			if (!same)
+				seat_give(s, &by_user);
+			seat_give(s, &by_tenant);
+			return refused(s, w, WHY_TENANT_FULL, STAT_TENANT_FULL);
+		}
 		rates = rates_find(&s->worker->weir->rates, t, now_of(s));
 		if (!rate_has(s, rates, RATE_CONNECTIONS)) {
 			rates_unref(&s->worker->weir->rates, &rates);
 			if (!same)
 				seat_give(s, &by_user);
 			seat_give(s, &by_tenant);
+			budget_unref(&s->worker->weir->budgets, &share);
 			return refused(s, w, WHY_RATE_CONNECTIONS,
 				       STAT_RATE_CONNECTIONS);
 		}
 	}
 	if (same)
 		s->seat_user = NULL; /* that one is kept */
-	seats_give(s);
+	seats_leave(s);
+	share_move(s, share);
 	s->seat_user = by_user;
 	s->seat_tenant = by_tenant;
 	s->rates = rates;
@@ -114,10 +174,9 @@ seats_take(struct session *s, const struct conf_user *user,
 void
 seats_give(struct session *s)
 {
-	seat_give(s, &s->seat_user);
-	seat_give(s, &s->seat_tenant);
-	rates_unref(&s->worker->weir->rates, &s->rates);
-	s->paid = false;
+	seats_leave(s);
+	assert(!s->lessee.has_share); /* it has no server any more */
+	share_move(s, NULL);
 }
 
 void
@@ -128,8 +187,14 @@ seats_reload(struct weir *weir, const struct conf *c)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-	for (size_t i = 0; i < c->tenant_n; i++)
-		rates_change(&weir->rates, &c->tenant[i], now);
+	for (size_t i = 0; i < c->tenant_n; i++) {
+		const struct tenant *t = &c->tenant[i];
+		char key[160];
+
+		rates_change(&weir->rates, t, now);
+		share_key(key, sizeof(key), t);
+		budgets_limit(&weir->budgets, key, share_limit(t));
+	}
 }
 
 bool

@@ -25,7 +25,8 @@ struct weir;
 
 /*
  * Both seats, in place of those it had; or, where one is not free, neither and
- * why, and it keeps what it had.  `tenant` may be NULL.
+ * why, and it keeps what it had.  `tenant` may be NULL.  A server it holds
+ * counts for the new organization from then on.
  */
 bool seats_take(struct session *, const struct conf_user *, const struct tenant *, enum why *)
     __attribute__((warn_unused_result));

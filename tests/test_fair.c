@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "conf/tenant.h"
+#include "pool/budget.h"
 #include "pool/fair.h"
 
 static struct lessee
@@ -274,6 +275,164 @@ agrees_with_a_naive_list(void **state)
 	assert_int_equal(m.n, 0);
 }
 
+static struct lessee
+sharing(const struct tenant *t, struct budget *share, uint64_t since_ns)
+{
+	return (
+	    struct lessee){ .tenant = t, .share = share, .since_ns = since_ns };
+}
+
+static void
+who_is_held_back_is_passed_over_and_delays_nobody(void **state)
+{
+	struct tenant t[2] = { { .weight = 1 }, { .weight = 1 } };
+	struct budget full = { .limit = 1, .count = 1 };
+	struct budget open = { .limit = 9 };
+	struct lessee a[3], b = sharing(&t[1], &open, 7);
+	struct fair_queue *held = NULL;
+	struct fair f = { 0 };
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		a[i] = sharing(&t[0], &full, (uint64_t)i + 1);
+		fair_put(&f, &a[i]);
+	}
+	fair_put(&f, &b);
+	fair_hold(&f, &a[0], &held);
+	fair_hold(&f, &a[0], &held); /* twice is once */
+	assert_int_equal(f.n, 1);
+	assert_int_equal(f.held, 3);
+	assert_true(fair_held_ns(held) == 1);
+	assert_ptr_equal(fair_take(&f), &b);
+	assert_null(fair_take(&f));
+	fair_remove(&f, &a[0]);
+	assert_true(fair_held_ns(held) == 2);
+	assert_ptr_equal(fair_head(held), &a[1]);
+	fair_resume(&f, held);
+	assert_null(held);
+	assert_int_equal(f.n, 2);
+	assert_ptr_equal(fair_take(&f), &a[1]);
+	fair_hold(&f, &a[2], &held);
+	fair_remove(&f, &a[2]);
+	assert_null(held);
+	assert_int_equal(f.n + f.held, 0);
+}
+
+static void
+an_organization_stays_one_over_a_reload(void **state)
+{
+	struct tenant old = { .weight = 1 }, new = { .weight = 1 };
+	struct tenant other = { .weight = 1 };
+	struct budget share = { .limit = 9 };
+	struct lessee a = sharing(&old, &share, 1), c = waiter(&other, 3);
+	struct lessee b = sharing(&new, &share, 2);
+	struct fair f = { 0 };
+
+	(void)state;
+	fair_put(&f, &a);
+	fair_put(&f, &b);
+	fair_put(&f, &c);
+	assert_ptr_equal(fair_take(&f), &a);
+	assert_ptr_equal(fair_take(&f), &c);
+	assert_ptr_equal(fair_take(&f), &b);
+}
+
+static void
+no_more_servers_are_wanted_than_may_be_had(void **state)
+{
+	struct tenant t = { .weight = 1 };
+	struct budget share = { .limit = 5, .count = 3 };
+	struct lessee l[9], one = waiter(NULL, 1);
+	struct fair f = { 0 };
+
+	(void)state;
+	for (int i = 0; i < 9; i++) {
+		l[i] = sharing(&t, &share, 1);
+		fair_put(&f, &l[i]);
+	}
+	assert_int_equal(fair_wants(&f, 8), 2);
+	fair_put(&f, &one);
+	assert_int_equal(fair_wants(&f, 8), 3);
+	assert_int_equal(fair_wants(&f, 1), 1);
+	while (fair_take(&f) != NULL)
+		;
+	assert_int_equal(fair_wants(&f, 8), 0);
+}
+
+/*
+ * Two workers with a ring each, one with a thousand waiters that came first,
+ * the other with a single one; the servers are all at the first.
+ */
+static void
+a_flood_on_one_worker_delays_another_worker_by_one_service(void **state)
+{
+	enum { MANY = 1000 };
+	struct tenant big = { .weight = 1 }, small = { .weight = 1 };
+	static struct lessee l[MANY];
+	struct lessee one = waiter(&small, 5000);
+	struct fair here = { 0 }, there = { 0 };
+	struct fair_claim ours, theirs;
+
+	(void)state;
+	for (int i = 0; i < MANY; i++) {
+		l[i] = waiter(&big, 1);
+		fair_put(&here, &l[i]);
+	}
+	fair_serve(&here, 4000);
+	fair_put(&there, &one);
+	theirs = fair_claim(&there);
+	ours = fair_claim(&here);
+	assert_true(fair_age(&ours, &theirs) < fair_age(&theirs, &ours));
+	fair_serve(&here, 5001);
+	ours = fair_claim(&here);
+	assert_true(fair_age(&ours, &theirs) > fair_age(&theirs, &ours));
+	/* Within one organization it is who has waited longer. */
+	fair_take(&there);
+	one = waiter(&big, 5000);
+	fair_put(&there, &one);
+	theirs = fair_claim(&there);
+	assert_true(fair_age(&ours, &theirs) < fair_age(&theirs, &ours));
+	fair_take(&there);
+	theirs = fair_claim(&there);
+	assert_true(fair_age(&theirs, &ours) == UINT64_MAX);
+	while (fair_take(&here) != NULL)
+		;
+}
+
+/* Three workers: ours and another have the flood, the third a single one. */
+static void
+a_flood_on_two_workers_does_not_delay_a_third(void **state)
+{
+	struct mailbox mailbox[3], *mailboxes[3];
+	struct fair_claim ours = { 1, 6000, 17 }, same = { 1, 100, 17 };
+	struct fair_claim other = { 5000, 5000, 4 };
+	struct budgets all;
+	struct budget *b;
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(mailbox_init(&mailbox[i], NULL), 0);
+		mailboxes[i] = &mailbox[i];
+	}
+	assert_int_equal(budgets_init(&all, 3, mailboxes, NULL), 0);
+	b = budget_find(&all, "pool", 0);
+	budget_claims(&all, b, 1, &same);
+	assert_int_equal(budget_deserving(b, 0, &ours, 5), -1);
+	budget_claims(&all, b, 2, &other);
+	assert_int_equal(budget_deserving(b, 0, &ours, 5), 2);
+	assert_int_equal(budget_deserving(b, 0, &ours, 1001), -1);
+	ours.since_ns = 50; /* the other has waited longer for the same */
+	assert_int_equal(budget_deserving(b, 0, &ours, 5), 2);
+	budget_wait_over(b, 2);
+	assert_int_equal(budget_deserving(b, 0, &ours, 5), 1);
+	ours = (struct fair_claim){ UINT64_MAX, UINT64_MAX, 0 };
+	assert_int_equal(budget_deserving(b, 0, &ours, 5), 1);
+	budget_unref(&all, &b);
+	budgets_fini(&all);
+	for (int i = 0; i < 3; i++)
+		mailbox_fini(&mailbox[i]);
+}
+
 int
 main(void)
 {
@@ -287,6 +446,13 @@ main(void)
 		cmocka_unit_test(who_leaves_the_queue_leaves_no_gap),
 		cmocka_unit_test(counts_those_who_have_waited_since),
 		cmocka_unit_test(agrees_with_a_naive_list),
+		cmocka_unit_test(
+		    who_is_held_back_is_passed_over_and_delays_nobody),
+		cmocka_unit_test(a_flood_on_two_workers_does_not_delay_a_third),
+		cmocka_unit_test(an_organization_stays_one_over_a_reload),
+		cmocka_unit_test(no_more_servers_are_wanted_than_may_be_had),
+		cmocka_unit_test(
+		    a_flood_on_one_worker_delays_another_worker_by_one_service),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

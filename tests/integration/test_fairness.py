@@ -6,12 +6,14 @@ nobody else sees any of it.
 Method: periods far longer than a test, so that what was granted can be counted.
 """
 import threading
+import time
 
 import pytest
 
 import pgwire
 import respwire
 from pgwire import query
+from servers import scaled, wait_for
 
 pytestmark = pytest.mark.weir_only
 
@@ -52,6 +54,111 @@ def count_granted(clients):
         t.join()
     assert not failed, failed
     return granted[0]
+
+
+BEGIN = "BEGIN; SELECT 1"        # a bare BEGIN takes no server yet
+
+
+def busy(w, user="acme_app"):
+    wire = w.wire(user)
+    assert pgwire.kinds(wire.run(query(BEGIN)))[-1] == "Z"
+    return wire
+
+
+def waiting(w, n, user="acme_app"):
+    wires = [w.wire(user) for _ in range(n)]
+    for wire in wires:
+        wire.send(query("SELECT 1"))
+    return wires
+
+
+def test_an_organization_holds_no_more_servers_than_its_pool_size(weir, pg, workers):
+    w = weir({"postgres main": {"pool_size": 6}, "organization acme": {"pool_size": 2}},
+             workers)
+    holders = [busy(w), busy(w)]
+    more = waiting(w, 6)
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 6, 5, "not waiting")
+    # Nobody opens a server for those who may not have one, others get theirs.
+    for _ in range(20):
+        assert w.wire("beta_app").value("SELECT 1") == "1"
+    assert len(pg.backends()) <= 2 + workers
+    assert w.metric("clients_waiting", "postgres") == 6
+    # One that ends lets one in, which ever worker that is on.
+    holders[0].run(query("COMMIT"))
+    for wire in more:
+        assert pgwire.kinds(wire.until()) == "TDCZ"
+    assert w.metric("clients_waiting", "postgres") == 0
+    assert w.metric("organization_held_total") > 0
+
+
+def test_a_pinned_session_counts_until_it_leaves(weir, workers):
+    w = weir(acme(pool_size=1), workers)
+    holder = w.wire()
+    holder.run(query("LISTEN news"))
+    more = waiting(w, 2)
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 2, 5, "not waiting")
+    more[0].close()                      # who gives up is in nobody's way
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 1, 5, "still waits")
+    holder.close()
+    assert pgwire.kinds(more[1].until()) == "TDCZ"
+
+
+def test_a_reload_changes_what_organizations_may_hold(weir, workers):
+    w = weir(acme(pool_size=1), workers)
+    holder, more = busy(w), waiting(w, 1)
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 1, 5, "not waiting")
+    w.reload(acme(pool_size=2))
+    assert pgwire.kinds(more[0].until()) == "TDCZ"
+    w.reload(acme(pool_size=1))          # for the sessions of before, too
+    more[0].send(query("SELECT 1"))
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 1, 5, "not waiting")
+    holder.run(query("COMMIT"))
+    assert pgwire.kinds(more[0].until()) == "TDCZ"
+
+
+def test_the_servers_of_an_organization_are_counted_exactly_under_load(weir, pg, workers):
+    w = weir({"postgres main": {"pool_size": 8}, "organization acme": {"pool_size": 3}},
+             workers)
+    w.wire().value("SELECT 1")
+    pg.run("DROP TABLE IF EXISTS fair_load")
+    most, lock, now = [0], threading.Lock(), [0]
+
+    def client(wire):
+        def ask():
+            wire.run(query(BEGIN))
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            wire.run(query("SELECT pg_sleep(0.002)"))
+            with lock:
+                now[0] -= 1
+            wire.run(query("COMMIT"))
+            return True
+        return ask
+    assert count_granted([client(w.wire()) for _ in range(12)]) == 12 * 30
+    assert most[0] == 3
+
+
+def test_a_flood_of_waiters_does_not_delay_another_organization(weir, workers):
+    """Each service takes 20 ms; the flood would take two seconds and more."""
+    w = weir({"postgres main": {"pool_size": 2}}, workers)
+    flood = [w.wire() for _ in range(200)]
+    for wire in flood:
+        wire.send(*[query("SELECT pg_sleep(0.02)")] * 2)
+    wait_for(lambda: w.metric("clients_waiting", "postgres") > 150, 10, "no flood")
+    took = []
+    for _ in range(8):
+        wire = w.wire("beta_app")
+        begun = time.monotonic()
+        assert wire.value("SELECT 1") == "1"
+        took.append(time.monotonic() - begun)
+        wire.close()
+    left = w.metric("clients_waiting", "postgres")
+    # A service on each worker, and the 5 ms that workers do not quarrel about.
+    assert sorted(took)[4] < scaled(0.02 * workers + 0.06), took
+    assert left > 50, "the flood was over: %s" % took
+    for wire in flood:
+        wire.close()
 
 
 def test_a_rate_of_queries_is_exact_over_all_clients_and_workers(weir, workers):
