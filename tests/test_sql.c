@@ -672,6 +672,74 @@ finds_the_one_name_that_is_deallocated(void **state)
 	}
 }
 
+static void
+reads_a_switch_of_one_setting_and_nothing_else(void **state)
+{
+	static const struct {
+		const char *text, *name, *value;
+		unsigned param;
+		bool reset, local, select;
+	} e[] = {
+		{ .text = "SET weir.organization = 'acme'",
+		  .name = "weir.organization",
+		  .value = "acme" },
+		{ .text = "set session App.X TO beta;",
+		  .name = "app.x",
+		  .value = "beta" },
+		{ .text = "SET LOCAL app.x = 'it''s'",
+		  .name = "app.x",
+		  .value = "it's",
+		  .local = true },
+		{ .text = "RESET app.x", .name = "app.x", .reset = true },
+		{ .text = "SET app.x TO DEFAULT",
+		  .name = "app.x",
+		  .reset = true },
+		{ .text = "SELECT set_config('app.x', 'v', true)",
+		  .name = "app.x",
+		  .value = "v",
+		  .local = true,
+		  .select = true },
+		{ .text = "select pg_catalog.set_config('app.x', $1, false)",
+		  .name = "app.x",
+		  .param = 1,
+		  .select = true },
+		{ .text = "" },
+		{ .text = "SET" },
+		{ .text = "SET app.x" },
+		{ .text = "SET app.x = 'a', 'b'" },
+		{ .text = "SET app.x = 'a'; SELECT 1" },
+		{ .text = "SELECT set_config('app.x', 'v', true), 1" },
+		{ .text = "SELECT set_config('app.x', 'v', true) FROM t" },
+		{ .text = "SELECT set_config('app.x', 'v')" },
+		{ .text = "SELECT set_config(a, 'v', true)" },
+		{ .text = "SELECT set_config('app.x', f(), true)" },
+		{ .text = "SELECT other('app.x', 'v', true)" },
+		{ .text = "RESET" },
+		{ .text = "RESET app.x; SELECT 1" },
+		{ .text = "UPDATE t SET app.x = 'v'" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(e) / sizeof(e[0]); i++) {
+		struct slice text = slice_str(e[i].text);
+		struct sql_switch sw;
+
+		for (size_t n = 0; n < text.n; n++)
+			sql_switch(slice_of(text.p, n), &sw);
+		if (sql_switch(text, &sw) != (e[i].name != NULL))
+			fail_msg("%s: judged wrongly", e[i].text);
+		if (e[i].name == NULL)
+			continue;
+		assert_string_equal(sw.name, e[i].name);
+		assert_int_equal(sw.param, e[i].param);
+		assert_int_equal(sw.reset, e[i].reset);
+		assert_int_equal(sw.local, e[i].local);
+		assert_int_equal(sw.select, e[i].select);
+		if (e[i].value != NULL)
+			assert_string_equal(sw.value, e[i].value);
+	}
+}
+
 int
 main(void)
 {
@@ -703,6 +771,8 @@ main(void)
 		cmocka_unit_test(reads_every_form_of_a_transaction_command),
 		cmocka_unit_test(writes_a_begin_that_it_reads_as_the_same),
 		cmocka_unit_test(finds_the_one_name_that_is_deallocated),
+		cmocka_unit_test(
+		    reads_a_switch_of_one_setting_and_nothing_else),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
