@@ -26,7 +26,7 @@ from servers import DATABASE, UPSTREAM_USER, scaled
 
 pytestmark = pytest.mark.weir_only
 
-SECONDS = float(os.environ.get("WEIR_LEAK") or 45)
+SECONDS = float(os.environ.get("WEIR_LEAK") or 20)
 SEED = os.environ.get("WEIR_SEED") or "%08x" % random.SystemRandom().randrange(1 << 32)
 SERVERS = 4
 # Its clients, in processes of their own: (protocol, clients at once).

@@ -62,8 +62,8 @@ def sums(pg):
                (SELECT sum(bbalance) FROM scratch.pgbench_branches)""")[0]
 
 
-@pytest.mark.parametrize("mode", ["simple", "extended", "prepared"])
-@pytest.mark.parametrize("threads", [1, CLIENTS])
+@pytest.mark.parametrize("mode,threads", [("simple", CLIENTS), ("extended", CLIENTS),
+                                          ("prepared", CLIENTS), ("prepared", 1)])
 def test_tpc_b(bench, pg, mode, threads):
     """In one thread pgbench waits for a Parse while its other clients hold servers."""
     bench(10, "-M", mode, "-j", str(threads))

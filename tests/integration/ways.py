@@ -3,8 +3,8 @@ ways: one test, three ways to the database.
 
     from ways import way, workers       # noqa: F401, fixtures
 
-`way` is PostgreSQL itself, then weir without and with TLS: what a real client
-does must first be right directly, or the test is wrong, not weir.  Behind weir
+`way` is weir without and with TLS, and with WEIR_DIRECT=1 PostgreSQL itself first:
+what a real client does must be right directly, or the test is wrong.  Behind weir
 are 3 servers in transaction mode and 2 workers.  Afterwards the servers must be
 idle, at most 3, and without anything the client left on them.
 """
@@ -111,7 +111,10 @@ def directly(pg, rd, folder, ca=None):
     return Way("direct", weirproc.Direct(pg, rd, ca or ""), pg, folder)
 
 
-@pytest.fixture(params=["direct", "plain", "tls"])
+WAYS = ["direct"] * bool(os.environ.get("WEIR_DIRECT")) + ["plain", "tls"]
+
+
+@pytest.fixture(params=WAYS)
 def way(request, pg, rd, authority, folder):
     weirproc.Direct.prepare(pg, rd)
     if request.param == "direct":
