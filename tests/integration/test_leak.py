@@ -170,7 +170,8 @@ def watch(running, trouble):
         trouble.step()
         time.sleep(trouble.rng.random())
     trouble.look()
-    assert 1 <= trouble.most <= SERVERS, trouble.most
+    # One that was killed is seen a little longer, beside the one in its place.
+    assert 1 <= trouble.most <= 2 * SERVERS, trouble.most
     done = {"servers killed": trouble.kills, "reloads": trouble.reloads}
     for p in running:
         said = p.stdout.read()
