@@ -1,8 +1,8 @@
 /*
- * mem: memory for settings, which is there or the process ends.
+ * mem: memory which is there or the process ends.
  *
- * For conf/ and what is loaded with it, at start and at reload: for amounts bounded by the size
- * of the configuration file: no client can make it fail.
+ * For amounts with a small bound of their own: settings, and texts that come from them or are as
+ * short.  What a client can make large is bounded where it is read.
  *
  * Owner:    the caller; free() gives it back.
  */
@@ -40,6 +40,13 @@ mem_text(const char *p, size_t n)
 
 	memcpy(s, p, n);
 	return s;
+}
+
+/* The string, or NULL. */
+static inline char *
+mem_copy(const char *s)
+{
+	return s ? mem_text(s, strlen(s)) : NULL;
 }
 
 /* Room for one more in an array that grows by doubling at powers of two. */

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conf/mem.h"
 #include "pool/room.h"
 
 /* ---- a worker's share ------------------------------------------------- */
@@ -154,16 +155,6 @@ pools_close(struct pools *home)
 
 /* ---- making and finding ----------------------------------------------- */
 
-static char *
-copy(const char *s)
-{
-	char *c = s ? strdup(s) : NULL;
-
-	if (s != NULL && c == NULL)
-		abort();
-	return c;
-}
-
 static int
 pool_limit(const struct pool *p)
 {
@@ -278,13 +269,13 @@ pool_make(struct pools *home, const struct pool *like, const char *key)
 		return NULL;
 	}
 	p->origin = pool_origin(p);
-	p->key = copy(key);
+	p->key = mem_copy(key);
 	p->budget = b;
 	p->cap = cap;
 	snapshot_ref(p->snapshot);
-	p->dbname = copy(like->dbname);
-	p->user = copy(like->user);
-	p->password = copy(like->password);
+	p->dbname = mem_copy(like->dbname);
+	p->user = mem_copy(like->user);
+	p->password = mem_copy(like->password);
 	buf_init(&p->welcome, BUDGET_WELCOME_MAX);
 	wheel_entry_init(&p->timer, pool_timer);
 	p->chain = *at;
@@ -319,7 +310,7 @@ pool_renew(struct pool *p, const struct snapshot *snap, const char *password)
 {
 	if (p->snapshot == snap && !same_text(p->password, password)) {
 		free_secret(p->password);
-		p->password = copy(password);
+		p->password = mem_copy(password);
 		OPENSSL_cleanse(&p->scram,
 				sizeof(p->scram)); /* the old one's */
 	}

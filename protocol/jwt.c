@@ -15,6 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/base64.h"
+
 enum {
 	HS256_SIGNATURE = SHA256_DIGEST_LENGTH,
 	ES256_SIGNATURE = 64, /* r and s, 32 bytes each */
@@ -94,48 +96,6 @@ jwt_key_free(struct jwt_key **at)
 
 /* ---- the form --------------------------------------------------------- */
 
-static int
-digit(uint8_t c)
-{
-	if (c >= 'A' && c <= 'Z')
-		return c - 'A';
-	if (c >= 'a' && c <= 'z')
-		return c - 'a' + 26;
-	if (c >= '0' && c <= '9')
-		return c - '0' + 52;
-	return c == '-' ? 62 : c == '_' ? 63 : -1;
-}
-
-/* base64url (RFC 4648, 5) into `out` of `max` bytes: one text for one value,
- * without padding.  -1: it is none, or longer. */
-static int
-base64url_get(uint8_t *out, size_t max, size_t *len, struct slice text)
-{
-	uint32_t v = 0;
-	unsigned bits = 0;
-	size_t n = 0;
-
-	if (text.n % 4 == 1)
-		return -1;
-	for (size_t i = 0; i < text.n; i++) {
-		int d = digit(text.p[i]);
-
-		if (d < 0)
-			return -1;
-		v = v << 6 | (uint32_t)d;
-		bits += 6;
-		if (bits < 8)
-			continue;
-		bits -= 8;
-		if (n == max)
-			return -1;
-		out[n++] = (uint8_t)(v >> bits);
-		v &= (1u << bits) - 1;
-	}
-	*len = n;
-	return v == 0 ? 0 : -1;
-}
-
 /* Up to the dot, which is skipped. */
 static int
 part_next(struct slice *rest, struct slice *part)
@@ -174,7 +134,7 @@ object_of(struct slice part)
 
 	if (bytes == NULL)
 		abort(); /* bounded by JWT_MAX */
-	if (base64url_get(bytes, part.n, &n, part) == 0)
+	if (base64_get(BASE64_URL, bytes, part.n, &n, part) == 0)
 		object = json_loadb((const char *)bytes, n,
 				    JSON_REJECT_DUPLICATES, &error);
 	free(bytes);
@@ -280,7 +240,8 @@ why_not_signed(const struct parts *t, const char *alg,
 		return "an algorithm that is not known";
 	if (by == NULL)
 		return "an algorithm without a key for it";
-	if (base64url_get(signature, sizeof(signature), &n, t->signature) == -1)
+	if (base64_get(BASE64_URL, signature, sizeof(signature), &n,
+		       t->signature) == -1)
 		return "a malformed signature";
 	return by(trust, t->signed_text, signature, n) ? NULL
 						       : "a wrong signature";

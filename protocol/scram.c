@@ -10,6 +10,7 @@
 #include <openssl/hmac.h>
 #include <openssl/sha.h>
 
+#include "protocol/base64.h"
 #include "protocol/slice.h"
 
 #define GS2_BOUND       "p=tls-server-end-point,,"
@@ -42,63 +43,12 @@ base64_put(char *out, const uint8_t *p, size_t n)
 }
 
 static int
-base64_digit(uint8_t c)
-{
-	if (c >= 'A' && c <= 'Z')
-		return c - 'A';
-	if (c >= 'a' && c <= 'z')
-		return c - 'a' + 26;
-	if (c >= '0' && c <= '9')
-		return c - '0' + 52;
-	return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-/*
- * One text for one value: no whitespace, padding complete and only at the end,
- * no stray bits under it.  EVP_DecodeBlock() forgives all three.
- */
-static int
-base64_get(uint8_t *out, size_t max, size_t *len, struct slice text)
-{
-	size_t pad = 0, n;
-
-	if (text.n % 4 != 0)
-		return -1;
-	while (pad < 2 && pad < text.n && text.p[text.n - pad - 1] == '=')
-		pad++;
-	n = text.n / 4 * 3 - pad;
-	if (n > max)
-		return -1;
-	for (size_t i = 0, o = 0; i < text.n; i += 4) {
-		uint32_t v = 0;
-
-		for (size_t k = i; k < i + 4; k++) {
-			bool padding = k >= text.n - pad;
-			int d = padding ? 0 : base64_digit(text.p[k]);
-
-			if (d < 0)
-				return -1;
-			v = v << 6 | (uint32_t)d;
-		}
-		for (int shift = 16; shift >= 0; shift -= 8) {
-			uint8_t byte = (uint8_t)(v >> shift);
-
-			if (o < n)
-				out[o++] = byte;
-			else if (byte != 0)
-				return -1;
-		}
-	}
-	*len = n;
-	return 0;
-}
-
-static int
 base64_get_key(uint8_t out[SCRAM_KEY], struct slice text)
 {
 	size_t n;
 
-	if (base64_get(out, SCRAM_KEY, &n, text) == -1 || n != SCRAM_KEY)
+	if (base64_get(BASE64, out, SCRAM_KEY, &n, text) == -1 ||
+	    n != SCRAM_KEY)
 		return -1;
 	return 0;
 }
@@ -326,7 +276,8 @@ scram_verifier_parse(struct scram_verifier *v, const char *text)
 	    field_until(&rest, ':', &stored) == -1)
 		return -1;
 	if (rounds_get(&v->iterations, rounds) == -1 ||
-	    base64_get(v->salt, SCRAM_SALT_MAX, &salt_len, salt) == -1 ||
+	    base64_get(BASE64, v->salt, SCRAM_SALT_MAX, &salt_len, salt) ==
+		-1 ||
 	    salt_len == 0 || base64_get_key(v->stored_key, stored) == -1 ||
 	    base64_get_key(v->server_key, rest) == -1)
 		return -1;
@@ -394,7 +345,8 @@ scram_client_parse(struct scram_client *c, const char *server_first, size_t n)
 	if (!nonce_ok(nonce) || nonce.n <= c->nonce_own_len ||
 	    memcmp(nonce.p, c->nonce, c->nonce_own_len) != 0)
 		return -1;
-	if (base64_get(c->salt, SCRAM_SALT_MAX, &c->salt_len, salt) == -1 ||
+	if (base64_get(BASE64, c->salt, SCRAM_SALT_MAX, &c->salt_len, salt) ==
+		-1 ||
 	    c->salt_len == 0 || rounds_get(&c->iterations, rounds) == -1)
 		return -1;
 	keep(c->nonce, nonce);

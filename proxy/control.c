@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "conf/mem.h"
 #include "protocol/why.h"
 #include "proxy/pq.h"
 #include "tls/wheel.h"
@@ -78,16 +79,6 @@ struct control {
 
 /* ---- questions -------------------------------------------------------- */
 
-static char *
-copy(const char *s)
-{
-	char *c = s ? strdup(s) : NULL;
-
-	if (s != NULL && c == NULL)
-		abort();
-	return c;
-}
-
 struct control_ask *
 control_ask_new(const char *upstream, const char *dbname, const char *sql,
 		unsigned params, const char *const *param)
@@ -97,12 +88,12 @@ control_ask_new(const char *upstream, const char *dbname, const char *sql,
 	assert(params <= CONTROL_PARAMS);
 	if (ask == NULL)
 		abort();
-	ask->upstream = copy(upstream);
-	ask->dbname = copy(dbname);
-	ask->sql = copy(sql);
+	ask->upstream = mem_copy(upstream);
+	ask->dbname = mem_copy(dbname);
+	ask->sql = mem_copy(sql);
 	ask->params = params;
 	for (unsigned i = 0; i < params; i++)
-		ask->param[i] = copy(param[i]);
+		ask->param[i] = mem_copy(param[i]);
 	ask->rows_max = 1;
 	ask->timeout_ms = 15000;
 	return ask;
@@ -466,7 +457,7 @@ target_places(struct target *t)
 	l->target = t;
 	l->hosts = (unsigned)t->up->hosts_n;
 	for (unsigned i = 0; i < l->hosts; i++)
-		l->host[i] = copy(t->up->hosts[i].name);
+		l->host[i] = mem_copy(t->up->hosts[i].name);
 	t->lookup = l;
 	offload_run(t->control->dns, &l->job, &t->control->mailbox, lookup_work,
 		    lookup_done);
@@ -610,8 +601,8 @@ target_find(struct control *k, const char *name, const char *dbname)
 	if ((t = calloc(1, sizeof(*t))) == NULL)
 		abort();
 	t->control = k;
-	t->name = copy(name);
-	t->dbname = copy(dbname);
+	t->name = mem_copy(name);
+	t->dbname = mem_copy(dbname);
 	t->up = conf_postgres_find(k->snapshot->conf, name);
 	t->tail = &t->head;
 	t->next = k->targets;

@@ -7,6 +7,7 @@
 
 #include "conf/conf_keys.h"
 #include "conf/conf_tenant.h"
+#include "conf/mem.h"
 #include "proxy/session.h"
 #include "proxy/worker.h"
 
@@ -18,16 +19,6 @@ struct directory {
 	struct control_listener listener;  /* the control thread's */
 	char *upstream, *dbname, *channel; /* its texts */
 };
-
-static char *
-copy(const char *s)
-{
-	char *c = s ? strdup(s) : NULL;
-
-	if (s != NULL && c == NULL)
-		abort();
-	return c;
-}
 
 /* ---- what a row means ------------------------------------------------- */
 
@@ -293,7 +284,7 @@ directory_find(struct session *s, bool by_id, const char *value,
 	}
 	directory_part(s);
 	if (by_id)
-		s->directory.id = copy(value);
+		s->directory.id = mem_copy(value);
 	ask(s, by_id ? d->by_id : d->by_slug, value);
 	return DIRECTORY_LATER;
 }
@@ -329,9 +320,9 @@ relisten(struct directory *d)
 	listener_free_texts(d);
 	if (c->postgres == NULL || c->notify_channel == NULL)
 		return;
-	d->upstream = copy(c->postgres->name);
-	d->dbname = copy(c->dbname);
-	d->channel = copy(c->notify_channel);
+	d->upstream = mem_copy(c->postgres->name);
+	d->dbname = mem_copy(c->dbname);
+	d->channel = mem_copy(c->notify_channel);
 	d->listener = (struct control_listener){ .upstream = d->upstream,
 						 .dbname = d->dbname,
 						 .channel = d->channel,

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conf/mem.h"
 #include "protocol/secret.h"
 
 enum { PASSWORD_MAX = 1023 };
@@ -18,16 +19,6 @@ enum { PASSWORD_MAX = 1023 };
 	" OR a.rolvaliduntil OPERATOR(pg_catalog.>) pg_catalog.now())"
 
 /* ---- a secret --------------------------------------------------------- */
-
-static char *
-copy(const char *s)
-{
-	char *c = strdup(s);
-
-	if (c == NULL)
-		abort();
-	return c;
-}
 
 static void
 secret_fill(struct secret *s, const char *text)
@@ -47,7 +38,7 @@ secret_fill(struct secret *s, const char *text)
 		return;
 	}
 	s->user.auth = pg_md5_is_stored(text) ? AUTH_MD5 : AUTH_SCRAM;
-	s->user.password = copy(text);
+	s->user.password = mem_copy(text);
 }
 
 struct secret *
@@ -58,7 +49,7 @@ secret_new(const char *name, const char *text)
 	if (s == NULL)
 		abort();
 	atomic_init(&s->refs, 1);
-	s->user.name = copy(name);
+	s->user.name = mem_copy(name);
 	s->user.auth = AUTH_SCRAM;
 	secret_fill(s, text);
 	return s;
