@@ -116,7 +116,10 @@ class Trouble:
             self.kills += 1
 
     def look(self):
-        self.most = max(self.most, len(self.pg.backends()))
+        # One that was told to go is seen a little longer, beside the one in its place.
+        there = set(self.pg.backends())
+        time.sleep(0.2)
+        self.most = max(self.most, len(there & set(self.pg.backends())))
         foreign = self.pg.run(FOREIGN)
         assert not foreign, "seed %s: rows of somebody else: %s" % (SEED, foreign)
         self.pg.run("DELETE FROM leak WHERE id < (SELECT max(id) - 100000 FROM leak)")
@@ -170,8 +173,7 @@ def watch(running, trouble):
         trouble.step()
         time.sleep(trouble.rng.random())
     trouble.look()
-    # One that was killed is seen a little longer, beside the one in its place.
-    assert 1 <= trouble.most <= 2 * SERVERS, trouble.most
+    assert 1 <= trouble.most <= SERVERS, trouble.most
     done = {"servers killed": trouble.kills, "reloads": trouble.reloads}
     for p in running:
         said = p.stdout.read()
