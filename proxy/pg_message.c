@@ -1028,8 +1028,11 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 				   : name.n == 0 ? ps->unnamed_flags
 						 : 0) &
 				  SQL_XACT;
-	if (name.n == 0)
+	if (name.n == 0) {
 		need_unnamed(ps, f);
+		/* Parsed in an earlier lease it is run in this one. */
+		apply_flags(ps, ps->has_unnamed ? ps->unnamed_flags : 0);
+	}
 	if (e != NULL)
 		pass_renamed(ps, f, size, PG_BIND, name, e);
 	else

@@ -282,6 +282,20 @@ def test_who_has_flushed_without_sync_keeps_its_server(weir, direct, table):
     assert rows(direct.run(query("SELECT count(*) FROM scratch.replayed"))) == [["1"]]
 
 
+def test_a_reset_parsed_in_an_earlier_transaction_is_undone_too(proxy):
+    """The next client with the same settings gets that server as it is."""
+    mine = query("SELECT current_setting('app.current_organization_id', true)")
+    first, second = proxy.wire(USER), proxy.wire(USER)
+    org = rows(first.run(mine))
+    for name in ("", "r"):
+        first.run(parse("RESET ALL", name), sync())
+        assert rows(second.run(extended("SELECT 1"))) == [["1"]]
+        first.run(parse("RESET ALL", name) if not name else b"", sync())
+        first.run(bind(name=name), execute(), sync())
+        assert rows(second.run(mine)) == org
+        assert rows(first.run(mine)) == org
+
+
 def test_in_a_failed_transaction_everything_fails_for_that_reason(proxy, direct):
     told = []
     for wire in (proxy.wire(USER), direct):
