@@ -322,6 +322,28 @@ local_bind_switch(struct pg_session *ps, struct feed *f, struct group g,
 	return true;
 }
 
+/* sql_scan()'s, of the client's statement of that name. */
+static unsigned
+flags_of(const struct pg_session *ps, struct slice name)
+{
+	struct stmt_entry *e =
+	    name.n > 0 ? stmt_names_find(&ps->names, name) : NULL;
+
+	if (e != NULL)
+		return e->stmt->flags;
+	return name.n == 0 && ps->has_unnamed ? ps->unnamed_flags : 0;
+}
+
+/* Is the statement just parsed bound in the same breath? */
+static bool
+is_bound(struct group g, struct slice name)
+{
+	struct slice bound;
+
+	return take_bind(&g, &bound) && bound.n == name.n &&
+	       (name.n == 0 || memcmp(bound.p, name.p, name.n) == 0);
+}
+
 static bool
 local_bind(struct pg_session *ps, struct feed *f)
 {
@@ -342,6 +364,8 @@ local_bind(struct pg_session *ps, struct feed *f)
 	e = name.n > 0 ? stmt_names_find(&ps->names, name) : NULL;
 	if (e != NULL && e->stmt->flags & SQL_XACT)
 		text = text_of(e->stmt->body, e->stmt->len);
+	if (ps->sw != NULL && flags_of(ps, name) & SQL_RESETS)
+		pg_switch_reset(ps);
 	if (text.n == 0)
 		return false;
 	xact = sql_transaction(text, &modes);
@@ -399,7 +423,7 @@ local_parse(struct pg_session *ps, struct feed *f)
 		return true;
 	}
 	a = (struct answer){ .parse = true };
-	if (ps->sw != NULL && sql_scan(text) & SQL_RESETS)
+	if (ps->sw != NULL && sql_scan(text) & SQL_RESETS && is_bound(g, name))
 		pg_switch_reset(ps);
 	xact = sql_transaction(text, &modes);
 	if (take_sync(&g)) {

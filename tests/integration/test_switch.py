@@ -219,6 +219,22 @@ def test_a_reset_goes_back_to_the_organization_of_the_log_in(proxy, sql, pinned)
         svc.close()
 
 
+@pytest.mark.parametrize("name", ["", "r"])
+def test_a_reset_that_is_only_parsed_resets_nothing(proxy, name):
+    svc = login(proxy, "svc.beta")
+    svc.rows(pgwire.query("SET weir.organization = acme"))
+    assert pgwire.kinds(svc.run(pgwire.parse("RESET ALL", name), pgwire.sync())) == "1Z"
+    if name:
+        assert slug_of(svc) == "acme"
+    for run in (pgwire.bind(name=name), pgwire.parse("RESET ALL", name) + pgwire.bind(name=name)):
+        reply = svc.run(run, pgwire.execute(), pgwire.sync())
+        assert pgwire.kinds([m for m in reply if m[0] != "S"])[-3:-1] == "2C"
+        assert slug_of(svc) == "beta"
+        svc.rows(pgwire.query("SET weir.organization = acme"))
+        assert slug_of(svc) == "acme"
+        svc.run(pgwire.close("S", name), pgwire.sync())
+
+
 def test_an_empty_name_is_no_organization(proxy):
     svc = login(proxy, "svc.beta")
     for sql in ("SET weir.organization = ''", "SET app.current_organization_id = ''",
