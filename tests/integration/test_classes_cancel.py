@@ -250,8 +250,11 @@ def test_a_cancel_never_hits_what_weir_prepares_for_its_client(weir, workers):
         wire, other = w.wire("acme_app"), w.wire("plain_app")
         other.run(query("first"))       # not its organization
         begin.clear()
-        sent = time.monotonic()
+        seen, sent = len(fake.seen), time.monotonic()
         wire.send(query("held"))
+        # The server may have to come from the other's worker first: until then the
+        # client waits, and a cancel ends its wait.
+        wait_for(lambda: fake.seen[seen:], 5, "no server was prepared", every=0.001)
         send_cancel(w, wire, wait=False)
         wait_for(lambda: fake.cancels, 5, "the cancel was forgotten", every=0.001)
         assert time.monotonic() - sent >= 0.015
