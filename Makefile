@@ -5,6 +5,7 @@
 # make replay       fuzz targets over their corpora   make threads      threaded unit tests, TSan
 # make lint         what a compiler cannot know       make bench        the figures in README
 # make fuzz T=conf  libFuzzer on one target, SECONDS=60
+# make bench-redis  the Redis figures: direct, nutcracker, weir
 # make soak         the leak test of make test for an hour, SECONDS=3600
 # make regress      PostgreSQL's own regression suite, directly and through weir: minutes
 # Any of them with SAN=address,undefined (or thread) builds into its own folder.
@@ -48,6 +49,9 @@ $B/$(NAME): $(OBJ)
 $B/tests/test_%: $B/tests/test_%.o $(CORE)
 	@echo "  link  $@"
 	$Q$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+$B/bench/bench_%: bench/bench_%.c Makefile
+	@mkdir -p $(@D); echo "  cc    $@"
+	$Q$(CC) $(FLAGS) $(CFLAGS) -o $@ $< $(LIBS) -lhiredis
 $B/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $(CORE)
 	@echo "  link  $@"
 	$Q$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -76,8 +80,8 @@ regress: $B/$(NAME)
 	@tests/regress.sh $B/$(NAME) $(ARGS)
 
 # Two steps, because what setup installs is looked for when a Makefile is read.
-demo test bench fuzz soak:
-	@tests/setup.sh build $(@:soak=test)
+demo test bench bench-redis fuzz soak:
+	@tests/setup.sh build $(patsubst soak,test,$(@:bench-redis=bench))
 	@$(MAKE) --no-print-directory $@-now
 test-now:
 	+@$(MORE) lint
@@ -90,6 +94,9 @@ demo-now:
 bench-now:
 	+@$(MORE) $B/$(NAME)
 	@bench/run.sh $B/$(NAME) $(ARGS)
+bench-redis-now:
+	+@$(MORE) $B/$(NAME) $B/bench/bench_redis
+	@BENCH_REDIS=$B/bench/bench_redis bench/redis.sh $B/$(NAME) $(ARGS)
 fuzz-now:
 	@[ -f "tests/fuzz/fuzz_$T.c" ] || { echo "make fuzz T=one of: $(FUZZ)"; exit 1; }
 	@mkdir -p build/fuzz/found/$T
@@ -106,6 +113,6 @@ clean:
 	rm -rf build
 
 .PHONY: all libraries objects unit replay threads lint integration regress clean \
-        $(foreach t,demo test bench fuzz soak,$t $t-now)
+        $(foreach t,demo test bench bench-redis fuzz soak,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)

@@ -109,6 +109,7 @@ class Rig:
         self.dir = tempfile.mkdtemp(prefix="weir-bench-")
         os.chmod(self.dir, 0o755)
         self.procs = []
+        self.pg_port = self.redis_port = None
         self.account = self._account()
         self.pg_bin = self._pg_bin()
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
@@ -341,7 +342,7 @@ listen postgres
         return self.spawn("haproxy", [path, "-db", "-f", self.write("haproxy.cfg", cfg)],
                           port=port), port
 
-    def nutcracker(self, path, name="nutcracker", wrap=()):
+    def nutcracker(self, path, name="nutcracker", wrap=(), mbuf=512):
         port = self.free_port()
         yml = f"""bench:
   listen: {HOST}:{port}
@@ -352,13 +353,15 @@ listen postgres
    - {HOST}:{self.redis_port}:1 one
 """
         return self.spawn(name, [*wrap, path, "-c", self.write(f"{name}.yml", yml),
-                                 "-m", "512", "-o", self.path(f"{name}.log"),
+                                 "-m", str(mbuf), "-o", self.path(f"{name}.log"),
                                  "-s", str(self.free_port()), "-a", HOST],
                           port=port, patience=60 if wrap else 15), port
 
     def weir(self, path, workers, name, extra="", wrap=()):
         """(process, port for Postgres, port for Redis)"""
         pg, redis = self.free_port(), self.free_port()
+        if self.pg_port is None:    # never asked for anything
+            self.pg_port = self.free_port()
         ini = f"""[weir]
 workers = {workers}
 postgres_listen = {HOST}:{pg}

@@ -37,6 +37,7 @@ class Sample:
     p99_ms: float
     proxy_us: float                 # per transaction or command
     server_us: float
+    p50_ms: float = None
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Row:
     mode: str
     clients: int
     depth: int = 1                  # Redis: commands in a pipeline
+    size: int = 32                  # Redis: bytes of a value
     samples: dict = field(default_factory=dict)     # target name -> [Sample or None]
     notes: dict = field(default_factory=dict)       # target name -> why there is none
 
@@ -394,19 +396,12 @@ class Bench:
         with open("/proc/meminfo") as f:
             gib = int(re.search(r"MemTotal:\s+(\d+)", f.read()).group(1)) / 2**20
         p = self.plan
-        versions = [rigs.first_line(f"{self.rig.pg_bin}/postgres", "-V"),
-                    rigs.first_line("redis-server", "-v").split(" sha=")[0]]
-        for path, flag in ((self.pgbouncer_path, "-V"), (self.nutcracker_path, "-V"),
-                           (self.haproxy_path, "-v"), (self.weir_path, "-V"),
-                           (self.baseline_path, "-V")):
-            if path:
-                versions.append(rigs.first_line(path, flag))
         lines = [
             f"Command: `{command}`", "",
             f"- {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, {os.cpu_count()} cores "
             f"({cpu}), {gib:.0f} GiB, Linux {platform.release()}; clients, proxies and "
             "servers share them",
-            "- " + "; ".join(v for v in versions if v),
+            "- " + "; ".join(v for v in self._versions() if v),
             f"- {p.rounds} interleaved round{'s' * (p.rounds > 1)} of {p.seconds} s; medians, "
             "with (minimum..maximum); a ratio is the median of the ratios inside each round",
             "- CPU is user + system time of the whole process from /proc/PID/stat, log-ins "
@@ -415,6 +410,16 @@ class Bench:
         if self.weir_extra:
             lines.append(f"- weir with `{self.weir_extra.strip()}` in [postgres]")
         return "\n".join(lines)
+
+    def _versions(self):
+        versions = [rigs.first_line(f"{self.rig.pg_bin}/postgres", "-V"),
+                    rigs.first_line("redis-server", "-v").split(" sha=")[0]]
+        for path, flag in ((self.pgbouncer_path, "-V"), (self.nutcracker_path, "-V"),
+                           (self.haproxy_path, "-v"), (self.weir_path, "-V"),
+                           (self.baseline_path, "-V")):
+            if path:
+                versions.append(rigs.first_line(path, flag))
+        return versions
 
     def _pg_report(self):
         peers = [t.name for t in self.pg if t.pid and not t.name.startswith("weir,")]
@@ -493,13 +498,15 @@ class Bench:
             "first command, so it has only connected in the first column."])
 
 
-def command_line():
+ENVIRONMENT = ("QUICK", "ROUNDS", "SECONDS_PER", "CLIENTS", "SCALE", "IDLE", "ONLY", "POOL",
+               "PGBOUNCER", "HAPROXY", "NUTCRACKER", "BASELINE", "WEIR", "WORKERS",
+               "WEIR_POSTGRES", "PG_BIN")
+
+
+def command_line(program, names):
     """What to type to get this run again."""
-    names = ("QUICK", "ROUNDS", "SECONDS_PER", "CLIENTS", "SCALE", "IDLE", "ONLY", "POOL",
-             "PGBOUNCER", "HAPROXY", "NUTCRACKER", "BASELINE", "WEIR", "WORKERS",
-             "WEIR_POSTGRES", "PG_BIN")
     env = [f"{n}={shlex.quote(os.environ[n])}" for n in names if os.environ.get(n)]
-    return " ".join(env + ["bench/run.sh"] + [shlex.quote(a) for a in sys.argv[1:]])
+    return " ".join(env + [program] + [shlex.quote(a) for a in sys.argv[1:]])
 
 
 def find_weir():
@@ -521,34 +528,23 @@ def measure(bench):
             run()
 
 
-def main():
-    figures.self_test()
-    if len(sys.argv) > 2 or any(a.startswith("-") for a in sys.argv[1:]):
-        raise SystemExit("usage: bench/run.sh [WEIR]; the rest comes from the environment, "
-                         "which the head of that file lists")
-    plan = plan_from(os.environ)
-    weir, complaint = find_weir()
-    if complaint:
-        say(f"bench: {complaint}; the peers are measured all the same")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    rigs.raise_nofile(20000)
-    rig = Rig(plan.pool)
-    bench = Bench(plan, rig, weir)
+def whole(bench, measure, command, complaint, out):
+    """Start, measure, report, and clean up whatever happens: the exit status."""
     interrupted = False
     try:
         bench.start()
         try:
-            measure(bench)
+            measure()
         except KeyboardInterrupt:
             interrupted = True
             bench.fail("interrupted: there were fewer rounds than asked for")
-        text = bench.report(command_line())
+        text = bench.report(command)
     except Failed as e:
         raise SystemExit(f"bench: {e}")
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        rig.close()
-    out = os.environ.get("OUT") or os.path.join(os.path.relpath(TOP), "build", "bench.md")
+        bench.rig.close()
+    out = os.environ.get("OUT") or os.path.join(os.path.relpath(TOP), "build", out)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     with open(out, "w") as f:
         f.write(text)
@@ -557,6 +553,28 @@ def main():
     if complaint:
         say(f"bench: {complaint}")
     return 130 if interrupted else 1 if complaint or bench.failures else 0
+
+
+def prepare():
+    """(weir or None, complaint or None) once the command line is understood."""
+    figures.self_test()
+    if len(sys.argv) > 2 or any(a.startswith("-") for a in sys.argv[1:]):
+        raise SystemExit("usage: SCRIPT.sh [WEIR]; the rest comes from the environment, "
+                         "which the head of that file lists")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    rigs.raise_nofile(20000)
+    weir, complaint = find_weir()
+    if complaint:
+        say(f"bench: {complaint}; the peers are measured all the same")
+    return weir, complaint
+
+
+def main():
+    weir, complaint = prepare()
+    plan = plan_from(os.environ)
+    bench = Bench(plan, Rig(plan.pool), weir)
+    return whole(bench, lambda: measure(bench), command_line("bench/run.sh", ENVIRONMENT),
+                 complaint, "bench.md")
 
 
 if __name__ == "__main__":

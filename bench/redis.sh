@@ -1,0 +1,20 @@
+#!/bin/sh
+# redis.sh [WEIR]: the Redis figures of README: direct, nutcracker and weir.
+#
+# redis-benchmark and bench_redis (hiredis, every reply checked) drive each path
+# once a round, in turn, as run.sh does it; same report, same meaning of a ratio.
+# Markdown goes to standard output and to build/bench-redis.md.
+#
+#   ROUNDS=5           rounds                 SECONDS_PER=2    seconds per measurement
+#   QUICK=1            a smoke run: one round of one second, fewer rows
+#   CLIENTS=1,50,500   connections            DEPTHS=1,16      commands in flight on each
+#   SIZES=32,4096      bytes of a value       LOADS=set,get,hiredis
+#   WORKERS=1          weir's workers         BASELINE=path    another weir, to compare with
+#   MBUF=512,16384     nutcracker's -m: one path for each
+#   OUT=build/bench-redis.md                  BENCH_REDIS=build/plain/bench/bench_redis
+#
+# Exit: 0, or 1 when something could not be measured.
+here=$(cd "$(dirname "$0")" && pwd) || exit 1
+python=/usr/bin/python3
+[ -x "$python" ] || python=python3
+exec "$python" -B "$here/redis_run.py" "$@"
