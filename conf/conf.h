@@ -146,6 +146,16 @@ struct conf_user {		/* [user NAME] */
 	unsigned	     max_client_conn;	/* 0: no limit of its own */
 };
 
+struct conf_batch {		/* [batch TABLE]: its inserts are committed in groups */
+	char	*name;		/* the table, with its schema and a dot if the section says so */
+	char	*order_by;	/* a column; NULL: no order is kept */
+	unsigned max_ops;	/* operations of one commit */
+	size_t	 max_bytes;	/* bytes of one commit's requests; one more may follow */
+	unsigned max_delay_ms;	/* how long one waits for company; 0: never */
+	unsigned in_flight;	/* commits of one organization under way at once */
+	bool	 merge;
+};
+
 struct conf_tls {		/* [tls] */
 	char		**cert_file;	/* NULL: no TLS for clients */
 	size_t		  cert_file_n;
@@ -238,6 +248,8 @@ struct conf {
 	struct conf_user     *listed;		/* of userlist_file, without a section; sorted */
 	size_t		      listed_n;
 	enum conf_auth	      unknown_auth;	/* how somebody unknown is asked: as most are */
+	struct conf_batch    *batch;
+	size_t		      batch_n;
 	struct tenant	     *tenant;		/* sorted by slug */
 	size_t		      tenant_n;
 	const struct tenant **tenant_by_id;	/* the same, sorted by id */

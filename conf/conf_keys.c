@@ -24,6 +24,7 @@
 #define A(f)   offsetof(struct conf, auth.f)
 #define C(f)   offsetof(struct conf, context.f)
 #define Y(f)   offsetof(struct conf, directory.f)
+#define B(f)   offsetof(struct conf_batch, f)
 
 /* clang-format off */
 
@@ -194,12 +195,12 @@ static const struct conf_row rows[] = {
 	{ KIND_CONTEXT, "ttl", T_TIME, 2000, DAY, .def = "600", .off = C(ttl_ms) },
 	{ KIND_CONTEXT, "variable", T_TEXT, 1, ID_MAX, .def = "app.weir_context", .off = C(variable) },
 
-	{ KIND_BATCH, "order_by", T_NOWHERE, .off = 0 },
-	{ KIND_BATCH, "max_ops", T_NOWHERE, .off = 0 },
-	{ KIND_BATCH, "max_bytes", T_NOWHERE, .off = 0 },
-	{ KIND_BATCH, "max_delay_ms", T_NOWHERE, .off = 0 },
-	{ KIND_BATCH, "in_flight", T_NOWHERE, .off = 0 },
-	{ KIND_BATCH, "merge", T_NOWHERE, .off = 0 },
+	{ KIND_BATCH, "order_by", T_TEXT, 1, ID_MAX, .off = B(order_by) },
+	{ KIND_BATCH, "max_ops", T_UINT, 1, 2000, .def = "256", .off = B(max_ops) },
+	{ KIND_BATCH, "max_bytes", T_SIZE, 1 << 10, 8 << 20, .def = "256kB", .off = B(max_bytes) },
+	{ KIND_BATCH, "max_delay_ms", T_UINT, 0, 1000, .def = "0", .off = B(max_delay_ms) },
+	{ KIND_BATCH, "in_flight", T_UINT, 1, 64, .def = "1", .off = B(in_flight) },
+	{ KIND_BATCH, "merge", T_BOOL, .def = "off", .off = B(merge), .later = "*" },
 
 	{ KIND_AUTH, "userlist_file", T_TEXT, ANY_TEXT, .off = W(userlist_file) },
 	{ KIND_AUTH, "auth_postgres", T_POSTGRES, .off = A(postgres) },
@@ -252,8 +253,22 @@ is_identifier(const char *s)
 	return strlen(s) >= 1 && strlen(s) <= ID_MAX;
 }
 
+/* A schema before it or not; a dot inside a name is not for here. */
+static bool
+is_table(const char *s)
+{
+	const char *dot = strchr(s, '.');
+	size_t n = strlen(s), schema = dot ? (size_t)(dot - s) : 0;
+
+	if (dot != NULL && (schema < 1 || schema > ID_MAX))
+		return false;
+	n -= dot ? schema + 1 : 0;
+	return n >= 1 && n <= ID_MAX && (!dot || !strchr(dot + 1, '.'));
+}
+
 #define UPSTREAM   is_upstream, "1 to 63 letters, digits and - _ ."
 #define IDENTIFIER is_identifier, "1 to 63 bytes"
+#define TABLE      is_table, "a table's name, its schema and a dot before it or not"
 #define SLUG       is_slug, "1 to 100 letters, digits and - _"
 #define ARRAY(f)   sizeof(*((struct conf *)0)->f), W(f), W(f##_n)
 
@@ -273,7 +288,7 @@ static const struct conf_kind_row kinds[KIND_MAX] = {
 	[KIND_VARIABLES] = { .word = "variables" },
 	[KIND_DIRECTORY] = { .word = "directory" },
 	[KIND_CONTEXT] = { .word = "context" },
-	[KIND_BATCH] = { "batch", "TABLE", true, false, 0, 0, 0, IDENTIFIER },
+	[KIND_BATCH] = { "batch", "TABLE", true, false, ARRAY(batch), TABLE },
 	[KIND_AUTH] = { .word = "auth" },
 };
 
@@ -326,6 +341,7 @@ static_assert(offsetof(struct conf_postgres, name) == 0, "name first");
 static_assert(offsetof(struct conf_redis, name) == 0, "name first");
 static_assert(offsetof(struct conf_database, name) == 0, "name first");
 static_assert(offsetof(struct conf_user, name) == 0, "name first");
+static_assert(offsetof(struct conf_batch, name) == 0, "name first");
 static_assert(offsetof(struct tenant, slug) == 0, "name first");
 
 static int
