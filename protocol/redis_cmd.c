@@ -239,6 +239,11 @@ redis_cmd_unknown_sub_text(const struct redis_cmd *cmd, struct slice sub,
 void
 redis_cmd_arity_text(const struct redis_cmd *cmd, char *out, size_t size)
 {
-	snprintf(out, size, "ERR wrong number of arguments for '%s' command",
+	/* Redis has a prefix of its own for whatever keeps EXEC from running. */
+	bool is_exec = strcmp(cmd->name, "exec") == 0;
+
+	snprintf(out, size, "%s wrong number of arguments for '%s' command",
+		 is_exec ? "EXECABORT Transaction discarded because of:"
+			 : "ERR",
 		 cmd->name);
 }

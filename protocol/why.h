@@ -58,6 +58,7 @@
 	X(CONNECT_TIMEOUT,  1, "08006", "ERR",      "server_connect_timeout")                  \
 	X(RECONFIGURED,     0, "",      "",         "configuration changed")                   \
 	X(ROOM,             0, "",      "",         "made room for another pool")              \
+	X(KILLED,           0, "",      "",         "killed by CLIENT KILL")                   \
 	X(SHUTDOWN,         1, "57P01", "ERR",      "server shutting down")
 
 enum why {

@@ -1,8 +1,6 @@
-#include <arpa/inet.h>
 #include <assert.h>
 #include <ctype.h>
 #include <inttypes.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,16 +8,14 @@
 #include "conf/conf.h"
 #include "protocol/resp_number.h"
 #include "protocol/secret.h"
-#include "proxy/redis_session.h"
+#include "proxy/redis_clients.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
 #define REDIS_VERSION "7.0.15" /* whose commands weir knows */
 
-enum { USER_MAX = 255, WORKER_BITS = 6 };
-
-static_assert(CONF_WORKERS_MAX <= 1 << WORKER_BITS, "an id names its worker");
+enum { USER_MAX = 255 };
 
 static enum redis_did
 say_ok(struct redis_session *rs)
@@ -304,13 +300,6 @@ set_name(struct redis_session *rs, struct slice name)
 	return true;
 }
 
-/* Never reused, and another one on every worker. */
-static int64_t
-client_id(const struct session *s)
-{
-	return (int64_t)(s->id << WORKER_BITS | s->worker->id);
-}
-
 static enum redis_did
 say_hello(struct redis_session *rs)
 {
@@ -329,8 +318,9 @@ say_hello(struct redis_session *rs)
 		if (value != NULL)
 			bad |= resp_put_bulk(b, value, strlen(value));
 		else
-			bad |= resp_put_int(
-			    b, *name == 'p' ? rs->resp : client_id(&rs->s));
+			bad |= resp_put_int(b, *name == 'p'
+						   ? rs->resp
+						   : redis_client_id(&rs->s));
 	}
 	bad |= resp_put_bulk(b, "modules", 7);
 	bad |= resp_put_array(b, 0);
@@ -527,7 +517,8 @@ run_id(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	(void)arg;
 	(void)argc;
-	return redis_said(rs, resp_put_int(redis_say(rs), client_id(&rs->s)));
+	return redis_said(rs,
+			  resp_put_int(redis_say(rs), redis_client_id(&rs->s)));
 }
 
 static enum redis_did
@@ -554,68 +545,6 @@ run_switch(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (slice_is_word(arg[2], "on") || slice_is_word(arg[2], "off"))
 		return say_ok(rs);
 	return say_syntax(rs);
-}
-
-/* ADDRESS:PORT, as Redis writes it; a unix socket's end may have no name. */
-static void
-address_text(int fd, int (*name)(int, struct sockaddr *, socklen_t *),
-	     char *out, size_t size)
-{
-	struct sockaddr_storage ss = { 0 };
-	socklen_t len = sizeof(ss);
-	char host[NI_MAXHOST], port[NI_MAXSERV];
-
-	snprintf(out, size, "unix:0");
-	if (name(fd, (struct sockaddr *)&ss, &len) != 0 ||
-	    ss.ss_family == AF_UNIX ||
-	    getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port,
-			sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-		return;
-	snprintf(out, size, strchr(host, ':') ? "[%.64s]:%s" : "%.64s:%s", host,
-		 port);
-}
-
-/* A text: verbatim in RESP3. */
-static enum redis_did
-say_text(struct redis_session *rs, const char *text)
-{
-	struct buf *b = redis_say(rs);
-	char head[32];
-	int bad;
-
-	if (rs->resp == 2)
-		return redis_said(rs, resp_put_bulk(b, text, strlen(text)));
-	snprintf(head, sizeof(head), "=%zu\r\ntxt:", strlen(text) + 4);
-	bad = buf_put(b, head, strlen(head));
-	bad |= buf_put(b, text, strlen(text));
-	bad |= buf_put(b, "\r\n", 2);
-	return redis_said(rs, bad);
-}
-
-/* One's own line: of the others nobody hears here. */
-static enum redis_did
-run_info(struct redis_session *rs, const struct slice *arg, size_t argc)
-{
-	const struct session *s = &rs->s;
-	char line[REDIS_NAME_MAX + 1024], addr[128], laddr[128];
-	bool is_list = slice_is_word(arg[1], "list");
-	uint64_t age = (s->worker->streams.now_ns - s->opened_ns) / 1000000000u;
-
-	if (argc > 2)
-		return redis_say_error(rs, "ERR weir: CLIENT LIST with options "
-					   "is not supported yet");
-	address_text(s->stream.fd, getpeername, addr, sizeof(addr));
-	address_text(s->stream.fd, getsockname, laddr, sizeof(laddr));
-	snprintf(line, sizeof(line),
-		 "id=%lld addr=%s laddr=%s fd=%d name=%s age=%llu idle=0 "
-		 "flags=N db=%u sub=0 psub=0 ssub=0 multi=-1 qbuf=0 "
-		 "qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 "
-		 "omem=0 tot-mem=0 events=r cmd=client|%s user=%s redir=-1 "
-		 "resp=%d\n",
-		 (long long)client_id(s), addr, laddr, s->stream.fd,
-		 rs->name ? rs->name : "", (unsigned long long)age, rs->db,
-		 is_list ? "list" : "info", s->user->name, rs->resp);
-	return say_text(rs, line);
 }
 
 static enum redis_did
@@ -673,7 +602,7 @@ run_server_info(struct redis_session *rs, const struct slice *arg, size_t argc)
 				      n > 0 ? "\r\n" : "", section[i][1]);
 		assert(n < sizeof(text));
 	}
-	return say_text(rs, text);
+	return redis_say_text(rs, text, n);
 }
 
 /* As it is called here: of its user upstream it knows nothing. */
@@ -683,6 +612,18 @@ run_whoami(struct redis_session *rs, const struct slice *arg, size_t argc)
 	(void)arg;
 	(void)argc;
 	return say_bulk(rs, slice_str(rs->s.user->name));
+}
+
+/* ---- CLUSTER ---------------------------------------------------------- */
+
+/* What a Redis on its own says to all of them. */
+static enum redis_did
+run_no_cluster(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	(void)arg;
+	(void)argc;
+	return redis_say_error(
+	    rs, "ERR This instance has cluster support disabled");
 }
 
 /* ---- CONFIG ----------------------------------------------------------- */
@@ -726,8 +667,9 @@ static const struct {
 	{ "reset", run_reset },
 	{ "client|id", run_id },
 	{ "client|getname", run_getname },
-	{ "client|info", run_info },
-	{ "client|list", run_info },
+	{ "client|info", redis_clients_info },
+	{ "client|list", redis_clients_list },
+	{ "client|kill", redis_clients_kill },
 	{ "client|reply", run_reply },
 	{ "client|no-evict", run_switch },
 	{ "client|no-touch", run_switch },
@@ -761,6 +703,8 @@ redis_local(struct redis_session *rs, const struct redis_cmd *cmd,
 	for (size_t i = 0; i < sizeof(commands) / sizeof(commands[0]); i++)
 		if (strcmp(commands[i].name, cmd->name) == 0)
 			return commands[i].run(rs, arg, argc);
+	if (cmd->class == REDIS_LOCAL && strncmp(cmd->name, "cluster|", 8) == 0)
+		return run_no_cluster(rs, arg, argc);
 	return say_unsupported(rs, cmd);
 }
 

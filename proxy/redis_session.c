@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "proxy/redis_clients.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -52,6 +53,22 @@ enum redis_did
 redis_say_error(struct redis_session *rs, const char *text)
 {
 	return redis_said(rs, resp_put_error(redis_say(rs), text));
+}
+
+enum redis_did
+redis_say_text(struct redis_session *rs, const char *text, size_t n)
+{
+	struct buf *b = redis_say(rs);
+	char head[32];
+	int bad;
+
+	if (rs->resp == 2)
+		return redis_said(rs, resp_put_bulk(b, text, n));
+	snprintf(head, sizeof(head), "=%zu\r\ntxt:", n + 4);
+	bad = buf_put(b, head, strlen(head));
+	bad |= buf_put(b, text, n);
+	bad |= buf_put(b, "\r\n", 2);
+	return redis_said(rs, bad);
 }
 
 /* The held replies whose turn has come. */
@@ -397,6 +414,8 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	if (rs->s.user == NULL && !row->no_auth)
 		return redis_say_error(rs, "NOAUTH Authentication required.");
+	rs->ran = row;
+	rs->ran_ns = rs->s.worker->streams.now_ns;
 	if (row->risk != REDIS_SAFE && redis_local_forbids(rs, row, arg, argc))
 		return redis_local_noperm(rs, row);
 	if (row->class == REDIS_SHARED &&
@@ -616,6 +635,7 @@ redis_init(struct session *s)
 
 	s->lessee.ops = &redis_lessee_ops;
 	s->lessee.mode = LEASE_SHARED;
+	rs->ran_ns = s->opened_ns;
 	buf_init(&rs->held, REDIS_OUT_MAX);
 	rs->request.resume = true;
 	rs->resp = 2;
@@ -666,6 +686,8 @@ redis_quiet(const struct session *s)
 	size_t n;
 
 	stream_peek(&s->stream, &n);
+	if (rs->calling)
+		return true; /* it may not come home any more */
 	return n == 0 && redis_is_idle(rs) && s->state != SESSION_WAIT;
 }
 
@@ -677,6 +699,7 @@ redis_part(struct session *s)
 	bool idle = redis_is_idle(rs);
 
 	redis_leave_queue(rs);
+	redis_clients_part(rs);
 	rs->answered = rs->sent;
 	rs->slow = NULL;
 	buf_free(&rs->held);

@@ -2,7 +2,8 @@
  * redis_session: a Redis client: what it asked, and in which order it hears.
  *
  * redis_session.c moves commands and replies; redis_local.c knows the commands
- * weir answers itself, among them all that say who the client is.
+ * weir answers itself, among them all that say who the client is;
+ * redis_clients.c tells of the others.
  *
  * Order: forwarded commands all go to one shared server and come back in
  * order.  A local reply that stands behind outstanding ones is held until so
@@ -64,9 +65,13 @@ struct redis_session {
 	const char	   *user, *password;	/* of our own log-in there */
 	char		   *reason;	/* with `down`: the upstream's own, or NULL */
 	char		   *name;	/* CLIENT SETNAME; NULL: none */
+	const struct redis_cmd *ran;	/* its last command, and when: for CLIENT LIST */
+	uint64_t	    ran_ns;
+	struct redis_roll  *roll;	/* CLIENT LIST or KILL: its answer (redis_clients.h) */
 	unsigned	    db;
 	uint8_t		    resp;	/* 2 or 3 */
 	uint8_t		    down;	/* enum why: no server in this step; 0: not tried */
+	bool		    calling;	/* the answer is on its way */
 	bool		    leaving;	/* its side is closed; replies are on their way */
 	bool		    stopped;	/* its input waits for replies or room */
 };
@@ -98,6 +103,7 @@ redis_run   redis_forward;
 struct buf    *redis_say(struct redis_session *);
 enum redis_did redis_said(struct redis_session *, int failed);
 enum redis_did redis_say_error(struct redis_session *, const char *text);
+enum redis_did redis_say_text(struct redis_session *, const char *, size_t);	/* verbatim in RESP3 */
 void	       redis_rehome(struct redis_session *);	/* commands go elsewhere from now on */
 
 /* redis_local.c */

@@ -1,0 +1,648 @@
+#include "proxy/redis_clients.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "protocol/resp_number.h"
+#include "proxy/worker.h"
+
+enum {
+	WORKER_BITS = 6,
+	ADDRESS_MAX = 128,
+	LINE_ROOM = REDIS_NAME_MAX + 1024,
+	ROLL_MAX = 256 << 20 /* bytes of lines: max_client_conn is far below */
+};
+
+static_assert(CONF_WORKERS_MAX <= 1 << WORKER_BITS, "an id names its worker");
+
+/* As Redis tells them apart; who replicates is no client of ours. */
+enum kind { KIND_ANY, KIND_NORMAL, KIND_PUBSUB, KIND_NOBODY };
+
+/* One who was there. */
+struct present {
+	int64_t id;
+	uint64_t opened_ns;
+	size_t at, n; /* its line in the text */
+};
+
+struct redis_roll {
+	struct message message;
+	struct weir *weir;
+	unsigned home,
+	    at; /* workers: whose command it is; where it is called */
+	uint64_t asker;
+	uint64_t below; /* sessions with a smaller id are still to be called */
+	char *organization, *upstream; /* of the asker; or NULL */
+	/* Who is meant; 0 or NULL: anybody. */
+	int64_t *id;
+	size_t ids;
+	enum kind kind;
+	char *addr, *laddr, *user;
+	bool kill;
+	bool skip_me;
+	/* What was found. */
+	bool me; /* the asker is to be killed, once it is answered */
+	int64_t killed;
+	struct present *present;
+	size_t n, size;
+	struct buf text;
+};
+
+int64_t
+redis_client_id(const struct session *s)
+{
+	return (int64_t)(s->id << WORKER_BITS | s->worker->id);
+}
+
+/* ---- a line ----------------------------------------------------------- */
+
+/* ADDRESS:PORT, as Redis writes it; a unix socket's end may have no name. */
+static void
+address_text(int fd, int (*name)(int, struct sockaddr *, socklen_t *),
+	     char *out)
+{
+	struct sockaddr_storage ss = { 0 };
+	socklen_t len = sizeof(ss);
+	char host[NI_MAXHOST], port[NI_MAXSERV];
+
+	snprintf(out, ADDRESS_MAX, "unix:0");
+	if (name(fd, (struct sockaddr *)&ss, &len) != 0 ||
+	    ss.ss_family == AF_UNIX ||
+	    getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port,
+			sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+		return;
+	snprintf(out, ADDRESS_MAX,
+		 strchr(host, ':') ? "[%.64s]:%s" : "%.64s:%s", host, port);
+}
+
+static uint64_t
+seconds_since(const struct session *s, uint64_t ns)
+{
+	return (s->worker->streams.now_ns - ns) / 1000000000u;
+}
+
+/* Without its end of line.  Returns its length. */
+static size_t
+put_line(const struct redis_session *rs, char *line)
+{
+	const struct session *s = &rs->s;
+	char addr[ADDRESS_MAX], laddr[ADDRESS_MAX];
+	size_t in, out = buf_len(&s->stream.out);
+	int n;
+
+	stream_peek(&s->stream, &in);
+	address_text(s->stream.fd, getpeername, addr);
+	address_text(s->stream.fd, getsockname, laddr);
+	n = snprintf(
+	    line, LINE_ROOM,
+	    "id=%" PRId64 " addr=%s laddr=%s fd=%d name=%s age=%" PRIu64
+	    " idle=%" PRIu64 " flags=%s db=%u sub=0 psub=0 ssub=0 multi=-1 "
+	    "qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%zu "
+	    "oll=0 omem=0 tot-mem=%zu events=%s cmd=%s user=%.255s redir=-1 "
+	    "resp=%u",
+	    redis_client_id(s), addr, laddr, s->stream.fd,
+	    rs->name ? rs->name : "", seconds_since(s, s->opened_ns),
+	    seconds_since(s, rs->ran_ns), s->is_unix ? "U" : "N", rs->db, in,
+	    out, in + out, out > 0 ? "rw" : "r",
+	    rs->ran != NULL ? rs->ran->name : "NULL", s->user->name, rs->resp);
+	assert(n > 0 && n < LINE_ROOM);
+	return (size_t)n;
+}
+
+enum redis_did
+redis_clients_info(struct redis_session *rs, const struct slice *arg,
+		   size_t argc)
+{
+	char line[LINE_ROOM + 1];
+	size_t n = put_line(rs, line);
+
+	(void)arg;
+	(void)argc;
+	line[n++] = '\n';
+	return redis_say_text(rs, line, n);
+}
+
+/* ---- who is meant ----------------------------------------------------- */
+
+static bool
+is_same(const char *a, const char *b)
+{
+	return a == NULL ? b == NULL : b != NULL && strcmp(a, b) == 0;
+}
+
+/* Of the asker's own: nobody else is looked at any closer. */
+static bool
+is_own(const struct redis_roll *r, const struct session *s)
+{
+	const struct redis_session *rs = (const void *)s;
+	const struct tenant *t = s->lessee.tenant;
+
+	if (s->proto != &redis_proto || s->user == NULL || session_is_over(s))
+		return false;
+	if (!is_same(t != NULL ? t->slug : NULL, r->organization))
+		return false;
+	return t != NULL || strcmp(rs->redis->name, r->upstream) == 0;
+}
+
+static int
+by_id(const void *a, const void *b)
+{
+	const int64_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+static bool
+has_address(const struct session *s, const char *want,
+	    int (*name)(int, struct sockaddr *, socklen_t *))
+{
+	char text[ADDRESS_MAX];
+
+	if (want == NULL)
+		return true;
+	address_text(s->stream.fd, name, text);
+	return strcmp(text, want) == 0;
+}
+
+static bool
+is_asker(const struct redis_roll *r, const struct session *s)
+{
+	return s->worker->id == r->home && s->id == r->asker;
+}
+
+static bool
+is_meant(const struct redis_roll *r, const struct session *s)
+{
+	int64_t id = redis_client_id(s);
+
+	if (!is_own(r, s) || (r->skip_me && is_asker(r, s)))
+		return false;
+	if (r->kind != KIND_ANY && r->kind != KIND_NORMAL)
+		return false;
+	if (r->ids > 0 &&
+	    bsearch(&id, r->id, r->ids, sizeof(id), by_id) == NULL)
+		return false;
+	if (r->user != NULL && strcmp(r->user, s->user->name) != 0)
+		return false;
+	return has_address(s, r->addr, getpeername) &&
+	       has_address(s, r->laddr, getsockname);
+}
+
+/* ---- the call --------------------------------------------------------- */
+
+static void
+roll_free(struct redis_roll **at)
+{
+	struct redis_roll *r = *at;
+
+	*at = NULL;
+	if (r == NULL)
+		return;
+	free(r->organization);
+	free(r->upstream);
+	free(r->id);
+	free(r->addr);
+	free(r->laddr);
+	free(r->user);
+	free(r->present);
+	buf_free(&r->text);
+	free(r);
+}
+
+void
+redis_clients_part(struct redis_session *rs)
+{
+	roll_free(&rs->roll);
+}
+
+static void
+note(struct redis_roll *r, struct session *s)
+{
+	char line[LINE_ROOM];
+	size_t n = put_line(redis_session(s), line);
+
+	if (r->n == r->size) {
+		r->size = r->size ? r->size * 2 : 16;
+		r->present = realloc(r->present, r->size * sizeof(*r->present));
+		if (r->present == NULL)
+			abort();
+	}
+	r->present[r->n] = (struct present){ .id = redis_client_id(s),
+					     .opened_ns = s->opened_ns,
+					     .at = buf_len(&r->text),
+					     .n = n };
+	if (buf_put(&r->text, line, n) == 0)
+		r->n++;
+}
+
+static void
+call(struct redis_roll *r, struct session *s)
+{
+	if (!is_meant(r, s))
+		return;
+	if (!r->kill) {
+		note(r, s);
+		return;
+	}
+	r->killed++;
+	if (is_asker(r, s))
+		r->me = true;
+	else
+		session_close(s, WHY_KILLED, NULL, NULL);
+}
+
+/* The list has the youngest first, so what comes anew is not called. */
+static bool
+call_some(struct redis_roll *r, struct worker *w)
+{
+	struct session *next;
+	unsigned n = 0;
+
+	for (struct session *s = w->sessions; s != NULL; s = next) {
+		next = s->next;
+		if (s->id >= r->below)
+			continue;
+		r->below = s->id;
+		call(r, s);
+		if (++n == REDIS_ROLL_STEP)
+			return false;
+	}
+	return true;
+}
+
+static void
+come_home(struct redis_roll *r, struct worker *w)
+{
+	struct session *s = w->sessions;
+
+	while (s != NULL && s->id != r->asker)
+		s = s->next;
+	if (s == NULL || session_is_over(s)) {
+		roll_free(&r);
+		return;
+	}
+	assert(redis_session(s)->calling);
+	redis_session(s)->calling = false;
+	redis_session(s)->roll = r;
+	session_wake(s);
+}
+
+static void
+visit(struct message *m, void *owner)
+{
+	struct redis_roll *r = (struct redis_roll *)(void *)m;
+	struct worker *w = owner;
+
+	/* Its last turn: other workers, and the asker, may be no more. */
+	if (w->drain_ns != 0 && w->sessions_n == 0) {
+		roll_free(&r);
+		return;
+	}
+	if (r->at == r->weir->workers) {
+		come_home(r, w);
+		return;
+	}
+	assert(w->id == r->at);
+	if (call_some(r, w)) {
+		r->at++;
+		r->below = UINT64_MAX;
+	}
+	mailbox_post(
+	    r->weir->mailboxes[r->at < r->weir->workers ? r->at : r->home], m);
+}
+
+static struct redis_roll *
+roll_open(const struct redis_session *rs)
+{
+	const struct session *s = &rs->s;
+	struct redis_roll *r = calloc(1, sizeof(*r));
+
+	if (r == NULL)
+		abort();
+	r->message.run = visit;
+	r->weir = s->worker->weir;
+	r->home = s->worker->id;
+	r->asker = s->id;
+	r->below = UINT64_MAX;
+	buf_init(&r->text, ROLL_MAX);
+	if (s->lessee.tenant != NULL)
+		r->organization = strdup(s->lessee.tenant->slug);
+	else
+		r->upstream = strdup(rs->redis->name);
+	if (r->organization == NULL && r->upstream == NULL)
+		abort();
+	return r;
+}
+
+static enum redis_did
+send_out(struct redis_session *rs, struct redis_roll *r)
+{
+	if (r->ids > 0)
+		qsort(r->id, r->ids, sizeof(*r->id), by_id);
+	rs->calling = true;
+	mailbox_post(r->weir->mailboxes[0], &r->message);
+	return REDIS_LATER;
+}
+
+/* ---- what is asked ---------------------------------------------------- */
+
+static char *
+text_of(struct slice a)
+{
+	char *text = strndup((const char *)a.p, a.n);
+
+	if (text == NULL)
+		abort();
+	return text;
+}
+
+static enum redis_did
+say_syntax(struct redis_session *rs)
+{
+	return redis_say_error(rs, "ERR syntax error");
+}
+
+/* "ERR Unknown client type 'x'": what a name is no name of. */
+static bool
+refuse_name(struct redis_session *rs, const char *what, struct slice name)
+{
+	char text[192];
+
+	snprintf(text, sizeof(text), "ERR %s '%.*s'", what,
+		 name.n < 128 ? (int)name.n : 128, (const char *)name.p);
+	redis_say_error(rs, text);
+	return false;
+}
+
+static bool
+kind_of(struct redis_session *rs, struct slice name, enum kind *kind)
+{
+	static const struct {
+		const char *name;
+		enum kind kind;
+	} kinds[] = {
+		{ "normal", KIND_NORMAL },  { "pubsub", KIND_PUBSUB },
+		{ "replica", KIND_NOBODY }, { "slave", KIND_NOBODY },
+		{ "master", KIND_NOBODY },
+	};
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		if (!slice_is_word(name, kinds[i].name))
+			continue;
+		*kind = kinds[i].kind;
+		return true;
+	}
+	return refuse_name(rs, "Unknown client type", name);
+}
+
+static void
+add_id(struct redis_roll *r, int64_t id)
+{
+	int64_t *more = realloc(r->id, (r->ids + 1) * sizeof(*more));
+
+	if (more == NULL)
+		abort();
+	r->id = more;
+	r->id[r->ids++] = id;
+}
+
+/* LIST; false: refused, and told so. */
+static bool
+list_options(struct redis_session *rs, struct redis_roll *r,
+	     const struct slice *arg, size_t argc)
+{
+	int64_t id;
+
+	if (argc == 2)
+		return true;
+	if (argc == 4 && slice_is_word(arg[2], "type"))
+		return kind_of(rs, arg[3], &r->kind);
+	if (argc == 3 || !slice_is_word(arg[2], "id")) {
+		say_syntax(rs);
+		return false;
+	}
+	for (size_t i = 3; i < argc; i++) {
+		if (!resp_number(arg[i].p, arg[i].n, &id)) {
+			redis_say_error(rs, "ERR Invalid client ID");
+			return false;
+		}
+		if (r->ids == REDIS_ROLL_IDS) {
+			redis_say_error(rs, "ERR weir: too many client IDs");
+			return false;
+		}
+		add_id(r, id);
+	}
+	return true;
+}
+
+/* As Redis knows its ACL users; those of others are none. */
+static bool
+is_user(const struct redis_session *rs, const char *name)
+{
+	const struct conf_user *u = conf_user_find(rs->s.snapshot->conf, name);
+	const struct tenant *t = rs->s.lessee.tenant;
+
+	if (u == NULL || t == NULL || u->organization == NULL)
+		return u != NULL;
+	return strcmp(u->organization->slug, t->slug) == 0;
+}
+
+static bool
+kill_user(struct redis_session *rs, struct redis_roll *r, struct slice name)
+{
+	free(r->user);
+	r->user = text_of(name);
+	if (is_user(rs, r->user))
+		return true;
+	return refuse_name(rs, "No such user", name);
+}
+
+static bool
+kill_id(struct redis_session *rs, struct redis_roll *r, struct slice text)
+{
+	int64_t id;
+
+	if (!resp_number(text.p, text.n, &id) || id < 1) {
+		redis_say_error(rs, "ERR client-id should be greater than 0");
+		return false;
+	}
+	r->ids = 0; /* the last one counts */
+	add_id(r, id);
+	return true;
+}
+
+static bool
+kill_address(char **at, struct slice text)
+{
+	free(*at);
+	*at = text_of(text);
+	return true;
+}
+
+static bool
+kill_option(struct redis_session *rs, struct redis_roll *r, struct slice name,
+	    struct slice value)
+{
+	if (slice_is_word(name, "id"))
+		return kill_id(rs, r, value);
+	if (slice_is_word(name, "type"))
+		return kind_of(rs, value, &r->kind);
+	if (slice_is_word(name, "addr"))
+		return kill_address(&r->addr, value);
+	if (slice_is_word(name, "laddr"))
+		return kill_address(&r->laddr, value);
+	if (slice_is_word(name, "user"))
+		return kill_user(rs, r, value);
+	r->skip_me = slice_is_word(value, "yes");
+	if (slice_is_word(name, "skipme") &&
+	    (r->skip_me || slice_is_word(value, "no")))
+		return true;
+	say_syntax(rs);
+	return false;
+}
+
+/* KILL; with one argument that is an address, and one's own will do. */
+static bool
+kill_options(struct redis_session *rs, struct redis_roll *r,
+	     const struct slice *arg, size_t argc)
+{
+	r->kill = true;
+	if (argc == 3)
+		return kill_address(&r->addr, arg[2]);
+	r->skip_me = true;
+	for (size_t i = 2; i < argc; i += 2) {
+		if (i + 1 == argc) {
+			say_syntax(rs);
+			return false;
+		}
+		if (!kill_option(rs, r, arg[i], arg[i + 1]))
+			return false;
+	}
+	return true;
+}
+
+/* ---- the answer ------------------------------------------------------- */
+
+static int
+by_age(const void *a, const void *b)
+{
+	const struct present *x = a, *y = b;
+
+	if (x->opened_ns != y->opened_ns)
+		return x->opened_ns < y->opened_ns ? -1 : 1;
+	return (x->id > y->id) - (x->id < y->id);
+}
+
+static int
+has_id(const void *key, const void *p)
+{
+	return by_id(key, &((const struct present *)p)->id);
+}
+
+static int
+by_present_id(const void *a, const void *b)
+{
+	return by_id(&((const struct present *)a)->id,
+		     &((const struct present *)b)->id);
+}
+
+static void
+put_present(const struct redis_roll *r, const struct present *p,
+	    struct buf *out)
+{
+	const uint8_t *text;
+	size_t n;
+
+	text = buf_peek(&r->text, &n);
+	assert(p->at + p->n <= n);
+	if (buf_put(out, text + p->at, p->n) != 0 || buf_put(out, "\n", 1) != 0)
+		abort(); /* lines of REDIS_ROLL_IDS at most, or each once */
+}
+
+/* As they came; with ids as these were named, each as often. */
+static void
+put_list(struct redis_roll *r, const struct slice *arg, size_t argc,
+	 struct buf *out)
+{
+	const struct present *p;
+	int64_t id;
+
+	if (r->n == 0)
+		return;
+	qsort(r->present, r->n, sizeof(*r->present),
+	      r->ids > 0 ? by_present_id : by_age);
+	for (size_t i = 0; r->ids == 0 && i < r->n; i++)
+		put_present(r, &r->present[i], out);
+	for (size_t i = 3; r->ids > 0 && i < argc; i++) {
+		p = NULL;
+		if (resp_number(arg[i].p, arg[i].n, &id))
+			p = bsearch(&id, r->present, r->n, sizeof(*p), has_id);
+		if (p != NULL)
+			put_present(r, p, out);
+	}
+}
+
+enum redis_did
+redis_clients_list(struct redis_session *rs, const struct slice *arg,
+		   size_t argc)
+{
+	struct redis_roll *r = rs->roll;
+	const uint8_t *text;
+	struct buf out;
+	size_t n;
+
+	if (rs->calling || !redis_is_idle(rs))
+		return REDIS_LATER;
+	if (r == NULL) {
+		r = roll_open(rs);
+		if (list_options(rs, r, arg, argc))
+			return send_out(rs, r);
+		roll_free(&r);
+		return REDIS_DONE;
+	}
+	buf_init(&out, ROLL_MAX + r->n + LINE_ROOM * REDIS_ROLL_IDS);
+	put_list(r, arg, argc, &out);
+	text = buf_peek(&out, &n);
+	redis_say_text(rs, (const char *)text, n);
+	buf_free(&out);
+	roll_free(&rs->roll);
+	return REDIS_DONE;
+}
+
+static enum redis_did
+say_killed(struct redis_session *rs, const struct redis_roll *r, bool old)
+{
+	if (!old)
+		return redis_said(rs, resp_put_int(redis_say(rs), r->killed));
+	if (r->killed == 0)
+		return redis_say_error(rs, "ERR No such client");
+	return redis_said(rs, resp_put_simple(redis_say(rs), "OK"));
+}
+
+enum redis_did
+redis_clients_kill(struct redis_session *rs, const struct slice *arg,
+		   size_t argc)
+{
+	struct redis_roll *r = rs->roll;
+	bool me;
+
+	if (rs->calling || !redis_is_idle(rs))
+		return REDIS_LATER;
+	if (r == NULL) {
+		r = roll_open(rs);
+		if (kill_options(rs, r, arg, argc))
+			return send_out(rs, r);
+		roll_free(&r);
+		return REDIS_DONE;
+	}
+	say_killed(rs, r, argc == 3);
+	me = r->me;
+	roll_free(&rs->roll);
+	if (me)
+		session_close(&rs->s, WHY_KILLED, NULL, NULL);
+	return REDIS_DONE;
+}
