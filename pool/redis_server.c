@@ -108,19 +108,34 @@ redis_call(struct redis_server *rv)
 	rv->called = NULL;
 }
 
-uint64_t
-redis_server_send(struct server *v, struct lessee *l, const struct slice *arg,
-		  size_t argc)
+static uint64_t
+redis_sent(struct redis_server *rv, struct lessee *l)
 {
-	struct redis_server *rv = redis_server(v);
+	struct server *v = &rv->s;
 
-	assert(v->state == SERVER_SHARED && !redis_server_full(v, l));
-	if (resp_put_request(stream_out(&v->stream), arg, argc) != 0)
-		abort(); /* a request is smaller than what is left */
 	ledger_push(&v->ledger, (struct ledger_entry){
 				    .lessee = l, .action = LEDGER_FORWARD });
 	v->idle_ns = v->stream.home->now_ns;
 	return rv->paid + v->ledger.n - 1;
+}
+
+uint64_t
+redis_server_send(struct server *v, struct lessee *l, const struct slice *arg,
+		  size_t argc)
+{
+	assert(v->state == SERVER_SHARED && !redis_server_full(v, l));
+	if (resp_put_request(stream_out(&v->stream), arg, argc) != 0)
+		abort(); /* a request is smaller than what is left */
+	return redis_sent(redis_server(v), l);
+}
+
+uint64_t
+redis_server_pass(struct server *v, struct lessee *l, struct slice request)
+{
+	assert(v->state == SERVER_SHARED && !redis_server_full(v, l));
+	if (buf_put(stream_out(&v->stream), request.p, request.n) != 0)
+		abort(); /* as above */
+	return redis_sent(redis_server(v), l);
 }
 
 void

@@ -81,6 +81,8 @@ void redis_server_unqueue(struct server *, struct lessee *);
 
 /* Sends a command, canonically encoded.  Returns its place in the pipeline. */
 uint64_t redis_server_send(struct server *, struct lessee *, const struct slice *arg, size_t argc);
+/* The same of one that is encoded, canonically, already. */
+uint64_t redis_server_pass(struct server *, struct lessee *, struct slice request);
 /* Settle this one before anything behind it is delivered. */
 void redis_server_mark(struct server *, uint64_t place);
 

@@ -67,6 +67,7 @@ struct resp_request {
 	uint8_t	       *text;		/* storage for inline arguments */
 	size_t		text_size;
 	bool		is_inline;
+	bool		canonical;	/* known to be the very bytes resp_put_request() would write */
 	enum resp_error error;		/* set when the answer is -1 */
 	uint8_t		got;		/* the byte of RESP_NO_DOLLAR */
 	size_t		need;		/* when 0: at least this many bytes in all, so that

@@ -34,15 +34,12 @@ is_space(uint8_t c)
  * as in a C string, so a NUL hides it, and does not look at the byte after.
  */
 static ssize_t
-number_line(const uint8_t *p, size_t n, uint8_t type, int64_t *value)
+odd_number_line(const uint8_t *p, size_t n, uint8_t type, int64_t *value)
 {
 	size_t span = n <= RESP_INLINE_MAX ? n : RESP_INLINE_MAX + 1;
-	const uint8_t *cr;
+	const uint8_t *cr = n > 0 ? memchr(p, '\r', span) : NULL;
 	size_t size;
 
-	if (n > 0 && p[0] == type && (size = resp_short_line(p, n, value)) > 0)
-		return (ssize_t)size;
-	cr = n > 0 ? memchr(p, '\r', span) : NULL;
 	if (cr != NULL && memchr(p, '\0', (size_t)(cr - p)) == NULL) {
 		size = (size_t)(cr - p) + 2;
 		if (size > n)
@@ -52,6 +49,23 @@ number_line(const uint8_t *p, size_t n, uint8_t type, int64_t *value)
 		return (ssize_t)size;
 	}
 	return n > RESP_INLINE_MAX ? LINE_TOO_LONG : 0;
+}
+
+/* Nearly every line is written as we would write it. */
+static inline ssize_t
+number_line(struct resp_request *r, const uint8_t *p, size_t n, uint8_t type,
+	    int64_t *value)
+{
+	size_t size;
+
+	if (n > 0 && p[0] == type &&
+	    (size = resp_short_line(p, n, value)) > 0) {
+		if (p[size - 1] != '\n')
+			r->canonical = false;
+		return (ssize_t)size;
+	}
+	r->canonical = false;
+	return odd_number_line(p, n, type, value);
 }
 
 static void
@@ -107,7 +121,7 @@ static ssize_t
 scan_count(struct resp_request *r, const uint8_t *p, size_t n, bool auth,
 	   size_t bytes_max, int64_t *count)
 {
-	ssize_t size = number_line(p, n, '*', count);
+	ssize_t size = number_line(r, p, n, '*', count);
 
 	if (size == 0)
 		return 0;
@@ -165,7 +179,7 @@ scan_bulk_line(struct resp_request *r, const uint8_t *p, size_t n,
 	ssize_t size;
 
 	r->need = *pos + BULK_BYTES_MIN + after;
-	size = number_line(p + *pos, n - *pos, '$', &value);
+	size = number_line(r, p + *pos, n - *pos, '$', &value);
 	if (size == 0)
 		return 0;
 	if (size < 0)
@@ -195,8 +209,10 @@ scan_multibulk(struct resp_request *r, const uint8_t *p, size_t n, bool auth,
 	if (r->held.pos > 0) {
 		pos = resume_request(r, p, n, &count);
 	} else {
-		ssize_t size = scan_count(r, p, n, auth, bytes_max, &count);
+		ssize_t size;
 
+		r->canonical = true;
+		size = scan_count(r, p, n, auth, bytes_max, &count);
 		if (size <= 0)
 			return size;
 		pos = (size_t)size;
@@ -339,6 +355,7 @@ scan_inline(struct resp_request *r, const uint8_t *p, size_t n)
 	size_t len;
 
 	r->is_inline = true;
+	r->canonical = false;
 	if (lf == NULL || memchr(p, '\0', (size_t)(lf - p)) != NULL) {
 		if (n > RESP_INLINE_MAX)
 			return refuse(r, RESP_BIG_INLINE);

@@ -364,7 +364,10 @@ redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 		return REDIS_LATER;
 	}
 	redis_leave_queue(rs);
-	rs->last = redis_server_send(v, &s->lessee, arg, argc);
+	if (arg == rs->request.arg && rs->request.canonical)
+		rs->last = redis_server_pass(v, &s->lessee, rs->bytes);
+	else
+		rs->last = redis_server_send(v, &s->lessee, arg, argc);
 	rs->sent++;
 	s->paid = false;
 	stats_add(&s->worker->stats, STAT_COMMANDS, 1);
@@ -494,6 +497,7 @@ redis_request(struct redis_session *rs, bool *stop)
 			stream_hold(st, rs->request.need);
 		return REDIS_LATER;
 	}
+	rs->bytes = (struct slice){ p, (size_t)used };
 	if (rs->request.argc > 0)
 		did = redis_command(rs, rs->request.arg, rs->request.argc);
 	if (did == REDIS_DONE && !session_is_over(&rs->s)) {

@@ -54,6 +54,7 @@ enum {
 struct redis_session {
 	struct session	    s;
 	struct resp_request request;	/* memory only while half a request is there */
+	struct slice	    bytes;	/* of the request being run, as it came */
 	uint64_t	    sent, answered;	/* forwarded commands; replies to them */
 	struct server	   *via;	/* where the outstanding ones are, or are to go */
 	uint64_t	    last;	/* place of the last one there */

@@ -117,6 +117,31 @@ reads_a_multibulk_request(void **state)
 	READS("*2\r\n$0\r\n\r\n$2\r\n\r\n\r\n", "", "\r\n");
 }
 
+static bool
+is_canonical(const char *text)
+{
+	struct resp_request r = { 0 };
+	size_t n = strlen(text);
+	bool is;
+
+	assert_int_equal(next(&r, (const uint8_t *)text, n, true, NO_LIMIT), n);
+	is = r.canonical;
+	resp_request_free(&r);
+	return is;
+}
+
+static void
+knows_a_request_that_is_written_as_we_would_write_it(void **state)
+{
+	(void)state;
+	assert_true(is_canonical("*2\r\n$3\r\nGET\r\n$0\r\n\r\n"));
+	assert_true(is_canonical("*1\r\n$10\r\n0123456789\r\n"));
+	assert_false(is_canonical("*2\rX$3\r\nGET\r\n$1\r\nk\r\n"));
+	assert_false(is_canonical("*2\r\n$3\r\nGET\r\n$1\rXk\r\n"));
+	assert_false(is_canonical("*1\r\n$10\rX0123456789\r\n"));
+	assert_false(is_canonical("GET k\r\n"));
+}
+
 static void
 takes_any_byte_after_the_cr_of_a_length_line(void **state)
 {
@@ -752,6 +777,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_a_multibulk_request),
+		cmocka_unit_test(
+		    knows_a_request_that_is_written_as_we_would_write_it),
 		cmocka_unit_test(takes_any_byte_after_the_cr_of_a_length_line),
 		cmocka_unit_test(reads_requests_that_want_no_answer),
 		cmocka_unit_test(reads_an_inline_request),

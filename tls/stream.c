@@ -45,6 +45,7 @@ streams_fini(struct streams *home)
 {
 	free(home->scratch);
 	home->scratch = NULL;
+	buf_spare_free(&home->spare);
 }
 
 static const char *
@@ -125,6 +126,7 @@ stream_init(struct stream *st, struct streams *home, int fd,
 			       .stat_out = out };
 	buf_init(&st->in, (size_t)2 << 30);
 	buf_init(&st->out, out_limit);
+	st->in.spare = st->out.spare = &home->spare;
 	wheel_entry_init(&st->wheel, stream_fire);
 	event_assign(&st->read_event, home->base, fd, EV_READ | EV_PERSIST,
 		     on_readable, st);
@@ -239,6 +241,7 @@ stream_detach(struct stream *st)
 		st->write_event = NULL;
 	}
 	wheel_set(&st->home->wheel, &st->wheel, 0);
+	st->in.spare = st->out.spare = NULL;
 	st->home = NULL;
 }
 
@@ -247,6 +250,7 @@ stream_attach(struct stream *st, struct streams *home)
 {
 	assert(st->home == NULL);
 	st->home = home;
+	st->in.spare = st->out.spare = &home->spare;
 	event_assign(&st->read_event, home->base, st->fd, EV_READ | EV_PERSIST,
 		     on_readable, st);
 	if (!st->paused)

@@ -64,6 +64,7 @@ struct streams {
 	struct stats	  *stats;
 	uint8_t		  *scratch;
 	struct stream	  *dirty;	/* streams with bytes to send this turn */
+	struct buf_spare   spare;	/* of their bufs */
 	uint64_t	   now_ns;	/* monotonic, read once a turn */
 };
 

@@ -25,9 +25,10 @@ check_views(const struct resp_request *r, const uint8_t *p, size_t size)
 	}
 }
 
-/* What we would forward is read back as the same words. */
+/* What we would forward is read back as the same words; and what is said to be
+ * written so already, is. */
 static void
-check_canonical(const struct resp_request *r)
+check_canonical(const struct resp_request *r, const uint8_t *bytes, size_t size)
 {
 	struct resp_request again = { 0 };
 	struct buf b;
@@ -38,6 +39,7 @@ check_canonical(const struct resp_request *r)
 	if (resp_put_request(&b, r->arg, r->argc) < 0)
 		abort();
 	p = buf_peek(&b, &n);
+	assert(!r->canonical || (n == size && memcmp(p, bytes, n) == 0));
 	if (resp_request_next(&again, p, n, true, n) != (ssize_t)n)
 		abort();
 	assert(again.argc == r->argc);
@@ -119,7 +121,7 @@ LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 		check_prefix(p, cut % (size_t)size, auth, max, true);
 		check_resumed(&r, p, (size_t)size, auth, max);
 		if (r.argc > 0) {
-			check_canonical(&r);
+			check_canonical(&r, p, (size_t)size);
 			check_command(&r);
 		}
 		p += size;
