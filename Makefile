@@ -16,7 +16,9 @@ NAME   := weir
 comma  := ,
 B      := build/$(if $(SAN),$(subst $(comma),-,$(SAN)),plain)
 PKGS   := libevent openssl jansson libpq
-FOUND  := $(shell pkg-config --exists $(PKGS) 2>/dev/null && echo yes)
+# libpg_query has no file for pkg-config.
+FOUND  := $(shell pkg-config --exists $(PKGS) 2>/dev/null && \
+            echo $(if $(wildcard /usr/include/pg_query.h /usr/local/include/pg_query.h),yes))
 JOBS   := $(shell nproc)
 
 CFLAGS ?= -O2 -g $(if $(SAN),,-D_FORTIFY_SOURCE=2)
@@ -25,7 +27,7 @@ FLAGS  := -std=c11 -D_GNU_SOURCE -I. $(if $(FOUND),$(shell pkg-config --cflags $
           -Wpointer-arith -Wvla -Wswitch-enum -Wformat=2 -fno-common \
           -fstack-protector-strong -pthread -MMD -MP
 LINK   := -pthread -Wl,-z,relro,-z,now -Wl,--as-needed
-LIBS   := $(if $(FOUND),$(shell pkg-config --libs $(PKGS)))
+LIBS   := $(if $(FOUND),$(shell pkg-config --libs $(PKGS)) -lpg_query)
 ifdef SAN
 FLAGS  += -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 LINK   += -fsanitize=$(SAN)

@@ -1033,3 +1033,29 @@ sql_mentions(struct slice text, const char *setting)
 			return true;
 	return false;
 }
+
+bool
+sql_begins(struct slice text, const char *word)
+{
+	struct lexer l = { .p = (const char *)text.p,
+			   .end = (const char *)text.p + text.n };
+	enum token t = END;
+
+	if (text.n > 0)
+		do
+			t = next_token(&l);
+		while (t == PUNCT && l.punct == ';');
+	return t == WORD && is_key(&l, word);
+}
+
+size_t
+sql_tokens(struct slice text, size_t max)
+{
+	struct lexer l = { .p = (const char *)text.p,
+			   .end = (const char *)text.p + text.n };
+	size_t n = 0;
+
+	while (text.n > 0 && n <= max && next_token(&l) != END)
+		n++;
+	return n;
+}

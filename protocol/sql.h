@@ -82,4 +82,9 @@ bool sql_rolls_to(struct slice text);
  * anywhere?  However the rest of it is quoted or spaced. */
 bool sql_mentions(struct slice text, const char *setting);
 
+/* Is it the first word, comments and empty statements aside? */
+bool sql_begins(struct slice text, const char *word);
+/* Words, signs and literals, counted up to `max` + 1. */
+size_t sql_tokens(struct slice text, size_t max);
+
 #endif
