@@ -1,0 +1,230 @@
+"""
+Goal:   what weir does with each of the 240 commands of Redis 7.0 and their 126
+        subcommands: what passes gives the very bytes a direct connection gives.
+Method: the rows of redis_rows.py, each called on a new connection to one Redis
+        and through weir to another one just like it; RESP2 and RESP3; both
+        profiles; with and without an organization.  A command without a row,
+        or a row without a command, is a failure.
+"""
+import contextlib
+import json
+import os
+import re
+
+import pytest
+
+import redis_rows
+import respwire
+from respwire import Closed, encode
+from servers import REDIS_PASSWORD, USERS, Redis, scaled, wait_for
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+JSON = os.path.join(HERE, "../../protocol/redis_commands_7.0.15.json")
+NOT_YET = re.compile(rb"-ERR weir: [A-Z |-]+ is not supported yet\r\n")
+
+# What profile `shared` refuses, said once more and by hand: to everybody ...
+DANGER = set("""
+bgrewriteaof bgsave debug failover flushall flushdb keys migrate pfdebug replicaof
+restore-asking save shutdown slaveof swapdb acl|deluser acl|dryrun acl|getuser acl|list acl|load
+acl|log acl|save acl|setuser acl|users client|pause client|unpause cluster|addslots
+cluster|addslotsrange cluster|bumpepoch cluster|delslots cluster|delslotsrange cluster|failover
+cluster|flushslots cluster|forget cluster|meet cluster|replicate cluster|reset cluster|saveconfig
+cluster|set-config-epoch cluster|setslot config|resetstat config|rewrite config|set
+function|delete function|flush function|kill function|load function|restore latency|doctor
+latency|graph latency|histogram latency|history latency|latest latency|reset memory|doctor
+memory|malloc-stats memory|purge memory|stats module|list module|load module|loadex module|unload
+script|debug script|flush script|kill slowlog|get slowlog|len slowlog|reset
+""".split())
+# ... and to who is one organization of several.
+PROBE = set("""
+client|caching client|tracking dbsize function|dump function|list lastsave monitor move
+pubsub|channels pubsub|numpat pubsub|numsub pubsub|shardchannels pubsub|shardnumsub randomkey scan
+""".split())
+# Where an organization sees something of its own.
+OWN = {
+    "info": rb"(\$\d+\r\n|=\d+\r\ntxt:)# Server\r\nredis_version:7\.0\.15\r\n.*",
+    "select": rb"-NOPERM this user has no permissions to run the 'select' command "
+              rb"\(weir: profile = shared\)\r\n",
+    "acl|whoami": rb"\$8\r\nacme_app\r\n",
+    "auth": rb"\+OK\r\n",
+}
+
+
+def commands():
+    with open(JSON) as f:
+        facts = json.load(f)
+    return {c[0]: c for c in facts} | {s[0]: s for c in facts for s in c[9]}
+
+
+def test_every_command_has_a_row_and_every_row_a_command():
+    assert {row.name for row in redis_rows.rows()} == set(commands())
+    assert len(commands()) == 240 + 126
+
+
+class Twin:
+    """A Redis just like the other one."""
+
+    def __init__(self, folder, authority, name):
+        self.server = Redis(folder, authority, name)
+        self.admin = respwire.Resp(self.server.port)
+        assert self.admin.ask("AUTH", self.server.password) == "OK"
+        for setting in [("slowlog-log-slower-than", -1), ("set-max-intset-entries", 512)]:
+            assert self.admin.ask("CONFIG", "SET", *setting) == "OK"
+        assert self.admin.ask("ACL", "SETUSER", "default", ">" + REDIS_PASSWORD) == "OK"
+        self.admin.ask("SET", "x", "value")
+        self.dump = self.admin.ask("DUMP", "x")
+
+    def settled(self):
+        """No child of it writes a file."""
+        def so():
+            info = self.admin.ask("INFO", "persistence").decode()
+            return "rdb_bgsave_in_progress:0" in info and "aof_rewrite_in_progress:0" in info
+        wait_for(so, 20, "a save that ends")
+
+    def prepare(self, row):
+        asked = [("FLUSHALL",)]
+        if re.match("eval|script|fcall|function", row.name):
+            asked += [("FUNCTION", "FLUSH"), ("SCRIPT", "FLUSH")]
+        self.admin.send(*[encode(*words) for words in asked])
+        assert set(self.admin.replies(len(asked))) == {"OK"}
+        for command in row.prepare:
+            if command == ["@SETTLED"]:
+                self.settled()
+            else:
+                answer = self.admin.ask(*command)
+                assert not isinstance(answer, respwire.Error), (command, answer)
+
+    def words(self, command):
+        return [{"@DUMP": self.dump, "@PASSWORD": REDIS_PASSWORD}.get(w, w) for w in command]
+
+
+@pytest.fixture(scope="module")
+def twins(folder, authority):
+    pair = [Twin(folder, authority, "redis-twin-%d" % n) for n in range(2)]
+    yield pair
+    for twin in pair:
+        twin.admin.close()
+        twin.server.stop()
+
+
+def past_weir(twin, proto):
+    r = respwire.Resp(twin.server.port, timeout=scaled(5))
+    r.ask("HELLO", proto, "AUTH", "default", REDIS_PASSWORD)
+    return r
+
+
+def through(w, user, proto):
+    r = respwire.Resp(w.redis_port, timeout=scaled(5))
+    password = REDIS_PASSWORD if user == "default" else USERS[user][1]
+    r.ask("HELLO", proto, "AUTH", user, password)
+    return r
+
+
+def ask(r, twin, calls):
+    """The replies: (bytes, value) each."""
+    with contextlib.closing(r):
+        found = []
+        for command in calls:
+            try:
+                r.send(encode(*twin.words(command)))
+                found.append(r.both())
+            except (Closed, OSError) as e:      # neither is in any row
+                found.append((type(e).__name__.encode(), None))
+        return found
+
+
+def shape(value):
+    if isinstance(value, list):
+        return [type(value).__name__] + [shape(v) for v in value]
+    if isinstance(value, tuple):
+        return [shape(v) for v in value]
+    return type(value).__name__
+
+
+def flat(value):
+    """Without any order."""
+    if isinstance(value, (list, tuple)):
+        return sorted((flat(v) for v in value), key=repr)
+    return value
+
+
+def differs(row, direct, here):
+    """Of a row that is compared: None, or what."""
+    if row.how == "!":
+        if len(here) != 1 or not re.fullmatch(row.note.encode() + rb"\r\n", here[0][0], re.S):
+            return here[0][0]
+        return None
+    if row.how == "?" and any(NOT_YET.fullmatch(raw) for raw, _ in here):
+        return None
+    if row.how == "~":
+        pairs = [(shape(a[1]), shape(b[1])) for a, b in zip(direct, here)]
+    elif row.how == "%":
+        pairs = [(flat(a[1]), flat(b[1])) for a, b in zip(direct, here)]
+    else:
+        pairs = [(a[0], b[0]) for a, b in zip(direct, here)]
+    return next(((a, b) for a, b in pairs if a != b), None)
+
+
+def refusal(row):
+    return (b"-NOPERM this user has no permissions to run the '%b' command "
+            b"(weir: profile = shared)\r\n" % row.name.encode())
+
+
+def is_refused(row, here):
+    """It is refused, and nothing but it."""
+    words = row.name.split("|")
+    mine = [raw for (raw, _), call in zip(here, row.calls) if call[:len(words)] == words]
+    return all(raw == refusal(row) for raw in mine) or mine
+
+
+def judge(row, direct, here, profile, user):
+    if profile == "shared" and (row.name in DANGER or user != "default" and row.name in PROBE):
+        verdict = is_refused(row, here)
+        return None if verdict is True else verdict
+    if user != "default" and row.name in OWN:
+        return None if re.fullmatch(OWN[row.name], here[0][0], re.S) else here[0][0]
+    return differs(row, direct, here)
+
+
+WAYS = [("dedicated", "default", 2), ("dedicated", "default", 3), ("shared", "default", 2),
+        ("shared", "acme_app", 3)]
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("profile, user, proto", WAYS)
+def test_each_command_gives_what_redis_gives_or_is_refused_by_profile(
+        weir, twins, profile, user, proto):
+    there, behind = twins
+    url = "redis://:%s@127.0.0.1:%d" % (behind.server.password, behind.server.port)
+    w = weir({"redis main": {"url": url, "profile": profile}}, 2)
+    wrong = {}
+    for row in redis_rows.rows():
+        there.prepare(row), behind.prepare(row)
+        direct = [] if row.how == "!" else ask(past_weir(there, proto), there, row.calls)
+        here = ask(through(w, user, proto), behind, row.calls)
+        verdict = judge(row, direct, here, profile, user)
+        if verdict is not None:
+            wrong[row.name] = verdict
+    assert not wrong, "\n".join("%s: %s" % pair for pair in wrong.items())
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("proto", [2, 3])
+def test_a_wrong_number_of_arguments_is_told_in_redis_own_words(weir, twins, proto):
+    there, behind = twins
+    url = "redis://:%s@127.0.0.1:%d" % (behind.server.password, behind.server.port)
+    w = weir({"redis main": {"url": url, "profile": "dedicated"}}, 1)
+    r, direct = through(w, "default", proto), past_weir(there, proto)
+    wrong = {}
+    for name, fact in commands().items():
+        arity, words = fact[1], name.split("|")
+        for argc in {abs(arity) - 1, arity + 1 if arity > 0 else 0}:
+            if argc < len(words):
+                continue
+            asked = encode(*words, *["x"] * (argc - len(words)))
+            r.send(asked), direct.send(asked)
+            said, want = r.raw(), direct.raw()
+            if said != want or b"wrong number of arguments" not in want:
+                wrong[name, argc] = want, said
+    assert not wrong
+    assert r.ask("PING") == direct.ask("PING") == "PONG"
