@@ -1024,6 +1024,10 @@ pg_tag(struct pg_server *pg, const uint8_t *body, size_t n)
 
 	if (slice_is(tag, "COMMIT") || slice_is(tag, "ROLLBACK"))
 		pg->committed = slice_is(tag, "COMMIT");
+	if (slice_is(tag, "RESET") || slice_is(tag, "DISCARD ALL"))
+		pg->reset = true;
+	else if (slice_is(tag, "ROLLBACK"))
+		pg->reset = false;
 	if (!slice_is(tag, "DEALLOCATE ALL") && !slice_is(tag, "DISCARD ALL"))
 		return;
 	stmt_held_forget(&pg->held);
@@ -1048,6 +1052,7 @@ pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
 	}
 	if (type == 'E' && ledger->n > 0) {
 		pg->copying_in = false;
+		pg->reset = false;
 		if (kind == PG_POISON)
 			pg_pop(pg, true);
 		if (!is_simple(kind))

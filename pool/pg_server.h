@@ -84,6 +84,7 @@ struct pg_server {
 	bool		  tainted;	/* state that cannot be cleaned: close */
 	bool		  unset;	/* settings were taken back: label unknown */
 	bool		  committed;	/* the last transaction command was COMMIT */
+	bool		  reset;	/* has reset something, and no error or ROLLBACK since */
 	bool		  forgot;	/* its lessee dropped all prepared statements */
 	bool		  role_doubt;	/* it refused to write: ask for its role before reuse */
 	bool		  role_asked;	/* RESET: the answer is on its way */

@@ -1,12 +1,16 @@
 #include "proxy/pg_local.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "protocol/sql.h"
 #include "proxy/pg_switch.h"
 #include "proxy/worker.h"
 
-enum { BEGUN = 1 << 15 }; /* in pg_session.begun, beside the modes */
+enum {
+	BEGUN = 1 << 15, /* in pg_session.begun, beside the modes */
+	CUT_MAX = 4096   /* bytes of a message that is waited for */
+};
 
 static_assert((int)SQL_NOT_DEFERRABLE < (int)BEGUN, "modes fit below");
 
@@ -15,7 +19,8 @@ static_assert((int)SQL_NOT_DEFERRABLE < (int)BEGUN, "modes fit below");
 /* What is answered, in the order of the protocol. */
 struct answer {
 	bool parse, bind, describe; /* asked for in the extended protocol */
-	const char *tag;            /* of CommandComplete; NULL: none */
+	bool more;       /* the Sync is not here yet, or something before it */
+	const char *tag; /* of CommandComplete; NULL: none */
 };
 
 static void
@@ -32,7 +37,8 @@ answer(struct pg_session *ps, const struct answer *a)
 		r |= pg_put(out, 'n', "");
 	if (a->tag != NULL)
 		r |= pg_put(out, 'C', "s", a->tag);
-	r |= pg_put_ready(out, pg_local_status(ps));
+	if (!a->more)
+		r |= pg_put_ready(out, pg_local_status(ps));
 	if (r != 0)
 		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
 }
@@ -64,19 +70,25 @@ may_defer(const struct pg_session *ps, unsigned modes)
 	return n > 0 && memmem(p, n, primary, sizeof(primary)) != NULL;
 }
 
+static bool
+begins(enum sql_xact xact)
+{
+	return xact == SQL_BEGIN || xact == SQL_START;
+}
+
 /* Does it so: the tag to answer, or NULL, when a server must. */
 static const char *
 transaction(struct pg_session *ps, enum sql_xact xact, unsigned modes)
 {
 	struct stats *stats = &ps->s.worker->stats;
-	bool begins = xact == SQL_BEGIN || xact == SQL_START;
+	bool starts = begins(xact);
 
 	/* A second BEGIN, or an end without one, earns a warning there. */
-	if (xact == SQL_NO_XACT || begins == (ps->begun != 0) ||
-	    (begins && !may_defer(ps, modes)))
+	if (xact == SQL_NO_XACT || starts == (ps->begun != 0) ||
+	    (starts && !may_defer(ps, modes)))
 		return NULL;
 	stats_add(stats, STAT_QUERIES, 1);
-	if (begins) {
+	if (starts) {
 		ps->begun = (uint16_t)(BEGUN | modes);
 		ps->begun_ns = ps->s.worker->streams.now_ns;
 		return xact == SQL_BEGIN ? "BEGIN" : "START TRANSACTION";
@@ -115,7 +127,7 @@ struct bound {
 	unsigned params, format;
 };
 
-/* Tells it, ReadyForQuery included. */
+/* Tells it, ReadyForQuery included unless more is to come. */
 static void
 answer_switch(struct pg_session *ps, const struct sql_switch *to,
 	      const char *value, const struct answer *a, unsigned format)
@@ -130,7 +142,8 @@ answer_switch(struct pg_session *ps, const struct sql_switch *to,
 		r |= pg_put(out, '2', "");
 	r |= pg_switch_answer(out, to, value,
 			      a->describe || (simple && to->select), format);
-	r |= pg_put_ready(out, pg_local_status(ps));
+	if (!a->more)
+		r |= pg_put_ready(out, pg_local_status(ps));
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
 	if (r != 0)
 		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
@@ -261,28 +274,32 @@ take_value(struct group *g, struct slice *name, struct bound *b)
 	return true;
 }
 
-/* Describe, perhaps, then Execute and Sync, of the unnamed portal. */
+/* Describe, perhaps, then Execute, of the unnamed portal; and Sync, or is there
+ * more? */
 static bool
-take_execute(struct group *g, bool *describe)
+take_execute(struct group *g, struct answer *a)
 {
 	struct pg_reader r;
 
-	*describe = take(g, 'D', &r);
-	if (*describe &&
+	a->describe = take(g, 'D', &r);
+	if (a->describe &&
 	    (pg_read_u8(&r) != 'P' || pg_read_str(&r).n != 0 || r.bad))
 		return false;
 	if (!take(g, 'E', &r) || pg_read_str(&r).n != 0 || r.bad)
 		return false;
-	return take_sync(g);
+	a->more = !take_sync(g);
+	return true;
 }
 
 /* Bind, Describe, Execute, Sync of a transaction command we can answer: the
- * client's own name for it, or the one parsed in the same breath. */
+ * client's own name for it, or the one parsed in the same breath.  Behind the
+ * BEGIN of a service user, instead of Sync, there may be what it chooses. */
 static bool
 local_execute(struct pg_session *ps, struct group *g, enum sql_xact xact,
 	      unsigned modes, struct answer *a)
 {
-	if (!take_execute(g, &a->describe))
+	if (!take_execute(g, a) ||
+	    (a->more && (ps->sw == NULL || !begins(xact))))
 		return false;
 	a->bind = true;
 	a->tag = transaction(ps, xact, modes);
@@ -310,8 +327,10 @@ local_bind_switch(struct pg_session *ps, struct feed *f, struct group g,
 		return false;
 	if (!a->parse)
 		text = pg_message_text(ps, name);
+	/* Without Sync what follows could still fail, and undo it: that is
+	 * told from a transaction's end only. */
 	if (!pg_switch_is(ps, text, &to) || to.param != b.params ||
-	    !take_execute(&g, &a->describe))
+	    !take_execute(&g, a) || (a->more && ps->begun == 0))
 		return false;
 	value = to.param != 0 ? b.value : to.value;
 	if (!pg_switch_run(ps, &to, value))
@@ -398,13 +417,41 @@ local_name(struct pg_session *ps, struct slice name, struct slice body,
 	return false;
 }
 
+/* These types, of a Parse, are texts. */
+static bool
+are_texts(struct pg_reader types)
+{
+	enum { TEXT = 25, UNKNOWN = 705, VARCHAR = 1043 };
+	unsigned n = pg_read_u16(&types);
+
+	for (; n > 0 && !types.bad; n--) {
+		uint32_t type = pg_read_u32(&types);
+
+		if (type != 0 && type != TEXT && type != UNKNOWN &&
+		    type != VARCHAR)
+			return false;
+	}
+	return !types.bad;
+}
+
+/* Would PostgreSQL parse this?  A command of transactions, or a switch. */
+static bool
+is_ours(const struct pg_session *ps, struct slice text, struct pg_reader types)
+{
+	struct sql_switch to;
+	unsigned modes;
+
+	return sql_transaction(text, &modes) != SQL_NO_XACT ||
+	       (pg_switch_is(ps, text, &to) && are_texts(types));
+}
+
 static bool
 local_parse(struct pg_session *ps, struct feed *f)
 {
 	struct group g = { f->p + f->at, f->p + f->n };
 	struct answer a = { .parse = true };
 	struct slice name, text, bound, body;
-	struct pg_reader r;
+	struct pg_reader r, types;
 	enum sql_xact xact;
 	unsigned modes, flags;
 
@@ -413,6 +460,7 @@ local_parse(struct pg_session *ps, struct feed *f)
 	name = pg_read_str(&r);
 	body = slice_of(r.p, (size_t)(r.end - r.p));
 	text = pg_read_str(&r);
+	types = r;
 	if (pg_read_u16(&r) != 0 && r.p == r.end)
 		r.bad = true; /* types are promised, and not there */
 	if (r.bad)
@@ -426,10 +474,13 @@ local_parse(struct pg_session *ps, struct feed *f)
 	if (ps->sw != NULL && sql_scan(text) & SQL_RESETS && is_bound(g, name))
 		pg_switch_reset(ps);
 	xact = sql_transaction(text, &modes);
-	if (take_sync(&g)) {
+	a.more = !take_sync(&g);
+	if (!a.more ||
+	    (name.n > 0 && ps->sw != NULL && is_ours(ps, text, types))) {
 		flags = sql_scan(text);
 		if (name.n == 0 || pg_message_is_refused(ps, text, flags) ||
-		    !local_name(ps, name, body, flags, xact != SQL_NO_XACT))
+		    !local_name(ps, name, body, flags,
+				is_ours(ps, text, types)))
 			return false;
 	} else {
 		if (xact == SQL_NO_XACT || name.n > 0 ||
@@ -467,6 +518,57 @@ local_close(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	if (pg_put(stream_out(&ps->s.stream), '3', "") != 0)
 		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
 	return true;
+}
+
+/* The type of the first message of such a group that is not all here; 0: it is
+ * another group, or whole. */
+static uint8_t
+missing(struct group g, uint8_t first)
+{
+	static const char order[] = "PBDES";
+	struct pg_frame m;
+
+	for (const char *next = strchr(order, first); *next != '\0'; next++) {
+		size_t n = (size_t)(g.end - g.p);
+		int got = pg_frame_next(&m, g.p, n);
+
+		if (*next == 'D' && (got == 0 || (got > 0 && m.type == 'E')))
+			next++; /* it may be left out */
+		if (got == 0)
+			return (uint8_t)*next;
+		if (got < 0 || m.type != *next)
+			return 0;
+		if (m.size > n)
+			return m.size <= CUT_MAX ? m.type : 0;
+		g.p += m.size;
+	}
+	return 0;
+}
+
+bool
+pg_local_is_cut(const struct pg_session *ps, const struct feed *f,
+		const struct pg_frame *m)
+{
+	struct group g = { f->p + f->at, f->p + f->n };
+	struct pg_reader r;
+	struct sql_switch to;
+	struct slice text;
+	unsigned modes;
+	uint8_t lacks;
+
+	if (ps->sw == NULL || ps->mode != POOL_MODE_TRANSACTION ||
+	    (m->type != 'P' && m->type != 'B') ||
+	    (lacks = missing(g, m->type)) == 0 || !take(&g, m->type, &r))
+		return false;
+	text = pg_read_str(&r); /* the name, or the portal */
+	text = pg_read_str(&r);
+	if (m->type == 'B' && !r.bad)
+		text = pg_message_text(ps, text);
+	if (r.bad)
+		return false;
+	if (begins(sql_transaction(text, &modes)))
+		return lacks != 'S';
+	return (lacks != 'S' || ps->begun == 0) && pg_switch_is(ps, text, &to);
 }
 
 bool

@@ -19,6 +19,9 @@
 #include "protocol/pg.h"
 #include "proxy/pg_message.h"
 
+/* Of a service user, with no server in hand: does it begin what is answered here
+ * once the rest of it has come?  Behind a server's answer it would be too late. */
+bool pg_local_is_cut(const struct pg_session *, const struct feed *, const struct pg_frame *);
 /* One message, or a few up to a Sync, with no server in hand; false: there
  * must be one, and nothing was done. */
 bool pg_local_run(struct pg_session *, struct feed *, const struct pg_frame *);

@@ -631,6 +631,7 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 		return;
 	}
 	pg_switch_note(ps, text, flags);
+	ps->resets |= (flags & SQL_RESETS) != 0;
 	pg_message_drop_unnamed(ps); /* as PostgreSQL does */
 	if (flags & SQL_DROPS && query_deallocates(ps, f, size, text))
 		return;
@@ -1023,6 +1024,7 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		return;
 	}
 	pg_switch_note(ps, pg_message_text(ps, name), flags);
+	ps->resets |= (flags & SQL_RESETS) != 0;
 	if (portal.n == 0)
 		ps->portal_free = (e != NULL     ? e->stmt->flags
 				   : name.n == 0 ? ps->unnamed_flags

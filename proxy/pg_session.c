@@ -129,11 +129,21 @@ may_leave(const struct pg_session *ps)
 	return v == NULL || v->ledger.n == 0;
 }
 
+/* It has asked to reset all: the server, at rest, has done so for good. */
+static bool
+has_reset(struct pg_session *ps)
+{
+	bool done = ps->resets && server_of(ps)->reset && ps->sw != NULL;
+
+	ps->resets = server_of(ps)->reset = false;
+	return done;
+}
+
 static void
 give_back(struct pg_session *ps)
 {
 	struct session *s = &ps->s;
-	bool committed = server_of(ps)->committed;
+	bool committed = server_of(ps)->committed, resets = has_reset(ps);
 
 	assert(ps->parses == 0 && ps->checks == 0);
 	ps->bound_wait = false;
@@ -143,6 +153,8 @@ give_back(struct pg_session *ps)
 	server_release(s->lessee.server);
 	session_enter(s, SESSION_IDLE);
 	pg_switch_end(ps, committed);
+	if (resets && !session_is_over(s))
+		pg_switch_reset(ps);
 	if (session_is_over(s))
 		return;
 	if (s->worker->drain_ns != 0)
@@ -268,6 +280,8 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		return false;
 	if (ps->s.lessee.server != NULL)
 		pg_message_run(ps, f, &m);
+	else if (pg_local_is_cut(ps, f, &m))
+		return false;
 	else if (!pg_local_run(ps, f, &m) && may_ask(ps, f, &m))
 		*want = true;
 	return !*want;
@@ -280,7 +294,7 @@ begin_lease(struct pg_session *ps)
 
 	ps->lease_ns = ps->ask_ns = ps->rest_ns = now;
 	ps->asked = false;
-	server_of(ps)->committed = false;
+	server_of(ps)->committed = server_of(ps)->reset = false;
 	pg_local_begin(ps);
 	session_enter(&ps->s, SESSION_LEASED);
 	/* Session pooling is a pin from the first request on. */
@@ -535,6 +549,9 @@ pg_rest(struct lessee *l)
 		/* What is bound for the transaction is no longer wanted. */
 		if (server_of(ps)->status == 'I' && ps->sw != NULL)
 			pg_switch_end(ps, server_of(ps)->committed);
+		if (!session_is_over(s) && server_of(ps)->status == 'I' &&
+		    has_reset(ps))
+			pg_switch_reset(ps);
 		if (session_is_over(s))
 			return;
 		if (ps->pinned && server_of(ps)->status == 'I')

@@ -55,6 +55,7 @@ struct pg_session {
 	bool		  portal_free;	/* its unnamed portal begins or ends a transaction */
 	bool		  leaving;	/* has said good-bye; what it asked for is still to be done */
 	bool		  pinned;	/* keeps its server until it leaves */
+	bool		  resets;	/* has asked its server to reset all */
 	bool		  asked;	/* has run something in this lease */
 	bool		  bound_wait;	/* sent what may be sent before a bind is confirmed */
 	bool		  stalled;	/* its input waits for the server */

@@ -219,6 +219,50 @@ def test_a_reset_goes_back_to_the_organization_of_the_log_in(proxy, sql, pinned)
         svc.close()
 
 
+@pytest.mark.parametrize("sql", ["RESET ALL", "DISCARD ALL"])
+@pytest.mark.parametrize("send", [pgwire.query, pgwire.extended], ids=["simple", "extended"])
+def test_a_session_that_keeps_its_server_is_reset_for_good_or_not_at_all(proxy, sql, send):
+    svc = login(proxy, "svc.beta")
+    svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    switch = pgwire.query("SET weir.organization = acme")
+    for reply in (svc.run(switch, send(sql)), svc.until("Z")):
+        assert not pgwire.errors(reply)
+    assert slug_of(svc) == "beta"
+    svc.rows(switch)
+    svc.rows(send(sql))
+    assert slug_of(svc) == "beta"
+
+
+@pytest.mark.parametrize("send", [pgwire.query, pgwire.extended], ids=["simple", "extended"])
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", "SELECT 1/0"])
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
+def test_a_reset_in_a_transaction_counts_when_that_commits(proxy, send, end, pinned):
+    svc = login(proxy, "svc.beta")
+    svc.rows(pgwire.query("SET weir.organization = acme"))
+    if pinned:
+        svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    svc.rows(pgwire.query("BEGIN"))
+    assert slug_of(svc) == "acme"
+    svc.rows(send("RESET ALL"))
+    svc.run(pgwire.query(end))
+    if end == "SELECT 1/0":
+        svc.rows(pgwire.query("COMMIT"))
+    assert slug_of(svc) == ("beta" if end == "COMMIT" else "acme")
+
+
+@pytest.mark.parametrize("how", ["SET LOCAL", "SET"])
+def test_a_switch_and_a_reset_of_one_transaction_end_together(proxy, how):
+    svc = login(proxy, "svc.beta")
+    svc.rows(pgwire.query("SET weir.organization = acme"))
+    for sql in [how + " weir.organization = gamma", "CREATE TEMPORARY TABLE t (x int)",
+                "RESET ALL"]:
+        svc.rows(pgwire.query("BEGIN" if sql.startswith("SET") else "SELECT 1"))
+        svc.rows(pgwire.query(sql))
+    svc.rows(pgwire.query("COMMIT"))
+    assert slug_of(svc) == "beta"
+    assert svc.value("SELECT count(*) FROM t") == "0"
+
+
 @pytest.mark.parametrize("name", ["", "r"])
 def test_a_reset_that_is_only_parsed_resets_nothing(proxy, name):
     svc = login(proxy, "svc.beta")
@@ -409,3 +453,95 @@ def test_clients_that_alternate_among_organizations_see_their_own_rows(proxy):
     for t in threads:
         t.join()
     assert not wrong, wrong[:3]
+
+
+def arrives(proxy, wire, data):
+    """All that was sent before is with weir when another's questions are answered."""
+    wire.send(data)
+    with proxy.wire("acme_app") as other:
+        for _ in range(2):
+            other.value("SELECT 1")
+
+
+CUT = {
+    "a switch": lambda s: by_args(
+        "SELECT set_config('app.current_organization_id', $1, false)", IDS[s]),
+    "a switch with a name": lambda s: pgwire.parse(
+        "SELECT set_config('app.current_organization_id', $1, false)", "cut") + pgwire.bind(
+        [IDS[s]], "cut") + pgwire.describe() + pgwire.execute() + pgwire.sync(),
+    "BEGIN": lambda s: pgwire.extended("BEGIN"),
+}
+
+
+@pytest.mark.parametrize("what", CUT)
+def test_what_chooses_an_organization_may_arrive_in_pieces(proxy, what):
+    svc = login(proxy, "svc.beta")
+    whole = CUT[what]("acme")
+    for at in [5, 30, *range(len(whole) - 30, len(whole), 3)]:
+        arrives(proxy, svc, whole[:at])
+        reply = svc.run(whole[at:])
+        assert not pgwire.errors(reply), at
+        if what == "BEGIN":
+            svc.rows(pgwire.query("SET LOCAL weir.organization = acme"))
+        assert slug_of(svc) == "acme"
+        svc.rows(pgwire.query("COMMIT" if what == "BEGIN" else "RESET weir.organization"))
+        svc.run(pgwire.close("S", "cut"), pgwire.sync())
+        assert slug_of(svc) == "beta"
+
+
+def test_a_switch_is_named_and_run_in_one_write(one_server):
+    """As JDBC does once it has run a statement a few times."""
+    svc = login(one_server, "svc.beta")
+    for n in range(2):
+        one, expected = CUT["a switch with a name"]("acme"), "12TDCZ"
+        if n > 0:
+            one, expected = one[one.index(b"B\0"):], "2TDCZ"
+        assert pgwire.kinds(svc.run(one)) == expected
+        assert slug_of(svc) == "acme"
+        svc.rows(pgwire.query("RESET weir.organization"))
+    # It is a name like any other.
+    reply = svc.run(pgwire.parse("SELECT 1", "cut"), pgwire.sync())
+    assert pgwire.errors(reply)[0]["C"] == "42P05"
+
+
+def part(sql, *args, name=""):
+    """As much of a statement as JDBC and Npgsql send in front of their Sync."""
+    return (pgwire.parse(sql, name) + pgwire.bind(args, name) + pgwire.describe()
+            + pgwire.execute())
+
+
+CHOOSE = "SELECT set_config('app.current_organization_id', $1, %s)"
+
+
+@pytest.mark.parametrize("name", ["", "begin"])
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", "SELECT 1/0"])
+@pytest.mark.parametrize("local", ["true", "false"])
+def test_begin_and_switch_and_the_first_statement_go_in_one_write(one_server, name, end, local):
+    svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
+    first, again = part("BEGIN", name=name), pgwire.bind(name=name) + pgwire.execute()
+    for begin in [first, again if name else first]:
+        reply = svc.run(begin, part(CHOOSE % local, IDS["gamma"]), part(OWN), pgwire.sync())
+        assert pgwire.status(reply) == "T"
+        assert pgwire.rows(reply) == [[GAMMA], [GAMMA]]
+        assert slug_of(svc) == "gamma"
+        svc.run(pgwire.query(end))
+        if end == "SELECT 1/0":
+            svc.rows(pgwire.query("COMMIT"))
+        assert slug_of(svc) == ("gamma" if (end, local) == ("COMMIT", "false") else "beta")
+        assert acme.value(OWN) == ACME
+        svc.rows(pgwire.query("RESET weir.organization"))
+
+
+def test_what_fails_behind_a_switch_in_one_write_undoes_it(one_server):
+    svc = login(one_server, "svc.beta")
+    reply = svc.run(part("BEGIN"), part(CHOOSE % "false", GAMMA), part("SELECT 1/0"),
+                    part("SELECT 2"), pgwire.sync())
+    assert [e["C"] for e in pgwire.errors(reply)] == ["22012"]
+    assert pgwire.rows(reply) == [[GAMMA]] and pgwire.status(reply) == "E"
+    svc.rows(pgwire.query("ROLLBACK"))
+    assert slug_of(svc) == "beta"
+    # Without BEGIN nobody could tell: there it is refused.
+    for local in ("true", "false"):
+        reply = svc.run(part(CHOOSE % local, GAMMA), part("SELECT 1/0"), pgwire.sync())
+        assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+        assert slug_of(svc) == "beta"
