@@ -3,12 +3,13 @@ leak: random clients that know every byte they may be sent.
 
     leak.py '{"proto": "postgres", "port": 6432, "seed": 7, ...}'
 
-One process with one loop and many small clients, each of one organization.
-Whatever a client sends carries a mark, ~organization.client.serial~, and
-every message that comes back is searched for marks: one of somebody else is a
-leak.  Beside, each reply must be the very one that was asked for: its kinds,
-rows, codes.  What only its organization may see (rows of a shared table,
-notifications, shared keys) must carry the organization's mark.
+One process with one loop and many small clients, each of one organization or,
+a service user's, of one at a time.  Whatever a client sends carries a mark,
+~organization.client.serial~, and every message that comes back is searched for
+marks: one of somebody else is a leak.  Beside, each reply must be the very one
+that was asked for: its kinds, rows, codes.  What only its organization may see
+(rows of a shared table, notifications, shared keys) must carry the mark of the
+organization that the client is of at the time.
 
 Exit status 0 and a line of JSON with what was done; or 1 and a report: the
 seed, the client's last actions and what was wrong.
@@ -32,15 +33,17 @@ from pgwire import (bind, copy_data, copy_done, copy_fail, describe, execute,  #
 from respwire import encode                                 # noqa: E402
 
 ORGANIZATIONS = 20
+NOBODY = 99             # a service user that has not chosen
+FEW = 5                 # organizations of one that may not choose them all
 MARK = re.compile(rb"~(\d\d)\.(\d{8})\.(\d{5})~")
 
 
 def identity(org):
-    return "00000000-0000-4000-8000-%012d" % org
+    return "" if org == NOBODY else "00000000-0000-4000-8000-%012d" % org
 
 
 def slug(org):
-    return "org%02d" % org
+    return "" if org == NOBODY else "org%02d" % org
 
 
 class Leak(Exception):
@@ -84,7 +87,7 @@ class Client:
     def judge(self, data, shared=False):
         """Every mark in it is ours, or, where that is shared, our organization's."""
         for org, client, _ in set(MARK.findall(data)):
-            if int(org) != self.org or not shared and int(client) != self.number:
+            if int(org) != self.org if shared else int(client) != self.number:
                 raise Leak("a mark of client %s of organization %s in %r"
                            % (client.decode(), org.decode(), bytes(data[:400])))
 
@@ -152,6 +155,8 @@ def short(value):
 
 # What ends a connection without anybody's fault: its server was killed.
 LOST = {"57P01", "08006"}
+# ... or weir's own query_timeout or idle_transaction_timeout was over.
+OVERDUE = {"57014", "25P03"}
 CONTEXT = ("current_setting('app.current_organization_id'), current_setting('app.slug'),"
            " current_setting('app.who'), coalesce(current_setting('leak.mine', true), '')")
 # Equal texts in all organizations: what they are interned by.
@@ -162,26 +167,47 @@ WRITE = "INSERT INTO leak (owner, body) VALUES ($1, $2) RETURNING organization_i
 class PgClient(Client):
     def __init__(self, run, number):
         super().__init__(run, number)
-        self.user = slug(self.org) if self.rng.random() < 0.7 else "svc"
-        self.names, self.written, self.mine = {}, [], ""
-        self.listens, self.temp, self.sql = False, None, None
-        self.shared, self.forwards = False, None
+        self.user = self.rng.choices([slug(self.org), "svc", "few"], [4, 5, 1])[0]
+        if number % 10 ** 7 <= 5:
+            self.user = [slug(self.org), "svc"][number % 2]
+        self.serves = self.user in ("svc", "few")
+        if self.user == "few":
+            self.org %= FEW
+        if self.serves and self.rng.random() < 0.2:
+            self.org = NOBODY
+        self.home = self.org
+        self.names, self.rows, self.mine = {}, {}, ""
+        self.listens, self.temp, self.sql = None, None, None
+        self.shared, self.awaits = False, None
         self.pins = self.rng.random() < 0.15 or number % 10 ** 7 <= 2
+        self.stuck = False      # has done something that pins
 
     def context(self):
-        return [identity(self.org), slug(self.org),
-                "%s/%s" % (self.user, slug(self.org)), self.mine]
+        who = "%s/%s" % (self.user, slug(self.org)) if self.org != NOBODY else ""
+        return [identity(self.org), slug(self.org), who, self.mine]
+
+    @property
+    def written(self):
+        """Of its own rows those it may see."""
+        return self.rows.setdefault(self.org, [])
+
+    @written.setter
+    def written(self, rows):
+        self.rows[self.org] = rows
 
     # Talking.
 
     async def login(self):
         self.doing = "login"
         user, options = self.user, {}
-        if user == "svc":
-            if self.rng.random() < 0.5:
-                user = "svc." + slug(self.org)
+        if self.serves and self.org != NOBODY:
+            how = self.rng.randrange(3)
+            if how == 0:
+                user = "%s.%s" % (user, slug(self.org))
             else:
-                options["options"] = "-c weir.organization=" + slug(self.org)
+                options["options"] = "-c " + (
+                    "weir.organization=" + slug(self.org) if how == 1
+                    else "app.current_organization_id=" + identity(self.org))
         self.did("login %s %s" % (user, options))
         await self.send(pgwire.startup(user, self.run.database, **options))
         reply = await self.until("Z")
@@ -221,16 +247,20 @@ class PgClient(Client):
 
     def error(self, fields):
         self.log.append("  E %(C)s %(M)s" % fields)
-        if fields["C"] in LOST:
+        if fields["S"] == "FATAL" and fields["C"] == self.awaits:
+            raise Left
+        if fields["C"] in LOST or fields["S"] == "FATAL" and fields["C"] in OVERDUE:
             raise Lost(fields["M"])
         if fields["S"] != "ERROR":
             raise Leak("an error nobody should see: %s" % fields)
 
     def notification(self, body):
+        """Of the organization whose channel it is, whoever we are by now."""
         channel, payload = body[4:-1].split(b"\0")
-        if not self.listens or channel.decode() != "leak_" + slug(self.org):
+        marks = MARK.findall(payload)
+        if channel.decode() != self.listens or len(marks) != 1 \
+                or channel.decode() != "leak_" + slug(int(marks[0][0])):
             raise Leak("a notification for somebody else: %r" % body)
-        self.judge(payload, True)
         self.heard.add(payload.decode())
 
     async def talk(self, data, note, count=1):
@@ -258,7 +288,13 @@ class PgClient(Client):
         await self.open()
         await self.login()
         self.state, self.heard = "I", set()
-        for act in self.acts(40, self.PLAIN + (self.PINNED if self.pins else [])):
+        kinds = self.PLAIN + (self.PINNED if self.pins else []) \
+            + (self.SERVICE if self.serves else [])
+        for act in self.acts(40, kinds):
+            await self.run.rest()
+            if self.org == NOBODY and act not in self.ANYBODY:
+                act = PgClient.switch
+            self.stuck |= act in self.PINNED
             self.doing = "pg " + act.__name__
             await act(self)
         self.doing = "pg leave"
@@ -307,6 +343,7 @@ class PgClient(Client):
             self.same(org, identity(self.org), "the organization of a row")
 
     async def recall(self):
+        """Of what it wrote itself it sees what is of the organization of now."""
         await self.gives("SELECT body FROM leak WHERE owner = $1 ORDER BY id",
                          [[m] for m in self.written], [str(self.number)])
 
@@ -325,6 +362,14 @@ class PgClient(Client):
 
     async def timeout(self):
         m = self.mark()
+        if self.rng.random() < 0.02:
+            # Its server's answer is on its way when it is closed.
+            self.awaits = "57014"
+            await self.gives("SELECT '%s', pg_sleep(60)" % m, "none")
+        if self.rng.random() < 0.02:
+            await self.talk(query("BEGIN; SELECT '%s'" % m), "idles in a transaction")
+            self.awaits = "25P03"
+            await self.until("Z")
         reply = await self.talk(query(
             "SET LOCAL statement_timeout = 15; SELECT '%s', pg_sleep(5)" % m), "timeout")
         self.same([e["C"] for e in pgwire.errors(reply)], ["57014"], "statement_timeout")
@@ -360,8 +405,8 @@ class PgClient(Client):
         await self.gives("SELECT length($1::text), $1::text", [[str(len(m)), m]], [m])
 
     async def guarded(self):
-        if self.user == "svc":
-            return
+        if self.serves:
+            return await self.refused()
         other = (self.org + 1) % ORGANIZATIONS
         await self.gives(self.rng.choice([
             "SET app.current_organization_id = '%s'" % identity(other),
@@ -371,9 +416,12 @@ class PgClient(Client):
 
     async def notify(self):
         m, channel = self.mark(), "leak_" + slug(self.org)
-        await self.gives("NOTIFY %s, '%s'" % (channel, m), [])
+        if self.rng.random() < 0.5:
+            await self.gives("NOTIFY %s, '%s'" % (channel, m), [])
+        else:
+            await self.gives("SELECT pg_notify($1, $2)", [[""]], [channel, m])
         await self.gives("SELECT '%s'" % m, [[m]])
-        if self.listens and m not in self.heard:
+        if self.listens == channel and m not in self.heard:
             raise Leak("what it told itself was not heard: " + m)
 
     async def strangers(self):
@@ -461,36 +509,55 @@ class PgClient(Client):
     # Transactions.
 
     async def transaction(self):
-        m, kept, local = self.mark(), list(self.written), self.mine
+        """Of its organization or, a service user's, of one for that long or from then on."""
+        m, home, mine, stays = self.mark(), self.org, self.mine, self.org
         await self.gives("BEGIN", [], state="T")
         self.state = "T"
-        for _ in range(self.rng.randrange(5)):
+        if self.switches() and (home == NOBODY or self.rng.random() < 0.6):
+            stays = await self.switch_inside()
+        kept = list(self.written)
+        for _ in range(self.rng.randrange(5) if self.org != NOBODY else 0):
             what = self.rng.choice(["write", "read", "local", "savepoint", "cursor",
-                                    "portal", "ask"])
+                                    "portal", "ask", "recall"])
             if what == "local":
-                local = self.mark()
-                await self.gives("SET LOCAL leak.mine = '%s'" % local, [])
-            elif what == "savepoint":
-                await self.savepoint()
-            elif what in ("write", "read", "cursor", "portal"):
+                self.mine = self.mark()
+                await self.gives("SET LOCAL leak.mine = '%s'" % self.mine, [])
+            elif what != "ask":
                 await getattr(self, what)()
-            await self.gives("SELECT coalesce(current_setting('leak.mine', true), ''),"
-                             " $1::text", [[local, m]], [m])
+            await self.gives(TEXTS[0], [[m] + self.context()], [m])
         end = self.rng.random()
         if end < 0.1:
             self.did("leaves inside a transaction")
             self.leaves()
+        commits = 0.2 <= end < 0.7
         if end < 0.2:
-            await self.gives("SELECT '%s'::int" % m, "22P02", state="E")
-            await self.gives("SELECT 1", "25P02", state="E")
-            self.state = "I"
-            await self.gives("COMMIT", [])
-            self.written = kept
-            return
+            await self.failure(m)
         self.state = "I"
         await self.gives("COMMIT" if end < 0.7 else "ROLLBACK", [])
-        if end >= 0.7:
+        if not commits:
             self.written = kept
+        self.org, self.mine = stays if commits else home, mine
+        if self.org != home or self.rng.random() < 0.2:
+            await self.simple()
+
+    async def switch_inside(self):
+        """What it is when the transaction commits."""
+        home, local = self.org, self.rng.random() < 0.7
+        await self.choose(self.rng.choice(self.may()), local)
+        return home if local else self.org
+
+    async def failure(self, m):
+        """By a mistake, or by an organization that is chosen too late."""
+        wrong, code = "SELECT '%s'::int" % m, "22P02"
+        if self.serves and self.rng.random() < 0.5:
+            if self.rng.random() < 0.7 or self.stuck:
+                await self.simple()
+                wrong, code = self.rng.choice(self.choices(self.home, True))[0], "0A000"
+                wrong = wrong.replace("$1", "''")
+            else:
+                wrong, code = "SET LOCAL weir.organization = 'nope'", "42501"
+        await self.gives(wrong, code, state="E")
+        await self.gives("SELECT 1", "25P02", state="E")
 
     async def savepoint(self):
         kept = list(self.written)
@@ -521,10 +588,108 @@ class PgClient(Client):
         self.same(pgwire.rows(reply), [[m]] * 3, "portal")
 
     async def begin_and_nothing(self):
+        home = self.org
         await self.gives("BEGIN", [], state="T")
+        if self.switches() and self.rng.random() < 0.5:
+            self.state = "T"
+            home = await self.switch_inside()
+            self.state = "I"
         if self.rng.random() < 0.1:
             self.leave("RST")
         await self.gives("COMMIT", [])
+        self.org = home
+
+    # Organizations, of a service user.
+
+    def switches(self):
+        """In a transaction, too; one that is pinned can between them only, by a Query."""
+        return self.serves and not self.stuck
+
+    def may(self):
+        return list(range(FEW if self.user == "few" else ORGANIZATIONS))
+
+    def choices(self, org, local):
+        """Statements that choose it: (text, arguments, rows)."""
+        kind, last = ["LOCAL", "SESSION", ""], "true" if local else "false"
+        kind = "LOCAL" if local else self.rng.choice(["SESSION", ""])
+        own, tenant = "weir.organization", "app.current_organization_id"
+        out = [("SET %s %s = '%s'" % (kind, own, slug(org)), (), []),
+               ("set %s %s TO '%s'" % (kind, tenant, identity(org)), (), []),
+               ("SET %s app.slug = '%s'" % (kind, slug(org)), (), [])]
+        for name, value in [(own, slug(org)), (tenant, identity(org))]:
+            out += [("SELECT set_config('%s', $1, %s)" % (name, last), (value,), [[value]]),
+                    ("SELECT set_config('%s', '%s', %s)" % (name, value, last), (), [[value]])]
+        return out
+
+    async def choose(self, org, local):
+        sql, args, rows = self.rng.choice(self.choices(org, local))
+        if self.stuck:
+            sql = sql.replace("$1", "'%s'" % "".join(args))
+            reply = await self.talk(query(sql), sql)
+            self.same((pgwire.errors(reply), pgwire.rows(reply)), ([], rows), sql)
+        else:
+            await self.gives(sql, rows, args)
+        self.org = org
+
+    async def switch(self):
+        if self.rng.random() < 0.1:
+            sql = self.rng.choice(["RESET weir.organization", "SET app.slug TO DEFAULT",
+                                   "RESET app.current_organization_id"])
+            reply = await self.talk(query(sql), sql)
+            self.same(pgwire.kinds(reply), "CZ", sql)
+            self.org = self.home
+        else:
+            await self.choose(NOBODY if self.rng.random() < 0.05
+                              else self.rng.choice(self.may()), False)
+        await self.simple()
+        if self.org != NOBODY:
+            await self.recall()
+
+    async def refused(self):
+        """What it may not choose, it is not: 42501, and all is as before."""
+        wrong = ["nope", "org99", "ORG00"]
+        if self.user == "few":
+            wrong += [slug(n) for n in range(FEW, ORGANIZATIONS)]
+        await self.gives(self.rng.choice([
+            "SET weir.organization = '%s'", "SET LOCAL weir.organization = '%s'",
+            "SELECT set_config('app.slug', '%s', false), 1",
+            "SELECT set_config('weir.organization', '%s', true)"])
+            % self.rng.choice(wrong), "42501")
+        await self.simple()
+
+    async def nobody(self):
+        """Without an organization there is nothing to see or to say."""
+        await self.choose(NOBODY, False)
+        await self.read()
+        await self.gives(WRITE, "42501", ["nobody", self.mark()])
+        await self.switch()
+
+    async def flood_of_switches(self):
+        if self.stuck:
+            return await self.switch()
+        await self.switches_in_one_write()
+
+    async def switches_in_one_write(self):
+        """Transactions of several organizations, all in one write: a switch behind one that
+        is still under way may be refused, and then all of its transaction is."""
+        out, expected, texts, home = b"", [], [], self.org
+        for _ in range(self.rng.randrange(1, 6)):
+            self.org, m = self.rng.choice(self.may()), self.mark()
+            sql, args, got = self.rng.choice(self.choices(self.org, True))
+            texts.append(sql)
+            expected.append(got + [[m] + self.context()])
+            out += query("BEGIN") + (pgwire.extended(sql, args) if args else query(sql))
+            out += pgwire.extended(TEXTS[0], [m]) + query(self.rng.choice(["COMMIT", "ROLLBACK"]))
+        self.org = home
+        self.did("in one write: " + "; ".join(texts))
+        await self.send(out)
+        for n, rows in enumerate(expected):
+            reply = await self.until("Z", 4)
+            codes = [e["C"] for e in pgwire.errors(reply)]
+            if n == 0 or codes != ["0A000", "25P02"]:
+                self.same((codes, pgwire.rows(reply)), ([], rows), "a switch in one write")
+            self.same(reply[-1], ("Z", b"I"), "the end of a transaction in one write")
+        await self.simple()
 
     # COPY.
 
@@ -563,12 +728,13 @@ class PgClient(Client):
         await self.simple()
 
     async def listen(self):
-        await self.gives("LISTEN leak_" + slug(self.org), [])
-        self.listens = True
+        if self.listens is None:
+            self.listens = "leak_" + slug(self.org)
+            await self.gives("LISTEN " + self.listens, [])
         await self.notify()
         if self.rng.random() < 0.5:
             await self.gives("UNLISTEN *", [])
-            self.listens = False
+            self.listens = None
 
     async def temporary(self):
         m = self.mark()
@@ -587,22 +753,26 @@ class PgClient(Client):
 
     async def reset_all(self):
         await self.gives("RESET ALL", [])
-        self.mine = ""
+        self.mine, self.org = "", self.home
         await self.simple()
 
     async def discard_all(self):
         reply = await self.talk(query("DISCARD ALL"), "DISCARD ALL")
         self.same(pgwire.kinds(reply), "CZ", "DISCARD ALL")
-        self.names, self.mine, self.listens, self.temp, self.sql = {}, "", False, None, None
+        self.names, self.mine, self.listens, self.temp, self.sql = {}, "", None, None, None
+        self.org = self.home
         await self.simple()
         await self.strangers()
 
     PLAIN = [simple, extended, extended, write, write, read, recall, mistake, said, timeout,
              cancel, big, big_argument, guarded, notify, strangers, named, named, named,
              unknown_name, pipeline, pipeline, transaction, transaction, transaction,
-             begin_and_nothing, copy_out, copy_in]
+             begin_and_nothing, copy_out, copy_in, reset_all, discard_all]
     PINNED = [set_own, set_own, listen, listen, temporary, temporary, sql_prepare,
               reset_all, discard_all]
+    SERVICE = [switch] * 5 + [flood_of_switches] * 3 + [refused, nobody]
+    ANYBODY = [simple, extended, named, unknown_name, switch, transaction, begin_and_nothing,
+               refused, reset_all, discard_all, flood_of_switches]
 
 
 # Redis.
@@ -623,6 +793,7 @@ class RedisClient(Client):
         else:
             self.same(await self.ask("AUTH", slug(self.org), "x"), b"+OK", "AUTH")
         for act in self.acts(60, self.ACTS):
+            await self.run.rest()
             self.doing = "redis " + act.__name__
             await act(self)
         self.doing = "redis leave"
@@ -739,9 +910,13 @@ class RedisClient(Client):
 
 # The process.
 
+BURST = 0.3             # seconds of its own CPU time
+GRACE = 5               # and in which clients may end what they do, in a hurry or not
+
 
 class Run:
-    def __init__(self, proto, port, seed, seconds, clients, process, patience, database):
+    def __init__(self, proto, port, seed, seconds, clients, process, patience, database, share):
+        self.share, self.begun = share, time.monotonic()
         self.port, self.seed, self.database = port, seed, database
         self.kind = {"postgres": PgClient, "redis": RedisClient}[proto]
         self.clients, self.patience, self.process = clients, patience, process
@@ -753,6 +928,14 @@ class Run:
 
     def is_over(self):
         return time.monotonic() > self.end or bool(self.report)
+
+    async def rest(self):
+        """Bursts of as much as there is, for no more than a share of the time."""
+        if time.process_time() < BURST + self.share * (time.monotonic() - self.begun):
+            return
+        while not self.is_over() and \
+                time.process_time() > self.share * (time.monotonic() - self.begun):
+            await asyncio.sleep(0.05)
 
     async def slot(self):
         """One client after the other."""
@@ -803,14 +986,16 @@ class Run:
         watch = asyncio.ensure_future(self.watch())
         slots = asyncio.gather(*[self.slot() for _ in range(self.clients)])
         over = asyncio.ensure_future(self.over.wait())
-        await asyncio.wait([slots, over], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([slots, over], return_when=asyncio.FIRST_COMPLETED,
+                           timeout=self.end + GRACE - time.monotonic())
         watch.cancel()
         if self.report:
             print(self.report, flush=True)
             os._exit(1)
-        slots.result()
-        over.cancel()
+        if slots.done():
+            slots.result()
         print(json.dumps(self.done), flush=True)
+        os._exit(0)
 
 
 async def main(options):
