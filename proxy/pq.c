@@ -53,7 +53,9 @@ rootcert(const struct conf_postgres *up)
 	static const char bundle[] = "/etc/ssl/certs/ca-certificates.crt";
 	const char *file = getenv(X509_get_default_cert_file_env());
 
-	if (up->sslrootcert != NULL || up->sslmode < SSLMODE_VERIFY_CA)
+	if (up->sslmode < SSLMODE_VERIFY_CA ||
+	    (up->sslrootcert != NULL &&
+	     strcmp(up->sslrootcert, CONF_ROOTCERT_SYSTEM) != 0))
 		return up->sslrootcert;
 	if (file == NULL)
 		file = X509_get_default_cert_file();
@@ -105,6 +107,8 @@ pq_open(struct pq *q, struct event_base *base, const struct conf_postgres *up,
 		{ "password", up->password },
 		{ "sslmode", sslmode_word(up->sslmode) },
 		{ "sslrootcert", rootcert(up) },
+		{ "sslcert", up->sslcert },
+		{ "sslkey", up->sslkey },
 		{ "gssencmode", "disable" },
 		{ "application_name", "weir" },
 		{ "target_session_attrs", role_word(up->target_role) },
