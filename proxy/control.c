@@ -29,7 +29,7 @@ struct conn {
 	struct conn *next;
 	uint64_t deadline_ns; /* DIAL: gives up; IDLE: closes */
 	bool up;              /* has been IDLE: its end is no failure */
-	bool stale;           /* dialed before a reload: no more questions */
+	bool stale; /* no more questions: of before a reload, or done */
 	struct control_listener *listener; /* all it is for; NULL: questions */
 	bool asked, listening;             /* to listen; and it does */
 };
@@ -73,6 +73,7 @@ struct control {
 	struct offload *dns;
 	struct target *targets;
 	struct conn *dead; /* freed at the end of the turn */
+	struct control_alarm *alarms;
 	uint64_t now_ns;
 	bool stop, closing;
 };
@@ -297,8 +298,10 @@ conn_changed(struct pq *q)
 {
 	struct conn *c = (struct conn *)(void *)q;
 
-	if (q->ask != NULL)
+	if (q->ask != NULL) {
+		c->stale |= q->ask->last;
 		ask_go_home(q->ask);
+	}
 	q->ask = NULL;
 	if (q->state == PQ_IDLE && !c->stale) {
 		conn_works(c);
@@ -693,6 +696,28 @@ control_unlisten(struct control_listener *l)
 }
 
 void
+control_alarm(struct control *k, struct control_alarm *a, uint64_t at_ns)
+{
+	if (!a->known) {
+		a->next = k->alarms;
+		k->alarms = a;
+	}
+	a->known = true;
+	a->at_ns = at_ns;
+}
+
+static void
+control_ring(struct control *k)
+{
+	for (struct control_alarm *a = k->alarms; a != NULL; a = a->next) {
+		if (a->at_ns == 0 || k->now_ns < a->at_ns)
+			continue;
+		a->at_ns = 0;
+		a->ring(a);
+	}
+}
+
+void
 control_post(struct control *k, struct message *m)
 {
 	mailbox_post(&k->mailbox, m);
@@ -796,6 +821,7 @@ control_turn(struct control *k)
 	event_base_loop(k->base, EVLOOP_ONCE);
 	control_clock(k);
 	mailbox_drain(&k->mailbox);
+	control_ring(k);
 	for (struct target *t = k->targets; t != NULL; t = t->next) {
 		target_expire(t);
 		target_poke(t);

@@ -61,6 +61,7 @@ struct control_ask {
 	unsigned	    params;
 	unsigned	    rows_max;
 	uint64_t	    timeout_ms;
+	bool		    last;	/* the connection is closed behind the answer */
 	struct mailbox	   *home;
 	void		  (*done)(struct control_ask *, void *owner);
 	void		   *arg;	/* these two are the asker's */
@@ -117,6 +118,22 @@ struct control_listener {
 /* On the control thread.  A reload begins it anew. */
 void control_listen(struct control *, struct control_listener *);
 void control_unlisten(struct control_listener *);	/* if it listens */
+
+/*
+ * Rings once when it is at_ns, on the control thread; not any more when that
+ * has ended.  May be set again, earlier or later.
+ *
+ * Owner:    the caller, until control_close().
+ */
+struct control_alarm {
+	void	  (*ring)(struct control_alarm *);
+	uint64_t    at_ns;	/* 0: not set */
+	/* the control thread's */
+	struct control_alarm *next;
+	bool	    known;
+};
+
+void control_alarm(struct control *, struct control_alarm *, uint64_t at_ns);
 
 /* A message of the caller's own, run there; its owner is the struct control. */
 void control_post(struct control *, struct message *);

@@ -459,6 +459,27 @@ no_more_connections_than_may_be(void **state)
 }
 
 static void
+a_last_question_closes_its_connection(void **state)
+{
+	struct control_ask *q = question("rows 1");
+	struct world w;
+
+	(void)state;
+	world_open(&w, "127.0.0.1");
+	q->last = true;
+	assert_int_equal(ask(&w, q)->result, CONTROL_OK);
+	assert_int_equal(ask(&w, question("rows 1"))->result, CONTROL_OK);
+	assert_int_equal(w.fake.accepted, 2);
+	q = question("fail");
+	q->last = true;
+	assert_int_equal(ask(&w, q)->result, CONTROL_REFUSED);
+	assert_int_equal(w.fake.accepted, 2); /* on one that was there */
+	assert_int_equal(ask(&w, question("rows 1"))->result, CONTROL_OK);
+	assert_int_equal(w.fake.accepted, 3);
+	world_close(&w);
+}
+
+static void
 one_that_died_at_rest_is_replaced(void **state)
 {
 	struct world w;
@@ -602,6 +623,62 @@ at_the_end_every_question_comes_home(void **state)
 	world_close(&w);
 }
 
+/* ---- alarms ----------------------------------------------------------- */
+
+struct bell {
+	struct message message;
+	struct control_alarm alarm; /* of two, one is put off for ever */
+	struct control_alarm never;
+	struct control *control;
+	_Atomic unsigned rings;
+};
+
+static void
+rings(struct control_alarm *a)
+{
+	struct bell *b =
+	    (struct bell *)(void *)((char *)a - offsetof(struct bell, alarm));
+
+	if (++b->rings < 3)
+		control_alarm(b->control, a, control_now_ns(b->control) + 1);
+}
+
+static void
+rings_never(struct control_alarm *a)
+{
+	(void)a;
+	abort();
+}
+
+static void
+set_bells(struct message *m, void *owner)
+{
+	struct bell *b = (struct bell *)(void *)m;
+
+	b->control = owner;
+	b->alarm.ring = rings;
+	b->never.ring = rings_never;
+	control_alarm(b->control, &b->never, 1);
+	control_alarm(b->control, &b->alarm, 1);
+	control_alarm(b->control, &b->never, 0);
+}
+
+static void
+an_alarm_rings_as_often_as_it_is_set(void **state)
+{
+	struct bell b = { .message.run = set_bells };
+	struct world w;
+
+	(void)state;
+	world_open(&w, "127.0.0.1");
+	control_post(w.control, &b.message);
+	until(&b.rings, 3);
+	assert_int_equal(ask(&w, question("rows 1"))->result, CONTROL_OK);
+	assert_int_equal(ask(&w, question("rows 1"))->result, CONTROL_OK);
+	world_close(&w);
+	assert_int_equal(b.rings, 3);
+}
+
 int
 main(void)
 {
@@ -612,6 +689,7 @@ main(void)
 		cmocka_unit_test(more_than_was_asked_for_is_not_taken),
 		cmocka_unit_test(an_upstream_must_be_there_and_have_a_user),
 		cmocka_unit_test(no_more_connections_than_may_be),
+		cmocka_unit_test(a_last_question_closes_its_connection),
 		cmocka_unit_test(one_that_died_at_rest_is_replaced),
 		cmocka_unit_test(nothing_is_asked_twice),
 		cmocka_unit_test(
@@ -620,6 +698,7 @@ main(void)
 		cmocka_unit_test(too_many_questions_do_not_wait),
 		cmocka_unit_test(after_a_reload_it_is_the_new_server),
 		cmocka_unit_test(at_the_end_every_question_comes_home),
+		cmocka_unit_test(an_alarm_rings_as_often_as_it_is_set),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
