@@ -57,6 +57,7 @@ enum conf_auth { AUTH_SCRAM, AUTH_MD5, AUTH_PLAIN, AUTH_CERT, AUTH_JWT, AUTH_TRU
 enum conf_pool_mode { POOL_MODE_TRANSACTION, POOL_MODE_SESSION, POOL_MODE_STATEMENT };
 enum conf_health { HEALTH_ACTIVE, HEALTH_PASSIVE };
 enum conf_balance { BALANCE_DISABLE, BALANCE_ROUND_ROBIN };
+enum conf_rls { RLS_CHECK_OFF, RLS_CHECK_WARN, RLS_CHECK_REQUIRE };
 enum conf_role { ROLE_ANY, ROLE_PRIMARY, ROLE_STANDBY };
 enum conf_profile { PROFILE_SHARED, PROFILE_DEDICATED };
 enum conf_listen_kind { LISTEN_POSTGRES, LISTEN_REDIS, LISTEN_REDIS_TLS, LISTEN_ADMIN };
@@ -103,6 +104,8 @@ struct conf_postgres {		/* [postgres NAME]: an upstream */
 	unsigned	    multiplex_depth;
 	enum conf_health    health_check;
 	uint64_t	    health_interval_ms;
+	enum conf_rls	    rls_check;	/* off where weir has no user of its own */
+	char		   *rls_column;	/* that of tables with rows of organizations */
 };
 
 struct conf_redis {		/* [redis NAME]: an upstream */

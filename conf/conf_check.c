@@ -153,6 +153,26 @@ check_dial(struct conf *c, struct conf_errors *e, enum conf_sslmode *mode,
 		check_private(c, e, key_at, "sslkey", *key);
 }
 
+/*
+ * What policies depend on is looked at by weir's own role, on its own way
+ * there; without one there is nobody to look.
+ */
+static void
+check_rls(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
+{
+	bool tenants = c->tenant_n > 0 || c->variables_n > 0 ||
+		       c->directory.postgres != NULL;
+
+	if (!GIVEN(c, p->rls_check))
+		p->rls_check =
+		    tenants && p->user != NULL ? RLS_CHECK_WARN : RLS_CHECK_OFF;
+	else if (p->rls_check != RLS_CHECK_OFF && p->user == NULL)
+		ERROR(c, e, conf_line(c, &p->rls_check),
+		      "[postgres %s]: rls_check looks at the role weir logs in "
+		      "as, expected a user of its own there",
+		      p->name);
+}
+
 static void
 check_postgres(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
 {
@@ -181,6 +201,7 @@ check_postgres(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
 		      "sslnegotiation = direct: nothing else can be tried "
 		      "then, expected sslmode = require, verify-ca or "
 		      "verify-full");
+	check_rls(c, e, p);
 }
 
 static void
@@ -708,6 +729,25 @@ check_homes(const struct conf *c, struct conf_errors *e)
 	free(home);
 }
 
+/* What is not known before a client names it cannot be looked at before. */
+static void
+check_unnamed(const struct conf *c, struct conf_errors *e)
+{
+	for (size_t i = 0; i < c->database_n; i++) {
+		const struct conf_database *d = &c->database[i];
+		const struct conf_postgres *up = d->postgres;
+
+		if (up != NULL && up->rls_check == RLS_CHECK_REQUIRE &&
+		    strcmp(d->name, "*") == 0 && d->dbname == NULL &&
+		    up->dbname == NULL)
+			WARN(c, e, conf_line(c, &up->rls_check),
+			     "rls_check = require of [postgres %s] refuses "
+			     "organizations every database that no section "
+			     "names, expected a dbname",
+			     up->name);
+	}
+}
+
 void
 conf_check(struct conf *c, struct conf_errors *e)
 {
@@ -733,6 +773,7 @@ conf_check(struct conf *c, struct conf_errors *e)
 	if (listens_to(c, LISTEN_REDIS) || listens_to(c, LISTEN_REDIS_TLS))
 		check_homes(c, e);
 	add_fallback(c, e);
+	check_unnamed(c, e);
 	if (c->user_n + c->listed_n == 0 && c->auth.postgres == NULL)
 		WARN(c, e, 0,
 		     "nobody can log in, expected a [user NAME] section");

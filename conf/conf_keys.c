@@ -80,6 +80,10 @@ static const struct conf_word roles[] = {
 	{ "any", ROLE_ANY }, { "primary", ROLE_PRIMARY },
 	{ "standby", ROLE_STANDBY }, { NULL, 0 },
 };
+static const struct conf_word rls_checks[] = {
+	{ "off", RLS_CHECK_OFF }, { "warn", RLS_CHECK_WARN },
+	{ "require", RLS_CHECK_REQUIRE }, { NULL, 0 },
+};
 static const struct conf_word profiles[] = {
 	{ "shared", PROFILE_SHARED }, { "dedicated", PROFILE_DEDICATED },
 	{ NULL, 0 },
@@ -146,6 +150,8 @@ static const struct conf_row rows[] = {
 	{ KIND_POSTGRES, "multiplex_depth", T_UINT, 1, 1000, .def = "8", .off = P(multiplex_depth) },
 	{ KIND_POSTGRES, "health_check", T_WORD, .def = "active", .off = P(health_check), .words = healths },
 	{ KIND_POSTGRES, "health_interval", T_TIME, 1000, DAY, .def = "30", .off = P(health_interval_ms) },
+	{ KIND_POSTGRES, "rls_check", T_WORD, .off = P(rls_check), .words = rls_checks },
+	{ KIND_POSTGRES, "rls_column", T_TEXT, 1, ID_MAX, .def = "organization_id", .off = P(rls_column) },
 
 	{ KIND_REDIS, "url", T_URL, .off = R(url), .secret = true },
 	{ KIND_REDIS, "sslmode", T_WORD, .off = R(sslmode), .words = redis_sslmodes },

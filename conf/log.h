@@ -58,6 +58,7 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 	X(HOST_UP,	"host-up")                                            \
 	X(AUTH_QUERY,	"auth-query")		/* it gave no usable answer */ \
 	X(DIRECTORY,	"directory")		/* it gave no usable answer */ \
+	X(RLS,		"rls")			/* row level security does not hold, or may not */ \
 	X(CHANNEL,	"channel")		/* a server does not let us listen */ \
 	X(DROPPED,	"log-dropped")                                        \
 	X(FAULT,	"fault")		/* something we must look at */

@@ -6,6 +6,7 @@
 
 #include "conf/stats.h"
 #include "protocol/buf.h"
+#include "proxy/rls.h"
 #include "proxy/worker.h"
 
 enum { REQUEST_MAX = 8192, SECONDS_MAX = 5, METRICS_MAX = 4 << 20 };
@@ -67,7 +68,8 @@ on_metrics(struct evhttp_request *req, void *arg)
 	size_t n;
 
 	buf_init(&b, METRICS_MAX);
-	if (stats_print(&b, a->weir->stats, a->weir->workers) != 0)
+	if (stats_print(&b, a->weir->stats, a->weir->workers) != 0 ||
+	    rls_print(a->weir->rls, &b) != 0)
 		evhttp_send_error(req, HTTP_INTERNAL, NULL);
 	else
 		answer(req, HTTP_OK, "text/plain; version=0.0.4",

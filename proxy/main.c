@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "conf/conf.h"
@@ -17,6 +18,7 @@
 #include "proxy/control.h"
 #include "proxy/directory.h"
 #include "proxy/listener.h"
+#include "proxy/rls.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
 #include "proxy/verifiers.h"
@@ -27,6 +29,8 @@
 #endif
 
 enum { EXIT_CONFIG = 2, CPU_THREADS = 2, DNS_THREADS = 2 };
+
+#define RLS_PATIENCE_NS (15ull * 1000000000)
 
 struct options {
 	const char *file;
@@ -231,6 +235,7 @@ make_workers(struct weir *weir)
 		goto failed;
 	weir->secrets = lookup_open(&secrets_kind, weir->control, weir->log);
 	weir->directory = directory_open(weir->control, weir->log);
+	weir->rls = rls_open(weir->control, weir->log);
 	for (unsigned i = 0; i < n; i++) {
 		if ((weir->worker[i] = worker_open(weir, i)) == NULL)
 			goto failed;
@@ -312,6 +317,7 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	control_reload(weir->control, snapshot);
 	lookup_reload(weir->secrets);
 	directory_reload(weir->directory);
+	rls_reload(weir->rls);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_reload(weir->worker[i], snapshot);
 	snapshot_unref(&weir->snapshot);
@@ -348,6 +354,48 @@ watch_signals(struct process *pr)
 		abort();
 }
 
+static void
+start_control(struct process *pr)
+{
+	if (control_start(pr->weir.control) != 0) {
+		fprintf(stderr, "cannot start a thread: %s\n", strerror(errno));
+		exit(1);
+	}
+}
+
+static uint64_t
+now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/*
+ * With rls_check = require nobody is to be let in, nor listened for, before it
+ * is known what there is to find.  An upstream that is out of reach holds
+ * nothing up for long: then clients are refused until it has been asked.
+ */
+static void
+check_rls(struct process *pr)
+{
+	const struct conf *c = pr->weir.snapshot->conf;
+	uint64_t until = now_ns() + RLS_PATIENCE_NS;
+	bool required = false;
+
+	for (size_t i = 0; i < c->postgres_n; i++)
+		required |= c->postgres[i].rls_check == RLS_CHECK_REQUIRE;
+	while (required && !rls_settled(pr->weir.rls) && pr->stops == 0 &&
+	       now_ns() < until)
+		event_base_loop(pr->base, EVLOOP_ONCE); /* 20 ms at most */
+	if (!required || rls_leaking(pr->weir.rls) == 0)
+		return;
+	LOG(pr->weir.log, LOG_ERROR, LOG_EV_STOP, log_num("code", 1));
+	log_close(&pr->weir.log);
+	_exit(1); /* nobody was served yet */
+}
+
 /* Signals are the main thread's: workers are born with them blocked. */
 static void
 start_workers(struct process *pr)
@@ -356,11 +404,6 @@ start_workers(struct process *pr)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	atomic_store(&pr->weir.running, pr->weir.workers);
-	if (control_start(pr->weir.control) != 0) {
-		fprintf(stderr, "cannot start a thread: %s\n", strerror(errno));
-		exit(1);
-	}
 	for (unsigned i = 0; i < pr->weir.workers; i++) {
 		if (worker_start(pr->weir.worker[i]) != 0) {
 			fprintf(stderr, "cannot start a thread: %s\n",
@@ -384,6 +427,7 @@ close_all(struct process *pr)
 	/* What was asked goes home, where nobody waits for it any more. */
 	control_close(&weir->control);
 	directory_close(&weir->directory);
+	rls_close(&weir->rls);
 	lookup_close(&weir->secrets);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_close(&weir->worker[i]);
@@ -430,9 +474,13 @@ main(int argc, char **argv)
 	make_workers(&pr.weir);
 	pr.admin = admin_open(&pr.weir, pr.base);
 	watch_signals(&pr);
+	/* From now on: who watches ends the loop when none is left. */
+	atomic_store(&pr.weir.running, pr.weir.workers);
+	start_control(&pr);
+	check_rls(&pr);
 	if (listen_all(&pr) != 0) {
 		log_close(&pr.weir.log);
-		_exit(1); /* nothing has run yet, nothing to undo */
+		_exit(1); /* nobody was served yet, nothing to undo */
 	}
 	start_workers(&pr);
 	LOG(pr.weir.log, LOG_INFO, LOG_EV_START,

@@ -12,6 +12,7 @@
 #include "conf/tenant.h"
 #include "protocol/context.h"
 #include "proxy/pg_switch.h"
+#include "proxy/rls.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
@@ -26,6 +27,7 @@ pg_hello_free(struct pg_session *ps)
 		return;
 	buf_free(&ps->hello->reports);
 	pg_auth_free(&ps->hello->auth);
+	rls_part(&ps->hello->rls);
 	OPENSSL_cleanse(ps->hello, sizeof(*ps->hello));
 	free(ps->hello);
 	ps->hello = NULL;
@@ -533,6 +535,18 @@ find_route(struct session *s, struct pg_hello *h, struct route *r, enum why *w)
 	return result;
 }
 
+/* Who works for an organization, or can, is led only where rows are kept apart;
+ * as route_postgres(). */
+static int
+is_admitted(struct session *s, struct pg_hello *h, const struct route *r,
+	    enum why *w)
+{
+	if (r->tenant == NULL && s->user->organization == NULL &&
+	    s->user->organizations_n == 0)
+		return 0;
+	return rls_admits(s, r->postgres, r->dbname, &h->rls, w);
+}
+
 static int
 find_pool(struct session *s, struct pg_hello *h, enum why *w)
 {
@@ -541,6 +555,10 @@ find_pool(struct session *s, struct pg_hello *h, enum why *w)
 
 	if (result != 0)
 		return result;
+	if ((result = is_admitted(s, h, &r, w)) != 0) {
+		tenant_unref(&r.tenant);
+		return result;
+	}
 	s->tenant = s->lessee.tenant = r.tenant;
 	if (!seats_take(s, s->user, r.tenant, w))
 		return -1;

@@ -36,6 +36,7 @@ struct pg_secret {
 };
 
 struct pg_auth_job;
+struct rls_wait;
 struct lookup_ask;
 
 struct pg_auth {
@@ -65,6 +66,7 @@ struct pg_hello {
 	bool		  bad_protocol_options;
 	uint32_t	  version;
 	struct pg_auth	  auth;
+	struct rls_wait	 *rls;		/* whether it may go where it is led is being found out */
 	struct buf	  reports;	/* ParameterStatus of our bind */
 	bool		  may_switch;	/* a service user */
 	bool		  proved;	/* is who it says; its organization may not be known yet */

@@ -309,11 +309,24 @@ refusal_to_switch(const struct pg_session *ps, struct slice text)
 		"an organization is chosen between transactions, or before the "
 		"first statement of one, by a statement of its own"
 	};
+	static const struct refusal leaks = {
+		WHY_NOT_ALLOWED,
+		"row level security does not hold for that organization, or "
+		"is not known to (rls_check = require)"
+	};
 	struct sql_switch to;
 
 	if (ps->sw == NULL || !pg_switch_is(ps, text, &to))
 		return NULL;
-	return pg_switch_wrong(ps, &to) != NULL ? &unknown : &place;
+	switch (pg_switch_wrong(ps, &to)) {
+	case PG_SWITCH_UNKNOWN:
+		return &unknown;
+	case PG_SWITCH_LEAKS:
+		return &leaks;
+	case PG_SWITCH_PLACE:
+		break;
+	}
+	return &place;
 }
 
 /* At the first request of a lease the server's last nextval() was somebody

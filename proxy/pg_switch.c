@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "proxy/pg_hello.h"
+#include "proxy/rls.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
@@ -94,14 +95,33 @@ find(const struct pg_session *ps, const struct sql_switch *to,
 	return to->reset || value[0] == '\0' || *t != NULL;
 }
 
-const char *
+/* What rls_check refuses at log-in is not to be had later: there is no waiting
+ * for what is not known. */
+static bool
+may_go(const struct session *s, const struct route *r)
+{
+	return r->postgres->rls_check != RLS_CHECK_REQUIRE ||
+	       rls_verdict(s->worker->weir->rls, r->postgres, r->dbname) ==
+		   RLS_HOLDS;
+}
+
+enum pg_switch_wrong
 pg_switch_wrong(const struct pg_session *ps, const struct sql_switch *to)
 {
+	const struct session *s = &ps->s;
 	const struct tenant *t;
+	struct route r;
+	enum why w;
 
-	return to->param != 0 || find(ps, to, to->value, &t)
-		   ? NULL
-		   : "no such organization, or not one of this user";
+	if (to->param != 0)
+		return PG_SWITCH_PLACE;
+	if (!find(ps, to, to->value, &t))
+		return PG_SWITCH_UNKNOWN;
+	if (route_switch(&r, s->snapshot->conf, s->user, t, ps->sw->database,
+			 &w) == 0 &&
+	    !may_go(s, &r))
+		return PG_SWITCH_LEAKS;
+	return PG_SWITCH_PLACE;
 }
 
 static struct label *
@@ -159,7 +179,7 @@ choose(struct pg_session *ps, const struct tenant *t, struct choice *c)
 	*c = (struct choice){ .tenant = t };
 	if (route_switch(&r, s->snapshot->conf, s->user, t, ps->sw->database,
 			 &w) != 0 ||
-	    (c->pool = pg_hello_pool(s, &r)) == NULL)
+	    !may_go(s, &r) || (c->pool = pg_hello_pool(s, &r)) == NULL)
 		return false;
 	c->mode = r.pool_mode;
 	if (s->lessee.server != NULL && c->pool != s->pool)

@@ -31,9 +31,13 @@ void pg_switch_free(struct pg_session *);
 
 /* Is it such a text?  Of sessions that may not, none is. */
 bool pg_switch_is(const struct pg_session *, struct slice text, struct sql_switch *);
-/* Why it was not carried out: NULL where it names one the user may choose, so
- * that only the place was wrong; else what is wrong with it. */
-const char *pg_switch_wrong(const struct pg_session *, const struct sql_switch *);
+/* Why it was not carried out. */
+enum pg_switch_wrong {
+	PG_SWITCH_PLACE,	/* the user may choose it, elsewhere */
+	PG_SWITCH_UNKNOWN,	/* there is no such organization for this user */
+	PG_SWITCH_LEAKS		/* rls_check = require keeps from where it is */
+};
+enum pg_switch_wrong pg_switch_wrong(const struct pg_session *, const struct sql_switch *);
 /*
  * Carries it out, with this value: true, or false and nothing has changed.  No
  * server is in hand, or one at rest outside of a transaction.

@@ -61,6 +61,7 @@ struct weir {
 	struct control	*control;
 	struct lookup	*secrets;
 	struct directory *directory;
+	struct rls	*rls;
 	struct verifiers *verifiers;
 	struct mailbox **mailboxes;
 	struct worker  **worker;

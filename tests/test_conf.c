@@ -949,6 +949,47 @@ dubious_things_are_warned_of(void **state)
 	warns(LEAST "[user u]\nauth = trust\n", "6: [user u]: auth = trust");
 }
 
+static enum conf_rls
+rls_of(const char *text)
+{
+	struct conf *c = loads(text);
+	enum conf_rls check = c->postgres[0].rls_check;
+
+	assert_string_equal(c->postgres[0].rls_column, "organization_id");
+	done(c);
+	return check;
+}
+
+static void
+row_level_security_is_checked_where_there_is_something_to_check(void **state)
+{
+	(void)state;
+#define OWN "user = u\npassword = p\n"
+	assert_int_equal(rls_of(LEAST OWN), RLS_CHECK_OFF);
+	assert_int_equal(rls_of(LEAST "[organization o]\n"), RLS_CHECK_OFF);
+	assert_int_equal(rls_of(LEAST OWN "[organization o]\n"),
+			 RLS_CHECK_WARN);
+	assert_int_equal(rls_of(LEAST OWN "[variables]\napp.me = x\n"),
+			 RLS_CHECK_WARN);
+	assert_int_equal(rls_of(LEAST OWN "dbname = d\n[directory]\n"
+					  "postgres = main\n"
+					  "query = SELECT $1\n"),
+			 RLS_CHECK_WARN);
+	assert_int_equal(
+	    rls_of(LEAST OWN "rls_check = off\n[organization o]\n"),
+	    RLS_CHECK_OFF);
+	assert_int_equal(rls_of(LEAST OWN "rls_check = require\n"),
+			 RLS_CHECK_REQUIRE);
+	refuses(LEAST "rls_check = require\n",
+		"5: [postgres main]: rls_check looks at the role");
+	refuses(LEAST OWN "rls_check = on\n", "7: rls_check = on: expected");
+	warns(LEAST OWN "rls_check = require\n",
+	      "7: rls_check = require of [postgres main] refuses");
+	warns(LEAST OWN "rls_check = require\n[database *]\n",
+	      "7: rls_check = require of [postgres main] refuses");
+#undef OWN
+}
+
 #define KEY   "key = 0123456789abcdef0123456789abcdef\n"
 #define OTHER "previous_key = abcdef0123456789abcdef0123456789\n"
 
@@ -1293,6 +1334,8 @@ main(void)
 		cmocka_unit_test(certificates_need_somebody_who_signs_them),
 		cmocka_unit_test(what_is_not_built_is_refused_when_asked_for),
 		cmocka_unit_test(dubious_things_are_warned_of),
+		cmocka_unit_test(
+		    row_level_security_is_checked_where_there_is_something_to_check),
 		cmocka_unit_test(
 		    a_context_is_signed_with_a_key_that_nobody_guesses),
 		cmocka_unit_test(a_context_has_a_setting_of_its_own),
