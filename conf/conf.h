@@ -157,6 +157,11 @@ struct conf_batch {		/* [batch TABLE]: its inserts are committed in groups */
 	unsigned max_delay_ms;	/* how long one waits for company; 0: never */
 	unsigned in_flight;	/* commits of one organization under way at once */
 	bool	 merge;
+	char   **functions;	/* that may be called, beside those of protocol/insert.h */
+	size_t	 functions_n;
+	bool	 transactions;
+	char	*publish;	/* a channel's template; NULL: nothing is published */
+	char	*publish_payload;	/* a message's; NULL: the row as JSON */
 };
 
 struct conf_tls {		/* [tls] */

@@ -1202,6 +1202,28 @@ documented(const char *text, const struct conf_key *k)
 }
 
 static void
+a_batch_without_sense_is_refused(void **state)
+{
+#define BATCH LEAST "[batch public.t]\n"
+	(void)state;
+	refuses(BATCH "max_ops = 0\n", "6: max_ops = 0");
+	refuses(BATCH "max_ops = 2001\n", "6: max_ops = 2001");
+	refuses(BATCH "max_bytes = 1023\n", "6: max_bytes = 1023");
+	refuses(BATCH "max_bytes = 9MB\n", "6: max_bytes = 9MB");
+	refuses(BATCH "max_delay_ms = -1\n", "6: max_delay_ms = -1");
+	refuses(BATCH "max_delay_ms = 1001\n", "6: max_delay_ms = 1001");
+	refuses(BATCH "in_flight = 0\n", "6: in_flight = 0");
+	refuses(BATCH "order_by =\n", "6: order_by");
+	refuses(BATCH "merge = on\n", "6: merge = on is not supported yet");
+	refuses(BATCH "transactions = on\n",
+		"6: transactions = on is not supported yet");
+	refuses(BATCH "publish = a\n", "6: publish = a is not supported yet");
+	refuses(LEAST "[batch a.b.c]\n", "5: [batch a.b.c]");
+	refuses(LEAST "[batch .c]\n", "5: [batch .c]");
+#undef BATCH
+}
+
+static void
 the_example_documents_every_key_with_its_default(void **state)
 {
 	static char text[1 << 16];
@@ -1343,6 +1365,7 @@ main(void)
 		cmocka_unit_test(hosts_are_a_list_and_each_has_a_port),
 		cmocka_unit_test(a_unix_socket_has_no_tls),
 		cmocka_unit_test(tls_to_redis_fits_its_url),
+		cmocka_unit_test(a_batch_without_sense_is_refused),
 		cmocka_unit_test(
 		    the_example_documents_every_key_with_its_default),
 		cmocka_unit_test(
