@@ -383,6 +383,16 @@ is_http(struct slice name)
 	return slice_is_word(name, "post") || slice_is_word(name, "host:");
 }
 
+/* What no table of ours has, the server may. */
+static bool
+redis_may_know(const struct redis_session *rs, struct slice name)
+{
+	if (rs->s.user == NULL || slice_is_word(name, "waitaof"))
+		return false;
+	return rs->redis->profile != PROFILE_SHARED ||
+	       rs->s.lessee.tenant == NULL;
+}
+
 static enum redis_did
 redis_unknown(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
@@ -392,7 +402,24 @@ redis_unknown(struct redis_session *rs, const struct slice *arg, size_t argc)
 		session_close(&rs->s, WHY_BAD_FRAME, NULL, "HTTP");
 		return REDIS_DONE;
 	}
+	if (redis_may_know(rs, arg[0]))
+		return redis_forward(rs, arg, argc);
 	redis_cmd_unknown_text(arg, argc, text, sizeof(text));
+	return redis_say_error(rs, text);
+}
+
+static enum redis_did
+redis_unknown_sub(struct redis_session *rs, const struct redis_cmd *cmd,
+		  const struct slice *arg, size_t argc)
+{
+	char text[REDIS_CMD_TEXT_MAX];
+
+	/* Those of a cluster may take the connection for their own. */
+	if (cmd->class == REDIS_SHARED && !slice_is_word(arg[0], "cluster") &&
+	    redis_may_know(rs, arg[0]) &&
+	    !redis_local_forbids(rs, cmd, arg, argc))
+		return redis_forward(rs, arg, argc);
+	redis_cmd_unknown_sub_text(cmd, arg[1], text, sizeof(text));
 	return redis_say_error(rs, text);
 }
 
@@ -408,8 +435,7 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (cmd->sub_count > 0 && argc > 1 &&
 	    (row = redis_cmd_sub(cmd, arg, argc)) == NULL &&
 	    (row = redis_local_newer(cmd, arg, argc)) == NULL) {
-		redis_cmd_unknown_sub_text(cmd, arg[1], text, sizeof(text));
-		return redis_say_error(rs, text);
+		return redis_unknown_sub(rs, cmd, arg, argc);
 	}
 	if (!redis_cmd_arity_ok(row, argc)) {
 		redis_cmd_arity_text(row, text, sizeof(text));

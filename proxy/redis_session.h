@@ -25,6 +25,14 @@
  * An organization begins in the database of its upstream, and with profile
  * `shared` it stays there: prefixes of keys keep nobody out of another one.
  *
+ * A command that Redis 7.0 does not have may be a module's or a newer server's:
+ * it goes on a shared connection like one without keys, and the server answers
+ * it or says in its own words that it is unknown.  Not for an organization
+ * with profile `shared`: whom else it reaches is known to nobody, so to it
+ * there is no such command.  WAITAOF is about the connection, and so passes
+ * for nobody.  An unknown subcommand is treated alike where the others of its
+ * command travel, but for those of CLUSTER.
+ *
  * Passwords are compared with the text in the configuration.  A user whose
  * password is stored as a SCRAM verifier or an MD5 hash cannot log in here:
  * checking it would cost a worker milliseconds a try.

@@ -286,8 +286,9 @@ class Postgres(Server):
 class Redis(Server):
     """A redis-server with a plain and a TLS port and one ACL user more."""
 
-    def __init__(self, folder, authority, name="redis"):
+    def __init__(self, folder, authority, name="redis", options=()):
         super().__init__(os.path.join(folder, name))
+        self.options = options
         self.port, self.tls_port = free_port(), free_port()
         self.ca = authority.crt
         self.crt, self.key = authority.issue(name + "-server")
@@ -302,7 +303,7 @@ class Redis(Server):
             str(self.tls_port), "--tls-cert-file", self.crt, "--tls-key-file",
             self.key, "--tls-ca-cert-file", self.ca, "--tls-auth-clients", "no",
             "--requirepass", self.password, "--user", "acme", "on", ">acme-redis",
-            "~acme:*", "&acme:*", "+@all", "-@dangerous"], "redis.log")
+            "~acme:*", "&acme:*", "+@all", "-@dangerous", *self.options], "redis.log")
         wait_for(lambda: accepts(self.port), 10, "redis-server did not start")
 
     def connect(self, **options):

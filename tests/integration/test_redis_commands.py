@@ -228,3 +228,59 @@ def test_a_wrong_number_of_arguments_is_told_in_redis_own_words(weir, twins, pro
                 wrong[name, argc] = want, said
     assert not wrong
     assert r.ask("PING") == direct.ask("PING") == "PONG"
+
+
+# Commands that are in no table.
+
+
+@pytest.fixture(scope="module")
+def other_kind(folder, authority):
+    """A Redis with commands of other names: as with a module, or newer than ours."""
+    renamed = ["--rename-command", "SADD", "MY.SADD", "--rename-command", "CONFIG", "waitaof"]
+    server = Redis(folder, authority, "redis-of-another-kind", renamed)
+    yield server
+    server.stop()
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("proto", [2, 3])
+@pytest.mark.parametrize("profile, user, passes", [
+    ("dedicated", "default", True), ("dedicated", "acme_app", True),
+    ("shared", "default", True), ("shared", "acme_app", False)])
+def test_a_command_only_the_server_knows_passes_unless_it_may_reach_others(
+        weir, other_kind, profile, user, passes, proto):
+    url = "redis://:%s@127.0.0.1:%d" % (other_kind.password, other_kind.port)
+    w = weir({"redis main": {"url": url, "profile": profile}}, 2)
+    r = through(w, user, proto)
+    with contextlib.closing(r):
+        r.send(encode("ECHO", "before"), encode("my.sadd", "s", "m"), encode("DEL", "s"),
+               encode("My.Sadd"), encode("SADD", "s", "m"), encode("ECHO", "after"))
+        unknown = "ERR unknown command '%s', with args beginning with: %s"
+        arity = "ERR wrong number of arguments for 'sadd' command"
+        assert r.replies(6) == [
+            b"before", 1 if passes else unknown % ("my.sadd", "'s' 'm' "), int(passes),
+            arity if passes else unknown % ("My.Sadd", ""),
+            unknown % ("SADD", "'s' 'm' "), b"after"]
+        assert r.ask("WAITAOF", "GET", "save") == unknown % ("WAITAOF", "'GET' 'save' ")
+        for line in ["OBJECT FOO k", "XINFO FOO", "CLIENT FOO", "CLUSTER FOO", "COMMAND FOO"]:
+            name, sub = line.split()[:2]
+            assert r.ask(*line.split()) == "ERR unknown subcommand '%s'. Try %s HELP." % (sub, name)
+        assert r.ask("PING") == "PONG"
+
+
+@pytest.mark.weir_only
+def test_before_the_login_nothing_unknown_passes_and_http_never_does(weir, other_kind, rd):
+    url = "redis://:%s@127.0.0.1:%d" % (other_kind.password, other_kind.port)
+    w = weir({"redis main": {"url": url, "profile": "dedicated"}})
+    r = w.resp(login=False)
+    assert r.ask("MY.SADD", "s", "m").startswith("ERR unknown command 'MY.SADD'")
+    witness = w.resp()
+    assert witness.ask("GET", "k") is None
+    before = {c["id"] for c in other_kind.clients()}
+    for line in (b"POST / HTTP/1.1\r\n", b"Host: x\r\n", encode("post", "x"), encode("HOST:", "x")):
+        for login in (False, True):
+            r = w.resp(login=login)
+            r.send(line + encode("MY.SADD", "s", "post"))
+            assert b"\r\n:1" not in r.until_closed()
+    assert witness.ask("SMEMBERS", "s") == []
+    assert {c["id"] for c in other_kind.clients()} == before, "nobody upstream was closed"
