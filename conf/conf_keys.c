@@ -298,7 +298,7 @@ static const struct conf_kind_row kinds[KIND_MAX] = {
 	[KIND_VARIABLES] = { .word = "variables" },
 	[KIND_DIRECTORY] = { .word = "directory" },
 	[KIND_CONTEXT] = { .word = "context" },
-	[KIND_BATCH] = { "batch", "TABLE", true, false, ARRAY(batch), TABLE },
+	[KIND_BATCH] = { "batch", "TABLE", false, false, ARRAY(batch), TABLE },
 	[KIND_AUTH] = { .word = "auth" },
 };
 

@@ -60,6 +60,7 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 	X(DIRECTORY,	"directory")		/* it gave no usable answer */ \
 	X(RLS,		"rls")			/* row level security does not hold, or may not */ \
 	X(CHANNEL,	"channel")		/* a server does not let us listen */ \
+	X(OUTCOME,	"outcome")		/* of a commit is unknown */   \
 	X(DROPPED,	"log-dropped")                                        \
 	X(FAULT,	"fault")		/* something we must look at */
 

@@ -52,6 +52,11 @@ struct buf;
 	X(BEGINS_DEFERRED, "begins_deferred_total", "", COUNTER, "BEGINs answered at once and sent with the first statement") \
 	X(PARSES_REPLAYED, "parses_replayed_total", "", COUNTER, "prepared statements parsed again on a server that lacked them") \
 	X(PINS,		   "pins_total", "", COUNTER, "sessions that had to keep their server")      \
+	X(BATCH_OPS,	   "batch_operations_total", "", COUNTER, "requests that went by a batch") \
+	X(BATCH_RUNS,	   "batch_commits_total", "", COUNTER, "times operations of a batch were sent for one commit") \
+	X(BATCH_REPLAYED,  "batch_replayed_total", "", COUNTER, "operations run again because another one failed, or a server was lost in time") \
+	X(BATCH_FAILED,	   "batch_failed_total", "", COUNTER, "operations answered with an error") \
+	X(BATCH_UNKNOWN,   "batch_unknown_total", "", COUNTER, "operations whose server was lost while it committed") \
 	X(CANCELS,	   "cancels_total", "", COUNTER, "cancel requests forwarded")                \
 	X(COMMANDS,	   "redis_commands_total", "", COUNTER, "Redis commands forwarded")          \
 	X(COMMANDS_LOCAL,  "redis_commands_local_total", "", COUNTER, "Redis commands answered by weir") \

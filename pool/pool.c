@@ -340,6 +340,13 @@ pool_pass_keys(struct pool *p, const struct scram_verifier *v,
 	OPENSSL_cleanse(&s, sizeof(s));
 }
 
+void
+pool_lend_keys(struct pool *p, const struct pool_scram *keys)
+{
+	if (keys->known && p->password == NULL && !p->scram.known)
+		p->scram = *keys;
+}
+
 struct pool *
 pool_find_postgres(struct pools *home, struct snapshot *snap,
 		   const struct conf_postgres *up, const char *dbname,

@@ -171,6 +171,9 @@ struct pool *pool_find_redis(struct pools *, struct snapshot *, const struct con
  */
 void pool_pass_keys(struct pool *, const struct scram_verifier *, const uint8_t client_key[SCRAM_KEY]);
 
+/* The keys of another worker's half, where this one has no password. */
+void pool_lend_keys(struct pool *, const struct pool_scram *);
+
 void pool_join(struct pool *);
 void pool_leave(struct pool **);	/* nulls the pointer, which may be NULL */
 

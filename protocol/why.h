@@ -52,6 +52,8 @@
 	X(UPSTREAM_LOST,    1, "08006", "ERR",      "upstream connection lost")                \
 	X(UPSTREAM_SENSE,   1, "08P01", "ERR",      "upstream broke the protocol")             \
 	X(DOUBT,            1, "08006", "ERR",      "state of the server connection in doubt") \
+	X(OUTCOME_UNKNOWN,  1, "08007", "ERR",      "upstream connection lost while it committed: nobody knows whether it has") \
+	X(BATCH_FULL,       0, "53300", "ERR",      "too many operations wait for a commit")   \
 	X(BIND_FAILED,      1, "08006", "ERR",      "server refused the session's settings")   \
 	X(BEGIN_FAILED,     1, "08006", "ERR",      "server refused to begin a transaction")   \
 	X(ABANDONED,        0, "",      "",         "its client left in the middle")           \

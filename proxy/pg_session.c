@@ -12,6 +12,7 @@
 
 #include "protocol/pg.h"
 #include "proxy/pg_local.h"
+#include "proxy/pg_op.h"
 #include "proxy/pg_switch.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
@@ -278,6 +279,15 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		return false;
 	if (ps->s.lessee.server != NULL && !is_renewed(ps, f, &m))
 		return false;
+	if (ps->s.lessee.server == NULL)
+		switch (pg_op_take(ps, f, &m)) {
+		case OP_TAKEN:
+			return true;
+		case OP_LATER:
+			return false;
+		case OP_NONE:
+			break;
+		}
 	if (ps->s.lessee.server != NULL)
 		pg_message_run(ps, f, &m);
 	else if (pg_local_is_cut(ps, f, &m))
@@ -376,6 +386,8 @@ pg_ready_step(struct session *s)
 			give_back(ps);
 		return STEP_WAIT;
 	}
+	if (s->state == SESSION_BATCH)
+		return STEP_WAIT;
 	if (!want) {
 		if (f.at == f.n && s->worker->drain_ns != 0 && !ps->begun)
 			session_close(s, WHY_SHUTDOWN, NULL, NULL);
@@ -587,9 +599,9 @@ pg_put_retry(struct buf *out, const char *severity, const char *sqlstate,
 		      'C', sqlstate, 'M', text, 'H', hint, 0);
 }
 
-static void
-say_error(struct session *s, const char *severity, enum why w,
-	  const char *sqlstate, const char *text)
+void
+pg_say_error(struct session *s, const char *severity, enum why w,
+	     const char *sqlstate, const char *text)
 {
 	char message[512];
 
@@ -620,7 +632,7 @@ fail_request(struct pg_session *ps, enum why w, const char *sqlstate,
 	struct feed f = { 0 };
 
 	session_enter(s, SESSION_IDLE);
-	say_error(s, "ERROR", w, sqlstate, text);
+	pg_say_error(s, "ERROR", w, sqlstate, text);
 	f.p = stream_peek(&s->stream, &f.n);
 	if (pg_frame_next(&m, f.p, f.n) <= 0)
 		return; /* it was looked at before it had to wait */
@@ -685,7 +697,7 @@ pg_refuse(struct session *s, enum why w, const char *sqlstate, const char *text)
 	/* The client would take it for the rest of a row. */
 	if (s->lessee.midway)
 		return;
-	say_error(s, "FATAL", w, sqlstate, text);
+	pg_say_error(s, "FATAL", w, sqlstate, text);
 }
 
 /* Nothing is half sent to a client that holds no server, so a notice may
@@ -731,10 +743,12 @@ pg_deadline(struct session *s)
 
 	if (ps->hello != NULL)
 		return sooner(0, s->opened_ns, c->client_login_timeout_ms);
-	if (s->lessee.server == NULL)
-		return idle_deadline(ps);
 	if (ps->leaving)
 		return ps->leave_ns + LEAVE_NS;
+	if (s->state == SESSION_BATCH)
+		return 0; /* its batch sees to that */
+	if (s->lessee.server == NULL)
+		return idle_deadline(ps);
 	if (ps->relay)
 		return 0; /* a stream may be idle for as long as it likes */
 	if (ps->remain > 0)
@@ -800,6 +814,11 @@ pg_leave(struct session *s)
 {
 	struct pg_session *ps = pg_session(s);
 
+	if (s->state == SESSION_BATCH) {
+		pg_message_leaving(ps);
+		session_rearm(s);
+		return true;
+	}
 	if (s->state != SESSION_LEASED || ps->hello != NULL || ps->relay ||
 	    ps->remain > 0 || server_of(ps)->copying_in || may_leave(ps))
 		return false;
@@ -815,6 +834,7 @@ pg_part(struct session *s)
 	struct pg_session *ps = pg_session(s);
 	struct server *v = s->lessee.server;
 
+	pg_op_part(ps);
 	if (ps->key.pid != 0)
 		cancel_drop_key(s->worker, ps->key);
 	ps->key.pid = 0;
@@ -837,6 +857,7 @@ pg_fini(struct session *s)
 	pg_hello_free(ps);
 	secret_unref(&ps->secret);
 	pg_switch_free(ps);
+	pg_terms_unref(&ps->terms);
 	stmt_names_fini(&ps->names, &s->worker->pools.stmts);
 	free(ps->unnamed);
 	while ((po = ps->poison) != NULL) {
@@ -859,6 +880,7 @@ const struct proto pg_proto = {
 		  [SESSION_AUTH] = pg_auth_step,
 		  [SESSION_REFUSED] = pg_wait_step,
 		  [SESSION_IDLE] = pg_ready_step,
+		  [SESSION_BATCH] = pg_ready_step,
 		  [SESSION_WAIT] = pg_wait_step,
 		  [SESSION_LEASED] = pg_leased_step,
 		  [SESSION_DRAIN] = pg_wait_step,

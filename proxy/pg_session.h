@@ -10,8 +10,10 @@
 #include "proxy/cancel.h"
 #include "proxy/session.h"
 
+struct op;
 struct pg_hello;
 struct pg_switch;
+struct pg_terms;
 struct secret;
 
 /* An error in our words, told where the server was made to fail. */
@@ -40,6 +42,11 @@ struct pg_session {
 	uint64_t	  rest_ns;	/* when the server last came to rest */
 	uint64_t	  leave_ns;	/* when it said good-bye */
 	uint32_t	  remain;	/* bytes of a message being streamed, still to come */
+	struct pg_terms	 *terms;	/* of its last operation; counted, NULL: none yet */
+	struct op	 *ops, *ops_last; /* BATCH: under way, oldest first */
+	int		  faults;	/* of its last operations (pg_op.c) */
+	size_t		  kept;		/* bytes of its input that are under way, and still there */
+	bool		  by_itself;	/* what it asks next shares no commit */
 	struct pg_poison *poison;	/* errors of ours on their way, oldest first */
 	uint32_t	  last_poison;
 	enum conf_pool_mode mode;
@@ -72,6 +79,10 @@ pg_session(struct session *s)
 /* pg_session.c: an error with the hint when to try again */
 int pg_put_retry(struct buf *, const char *severity, const char *sqlstate, const char *text,
     uint64_t retry_ms) __attribute__((warn_unused_result));
+
+/* What a refusal says; `sqlstate` and `text` override the why's own, if not NULL. */
+void pg_say_error(struct session *, const char *severity, enum why, const char *sqlstate,
+    const char *text);
 
 /* pg_hello.c */
 enum step pg_hello_step(struct session *);	/* SESSION_HELLO */

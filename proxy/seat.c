@@ -81,9 +81,8 @@ share_limit(const struct tenant *t)
 	return t->pool_size ? (int)t->pool_size : INT_MAX;
 }
 
-/* The servers that the organization's clients hold, with the limit of now. */
-static struct budget *
-share_of(struct session *s, const struct tenant *t)
+struct budget *
+seat_share(const struct session *s, const struct tenant *t)
 {
 	char key[160];
 	struct budget *b;
@@ -144,7 +143,7 @@ seats_take(struct session *s, const struct conf_user *user,
 				seat_give(s, &by_user);
 			return refused(s, w, WHY_TENANT_FULL, STAT_TENANT_FULL);
 		}
-		if ((share = share_of(s, t)) == NULL) {
+		if ((share = seat_share(s, t)) == NULL) {
 			if (!same)
 				seat_give(s, &by_user);
 			seat_give(s, &by_tenant);

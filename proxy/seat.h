@@ -17,6 +17,7 @@
 
 #include "protocol/why.h"
 
+struct budget;
 struct conf;
 struct conf_user;
 struct session;
@@ -33,6 +34,10 @@ bool seats_take(struct session *, const struct conf_user *, const struct tenant 
 void seats_give(struct session *);
 /* The limits of a new configuration hold for who is there already. */
 void seats_reload(struct weir *, const struct conf *);
+
+/* The servers that the organization's clients hold, counted, with the limit of
+ * now; the caller's reference.  NULL: no place. */
+struct budget *seat_share(const struct session *, const struct tenant *);
 
 /*
  * One more statement or command of the session's organization; false: it is

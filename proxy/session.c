@@ -123,7 +123,8 @@ session_arm(struct session *s)
 void
 session_rearm(struct session *s)
 {
-	assert(s->state == SESSION_LEASED || s->state == SESSION_IDLE);
+	assert(s->state == SESSION_LEASED || s->state == SESSION_IDLE ||
+	       s->state == SESSION_BATCH);
 	session_arm(s);
 }
 

@@ -32,7 +32,8 @@
 	X(HELLO,  login,     TO(TLS) | TO(AUTH) | TO(IDLE) | TO(WAIT) | TO(LEASED)) /* who are you? */ \
 	X(AUTH,   login,     TO(IDLE) | TO(WAIT) | TO(LEASED) | TO(REFUSED))	/* prove it             */     \
 	X(REFUSED, refuse,   0)				/* it was wrong; to be told later */ \
-	X(IDLE,   idle,      TO(WAIT) | TO(LEASED))	/* holds nothing        */     \
+	X(IDLE,   idle,      TO(WAIT) | TO(LEASED) | TO(BATCH))	/* holds nothing */     \
+	X(BATCH,  query,     TO(IDLE))			/* its operation shares a commit */ \
 	X(WAIT,   queue,     TO(LEASED) | TO(IDLE))	/* for a server         */     \
 	X(LEASED, query,     TO(IDLE))			/* has one of its own   */     \
 	X(DRAIN,  linger,    0)				/* last bytes go out    */     \
@@ -113,7 +114,7 @@ void	    session_enter(struct session *, enum session_state);
 void	    session_run(struct session *);
 /* Run it later this turn: for callbacks that must not run it themselves. */
 void	    session_wake(struct session *);
-void	    session_rearm(struct session *);	/* IDLE, LEASED: ask proto->deadline() again */
+void	    session_rearm(struct session *);	/* IDLE, BATCH, LEASED: ask proto->deadline() again */
 /* `sqlstate` and `text` override the why's own, if not NULL. */
 void	    session_close(struct session *, enum why, const char *sqlstate, const char *text);
 void	    session_logged_in(struct session *);

@@ -5,6 +5,8 @@
 
 #include "proxy/cancel.h"
 #include "proxy/listener.h"
+#include "proxy/pg_batch.h"
+#include "proxy/pg_text.h"
 #include "proxy/session.h"
 
 static void
@@ -38,9 +40,11 @@ worker_turn(struct worker *w)
 	mailbox_drain(&w->mailbox);
 	wheel_run(&w->streams.wheel, w->streams.now_ns);
 	sessions_run_awake(w);
+	pg_batches_run(w);
 	pools_poke(&w->pools);
 	streams_flush(&w->streams);
 	sessions_run_awake(w);
+	pg_batches_run(w);
 	streams_flush(&w->streams);
 	sessions_reap(w);
 	cancels_reap(w);
@@ -48,10 +52,14 @@ worker_turn(struct worker *w)
 	stats_add(&w->stats, STAT_TURNS, 1);
 }
 
+/* Another worker's clients may have operations for us, as long as there are
+ * any: who has none makes no more. */
 static bool
 worker_is_done(const struct worker *w)
 {
-	return w->drain_ns != 0 && w->sessions_n == 0;
+	return w->drain_ns != 0 && w->sessions_n == 0 &&
+	       atomic_load(&w->weir->clients) == 0 &&
+	       atomic_load(&w->weir->operations) == 0 && pg_batches_idle(w);
 }
 
 static void *
@@ -97,7 +105,9 @@ worker_open(struct weir *weir, unsigned id)
 	w->base = event_base_new_with_config(config);
 	event_config_free(config);
 	w->cancels = cancels_open();
-	if (w->base == NULL || w->cancels == NULL ||
+	w->batches = pg_batches_open(w);
+	w->texts = calloc(PG_TEXTS, sizeof(*w->texts));
+	if (w->base == NULL || w->cancels == NULL || w->texts == NULL ||
 	    mailbox_init(&w->mailbox, w) != 0 ||
 	    streams_init(&w->streams, w->base, &w->stats) != 0 ||
 	    worker_events(w) != 0)
@@ -133,6 +143,9 @@ worker_close(struct worker **at)
 	pools_close(&w->pools);
 	cancels_reap(w);
 	pools_reap(&w->pools);
+	pg_batches_close(&w->batches);
+	pg_texts_fini(w);
+	free(w->texts);
 	pools_fini(&w->pools);
 	cancels_close(&w->cancels);
 	listeners_close(w);

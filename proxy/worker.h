@@ -26,6 +26,8 @@
 
 struct session;
 struct listener;
+struct pg_batches;
+struct pg_text;
 struct weir;
 
 struct worker {
@@ -46,6 +48,8 @@ struct worker {
 	unsigned	 jobs;		/* log-ins being judged on other threads */
 	uint64_t	 last_id;
 	struct cancels	*cancels;	/* keys we gave out (cancel.h) */
+	struct pg_batches *batches;
+	struct pg_text	*texts;		/* PG_TEXTS of them (pg_text.h) */
 	struct event	 tick, mail;
 	uint64_t	 drain_ns;	/* when patience ends; 0: not draining */
 	bool		 stop;
@@ -68,6 +72,7 @@ struct weir {
 	struct stats   **stats;
 	unsigned	 workers;
 	_Atomic unsigned clients;	/* for max_client_conn, exactly */
+	_Atomic unsigned operations;	/* of all batches (pg_batch.h) */
 	_Atomic unsigned running;	/* workers that have not finished */
 	_Atomic bool	 draining;
 };

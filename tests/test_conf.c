@@ -886,7 +886,6 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 	static const char *const asked[] = {
 		"5: multiplex = on",
 	};
-	static const char *const sections[] = { "batch t" };
 	char text[256], want[128];
 
 	(void)state;
@@ -896,13 +895,9 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 			 asked[i]);
 		refuses(text, want);
 	}
-	for (size_t i = 0; i < sizeof(sections) / sizeof(sections[0]); i++) {
-		snprintf(text, sizeof(text), LEAST "[%s]\n", sections[i]);
-		snprintf(want, sizeof(want), "5: [%s] is not supported yet",
-			 sections[i]);
-		refuses(text, want);
-	}
 	refuses(LEAST "[batch t]\nnope = 1\n", "6: nope: unknown key");
+	refuses(LEAST "[batch t]\nmerge = on\n",
+		"6: merge = on is not supported yet");
 	refuses("[weir]\nproxy_protocol = yes\n",
 		"2: proxy_protocol = yes is not supported yet");
 	refuses("[weir]\nadmin_users = a, b\n",

@@ -1,0 +1,942 @@
+#include "proxy/pg_batch.h"
+
+#include <assert.h>
+#include <event2/event_struct.h>
+#include <openssl/crypto.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "pool/pg_server.h"
+#include "protocol/pg.h"
+#include "proxy/pg_op.h"
+#include "proxy/pg_session.h"
+#include "proxy/pg_text.h"
+#include "proxy/seat.h"
+#include "proxy/worker.h"
+
+enum { BUCKETS = 256 };
+
+/* As whose the unnamed statement is parsed: no session's number. */
+#define BATCH_OWNER   UINT64_MAX
+#define DRAIN_MORE_NS (1000ull * 1000000) /* after the sessions' patience */
+
+struct op_queue {
+	struct op *head, **tail;
+	unsigned n;
+	size_t bytes;
+};
+
+struct pg_batch {
+	struct lessee lessee;
+	struct worker *worker;
+	struct pg_terms *terms; /* of its lane, and of the lease; counted */
+	unsigned lane;
+	struct pg_batch *chain; /* in its bucket */
+	struct pg_batch *touched_next;
+	bool touched;
+	struct op_queue waiting; /* not sent, or to be sent again */
+	struct op_queue run;     /* sent, and not committed */
+	struct op *at;  /* of these, whose answers come; NULL: all have */
+	struct op *bad; /* whose answer was an error */
+	unsigned executed;
+	bool failed;           /* an error came: PostgreSQL has rolled back */
+	struct server *server; /* while it has one */
+	uint64_t sent_ns;
+	uint8_t type; /* of the message being passed on */
+	uint32_t remain;
+	bool keep; /* it is for the operation */
+	struct wheel_entry timer;
+};
+
+struct pg_batches {
+	struct worker *worker;
+	struct pg_batch *bucket[BUCKETS];
+	struct pg_batch *touched;
+	unsigned n;
+	struct op_queue refused; /* to be told so in the turn */
+	unsigned ops;            /* submitted here and not come home */
+	struct event linger;     /* one waits for company */
+	uint64_t linger_ns;      /* until then; 0: nobody does */
+	uint64_t last_parse;
+};
+
+/* ---- terms ------------------------------------------------------------ */
+
+static char *
+copy(const char *s)
+{
+	char *c = s != NULL ? strdup(s) : NULL;
+
+	if (s != NULL && c == NULL)
+		abort();
+	return c;
+}
+
+static uint64_t
+hash_of(const char *s)
+{
+	uint64_t h = 14695981039346656037u;
+
+	for (; *s != '\0'; s++)
+		h = (h ^ (uint8_t)*s) * 1099511628211u;
+	return h ^ h >> 32;
+}
+
+struct pg_terms *
+pg_terms_new(const struct session *s, const struct conf_batch *batch)
+{
+	const struct tenant *tenant = s->lessee.tenant;
+	const struct pool *p = s->pool;
+	const char *slug = tenant ? tenant->slug : "";
+	size_t n = strlen(p->key) + strlen(slug) + strlen(batch->name) + 3;
+	struct pg_terms *t;
+	struct budget *share = NULL;
+
+	if (tenant != NULL && (share = seat_share(s, tenant)) == NULL)
+		return NULL;
+	if ((t = calloc(1, sizeof(*t))) == NULL || (t->key = malloc(n)) == NULL)
+		abort();
+	t->refs = 1;
+	t->snapshot = snapshot_ref(s->snapshot);
+	t->batch = batch;
+	t->postgres = p->postgres;
+	t->tenant = tenant_ref(tenant);
+	t->label = label_ref(s->lessee.label);
+	t->share = share;
+	t->budgets = &s->worker->weir->budgets;
+	t->scram = p->scram;
+	t->dbname = copy(p->dbname);
+	t->user = copy(p->user);
+	t->password = copy(p->password);
+	snprintf(t->key, n, "%s/%s/%s", p->key, slug, batch->name);
+	t->hash = hash_of(t->key);
+	return t;
+}
+
+struct pg_terms *
+pg_terms_ref(struct pg_terms *t)
+{
+	atomic_fetch_add_explicit(&t->refs, 1, memory_order_relaxed);
+	return t;
+}
+
+void
+pg_terms_unref(struct pg_terms **at)
+{
+	struct pg_terms *t = *at;
+
+	*at = NULL;
+	if (t == NULL || atomic_fetch_sub(&t->refs, 1) > 1)
+		return;
+	if (t->share != NULL)
+		budget_unref(t->budgets, &t->share);
+	label_unref(&t->label);
+	tenant_unref(&t->tenant);
+	OPENSSL_cleanse(&t->scram, sizeof(t->scram));
+	if (t->password != NULL)
+		OPENSSL_cleanse(t->password, strlen(t->password));
+	free(t->password);
+	free(t->dbname);
+	free(t->user);
+	free(t->key);
+	snapshot_unref(&t->snapshot);
+	free(t);
+}
+
+bool
+pg_terms_hold(const struct pg_terms *t, const struct session *s,
+	      const struct conf_batch *batch)
+{
+	return t != NULL && t->batch == batch && t->snapshot == s->snapshot &&
+	       t->tenant == s->lessee.tenant && t->label == s->lessee.label &&
+	       strncmp(t->key, s->pool->key, strlen(s->pool->key)) == 0;
+}
+
+/* May they share a commit, and not only a lane? */
+static bool
+same_terms(const struct pg_terms *a, const struct pg_terms *b)
+{
+	return a == b ||
+	       (a->tenant == b->tenant && label_same(a->label, b->label));
+}
+
+/* ---- operations ------------------------------------------------------- */
+
+struct op *
+op_new(unsigned parts, size_t bytes)
+{
+	size_t head = sizeof(struct op) + parts * sizeof(struct op_part);
+	struct op *op = malloc(head + bytes);
+
+	if (op == NULL)
+		abort();
+	memset(op, 0, head);
+	op->parts = parts;
+	op->size = bytes;
+	op->bytes = (uint8_t *)op + head;
+	op->why = WHY_MAX;
+	buf_init(&op->reply, OP_REPLY_MAX);
+	return op;
+}
+
+void
+op_free(struct op *op)
+{
+	pg_terms_unref(&op->terms);
+	buf_free(&op->reply);
+	free(op->text);
+	free(op);
+}
+
+static void
+queue_init(struct op_queue *q)
+{
+	*q = (struct op_queue){ .tail = &q->head };
+}
+
+static void
+queue_put(struct op_queue *q, struct op *op)
+{
+	op->next = NULL;
+	*q->tail = op;
+	q->tail = &op->next;
+	q->n++;
+	q->bytes += op->size;
+}
+
+static struct op *
+queue_take(struct op_queue *q)
+{
+	struct op *op = q->head;
+
+	assert(op != NULL);
+	if ((q->head = op->next) == NULL)
+		q->tail = &q->head;
+	op->next = NULL;
+	q->n--;
+	q->bytes -= op->size;
+	return op;
+}
+
+/* All of `front` before what is there. */
+static void
+queue_put_back(struct op_queue *q, struct op_queue *front)
+{
+	if (front->head == NULL)
+		return;
+	*front->tail = q->head;
+	if (q->head == NULL)
+		q->tail = front->tail;
+	q->head = front->head;
+	q->n += front->n;
+	q->bytes += front->bytes;
+	queue_init(front);
+}
+
+static void
+comes_home(struct message *m, void *owner)
+{
+	struct worker *w = owner;
+
+	w->batches->ops--;
+	pg_op_home(w, (struct op *)(void *)m);
+}
+
+static void
+op_ends(struct worker *w, struct op *op)
+{
+	if (op->home == w->id) {
+		comes_home(&op->message, w);
+		return;
+	}
+	op->message.run = comes_home;
+	mailbox_post(w->weir->mailboxes[op->home], &op->message);
+}
+
+static void
+op_fails(struct worker *w, struct op *op, enum why why, const char *sqlstate,
+	 const char *text)
+{
+	op->why = why;
+	if (sqlstate != NULL)
+		snprintf(op->sqlstate, sizeof(op->sqlstate), "%s", sqlstate);
+	op->text = copy(text);
+	op_ends(w, op);
+}
+
+/* ---- batches ---------------------------------------------------------- */
+
+static void
+touch(struct pg_batch *b)
+{
+	struct pg_batches *all = b->worker->batches;
+
+	if (b->touched)
+		return;
+	b->touched = true;
+	b->touched_next = all->touched;
+	all->touched = b;
+}
+
+static const struct lessee_ops batch_ops;
+
+static uint64_t
+wait_ns(const struct pg_batch *b)
+{
+	return b->terms->snapshot->conf->query_wait_timeout_ms * 1000000u;
+}
+
+static uint64_t
+query_ns(const struct pg_batch *b)
+{
+	return b->terms->snapshot->conf->query_timeout_ms * 1000000u;
+}
+
+static void
+arm(struct pg_batch *b)
+{
+	uint64_t when = 0;
+
+	if (b->run.n > 0 && query_ns(b) > 0)
+		when = b->sent_ns + query_ns(b);
+	if (b->waiting.n > 0 && wait_ns(b) > 0) {
+		uint64_t then = b->waiting.head->since_ns + wait_ns(b);
+
+		when = when == 0 || then < when ? then : when;
+	}
+	wheel_set(&b->worker->streams.wheel, &b->timer, when);
+}
+
+static void
+fail_waiting(struct pg_batch *b, enum why why, const char *sqlstate,
+	     const char *text)
+{
+	while (b->waiting.n > 0)
+		op_fails(b->worker, queue_take(&b->waiting), why, sqlstate,
+			 text);
+}
+
+/* Of a server that does not answer, or does not come. */
+static void
+on_timer(struct wheel_entry *e)
+{
+	struct pg_batch *b =
+	    (struct pg_batch *)(void *)((char *)e -
+					offsetof(struct pg_batch, timer));
+	uint64_t now = b->worker->streams.now_ns, wait = wait_ns(b);
+
+	while (b->waiting.n > 0 && wait > 0 &&
+	       now >= b->waiting.head->since_ns + wait)
+		op_fails(b->worker, queue_take(&b->waiting), WHY_POOL_TIMEOUT,
+			 NULL, NULL);
+	if (b->waiting.n == 0)
+		pool_unwant(&b->lessee);
+	if (b->run.n > 0 && query_ns(b) > 0 && now >= b->sent_ns + query_ns(b))
+		server_close(b->server, WHY_QUERY_TIMEOUT, NULL, NULL);
+	touch(b);
+	arm(b);
+}
+
+static struct pg_batch **
+bucket_of(struct pg_batches *all, uint64_t hash, unsigned lane)
+{
+	return &all->bucket[(hash + lane) % BUCKETS];
+}
+
+static struct pg_batch *
+batch_find(struct worker *w, struct pg_terms *t, unsigned lane)
+{
+	struct pg_batches *all = w->batches;
+	struct pg_batch **at = bucket_of(all, t->hash, lane), *b;
+
+	for (b = *at; b != NULL; b = b->chain)
+		if (b->lane == lane && b->terms->hash == t->hash &&
+		    strcmp(b->terms->key, t->key) == 0)
+			return b;
+	if ((b = calloc(1, sizeof(*b))) == NULL)
+		abort();
+	b->lessee.ops = &batch_ops;
+	b->worker = w;
+	b->terms = pg_terms_ref(t);
+	b->lane = lane;
+	queue_init(&b->waiting);
+	queue_init(&b->run);
+	wheel_entry_init(&b->timer, on_timer);
+	b->chain = *at;
+	*at = b;
+	all->n++;
+	return b;
+}
+
+static void
+batch_free(struct pg_batch *b)
+{
+	struct pg_batches *all = b->worker->batches;
+	struct pg_batch **at = bucket_of(all, b->terms->hash, b->lane);
+
+	assert(b->run.n == 0 && b->waiting.n == 0 && !b->touched);
+	assert(b->server == NULL && b->lessee.waiting == NULL);
+	while (*at != b)
+		at = &(*at)->chain;
+	*at = b->chain;
+	all->n--;
+	wheel_set(&b->worker->streams.wheel, &b->timer, 0);
+	pg_terms_unref(&b->terms);
+	free(b);
+}
+
+static void
+arrives(struct message *m, void *owner)
+{
+	struct op *op = (struct op *)(void *)m;
+	struct worker *w = owner;
+	struct pg_batch *b = batch_find(w, op->terms, op->lane);
+
+	touch(b); /* it may be new */
+	if (b->waiting.bytes + op->size > BATCH_BYTES_MAX) {
+		queue_put(&w->batches->refused, op);
+		return;
+	}
+	queue_put(&b->waiting, op);
+	if (b->waiting.n == 1)
+		arm(b);
+}
+
+void
+pg_batch_submit(struct worker *w, struct op *op)
+{
+	op->home = w->id;
+	w->batches->ops++;
+	atomic_fetch_add(&w->weir->operations, 1);
+	stats_add(&w->stats, STAT_BATCH_OPS, 1);
+	if (op->worker == w->id) {
+		arrives(&op->message, w);
+		return;
+	}
+	op->message.run = arrives;
+	mailbox_post(w->weir->mailboxes[op->worker], &op->message);
+}
+
+/* ---- sending ---------------------------------------------------------- */
+
+/* The pair to the assertion at the grant: see check_stamp() of pg_message. */
+static void
+check_stamp(const struct pg_batch *b, const struct op *op)
+{
+	const struct server *v = b->server;
+
+	assert(v->lessee == &b->lessee);
+	assert(b->lessee.tenant == op->terms->tenant);
+	assert(label_same(b->lessee.label, op->terms->label));
+	if (pg_server_binding(v))
+		assert(((const struct pg_server *)(const void *)v)
+			   ->binding_tenant == b->lessee.tenant);
+	else
+		assert(v->tenant == b->lessee.tenant);
+}
+
+static void
+expect(struct pg_batch *b, enum pg_kind kind, uint32_t arg)
+{
+	/* Behind a Sync that was answered nothing is being skipped. */
+	if (!pg_server_expect(b->server, &b->lessee, kind, LEDGER_FORWARD, arg,
+			      STMT_NONE))
+		abort();
+}
+
+/* The statement, on the server; its name there. */
+static const char *
+send_statement(struct pg_batch *b, const struct op *op,
+	       const struct op_part *part)
+{
+	struct server *v = b->server;
+	struct slice body = slice_of(op->bytes + part->body, part->body_n);
+	const struct stmt *stmt;
+
+	if (op->form == OP_EXTENDED) {
+		stmt = pg_text_find(b->worker, body)->stmt;
+		if (part->parse)
+			pg_server_parse(v, &b->lessee, stmt, 0);
+		else
+			pg_server_need(v, stmt);
+		return stmt->name;
+	}
+	if (!pg_server_parse_unnamed(v, NULL, BATCH_OWNER,
+				     ++b->worker->batches->last_parse))
+		abort();
+	if (pg_put(stream_out(&v->stream), 'P', "sb", "", body) != 0)
+		abort();
+	return "";
+}
+
+/* `arg` is told when the last of its answers has come; 0: nothing is. */
+static void
+send_part(struct pg_batch *b, const struct op *op, const struct op_part *part,
+	  uint32_t arg)
+{
+	struct buf *out = stream_out(&b->server->stream);
+	const char *name;
+
+	name = send_statement(b, op, part);
+	expect(b, PG_BIND, 0);
+	if (pg_put(out, 'B', "ssb", "", name,
+		   slice_of(op->bytes + part->args, part->args_n)) != 0)
+		abort();
+	if (part->describe) {
+		expect(b, PG_DESCRIBE, 0);
+		if (pg_put(out, 'D', "cs", 'P', "") != 0)
+			abort();
+	}
+	expect(b, PG_EXECUTE, arg);
+	if (pg_put(out, 'E', "si", "", 0) != 0)
+		abort();
+}
+
+static bool
+may_join(const struct pg_batch *b, const struct op *op)
+{
+	const struct conf_batch *c = b->terms->batch;
+
+	if (b->run.n == 0)
+		return true;
+	return !op->alone && same_terms(op->terms, b->terms) &&
+	       b->run.n < c->max_ops && b->run.bytes < c->max_bytes &&
+	       !pg_server_full(b->server);
+}
+
+static void
+send_run(struct pg_batch *b)
+{
+	struct worker *w = b->worker;
+
+	assert(b->run.n == 0 && b->waiting.n > 0);
+	b->failed = false;
+	b->bad = NULL;
+	b->executed = 0;
+	do {
+		struct op *op = queue_take(&b->waiting);
+
+		check_stamp(b, op);
+		op->reply.tail = op->reply.head; /* of an earlier try */
+		queue_put(&b->run, op);
+		for (unsigned i = 0; i < op->parts; i++)
+			send_part(b, op, &op->part[i], i + 1 == op->parts);
+	} while (b->waiting.n > 0 && !b->run.head->alone &&
+		 may_join(b, b->waiting.head));
+	expect(b, PG_SYNC, 0);
+	if (pg_put(stream_out(&b->server->stream), 'S', "") != 0)
+		abort();
+	b->at = b->run.head;
+	b->sent_ns = w->streams.now_ns;
+	stats_add(&w->stats, STAT_BATCH_RUNS, 1);
+	stats_add(&w->stats, STAT_QUERIES, b->run.n);
+	arm(b);
+}
+
+/* ---- borrowing -------------------------------------------------------- */
+
+static void
+let_go(struct pg_batch *b)
+{
+	struct server *v = b->server;
+
+	if (v == NULL)
+		return;
+	b->server = NULL;
+	server_release(v);
+}
+
+static void
+granted(struct lessee *l, struct server *v)
+{
+	struct pg_batch *b = (struct pg_batch *)(void *)l;
+
+	assert(l->server == v && b->run.n == 0);
+	b->server = v;
+	if (b->waiting.n > 0 && same_terms(b->waiting.head->terms, b->terms))
+		send_run(b);
+	else
+		touch(b);
+}
+
+static void
+borrow(struct pg_batch *b)
+{
+	struct worker *w = b->worker;
+	struct pg_terms *t = b->waiting.head->terms;
+	struct pool *p = pool_find_postgres(&w->pools, t->snapshot, t->postgres,
+					    t->dbname, t->user, t->password);
+
+	if (p == NULL) {
+		fail_waiting(b, WHY_NO_UPSTREAM, NULL, NULL);
+		touch(b);
+		return;
+	}
+	pool_lend_keys(p, &t->scram);
+	pg_terms_ref(t);
+	pg_terms_unref(&b->terms);
+	b->terms = t;
+	b->lessee.tenant = t->tenant;
+	b->lessee.label = t->label;
+	b->lessee.share = t->share;
+	if (pool_want(p, &b->lessee))
+		granted(&b->lessee, b->lessee.server);
+}
+
+/* Until then it waits for company. */
+static bool
+lingers(struct pg_batch *b)
+{
+	struct pg_batches *all = b->worker->batches;
+	const struct conf_batch *c = b->waiting.head->terms->batch;
+	uint64_t until = b->waiting.head->since_ns + c->max_delay_ms * 1000000u;
+	struct timeval in;
+
+	if (c->max_delay_ms == 0 || until <= b->worker->streams.now_ns ||
+	    b->waiting.n >= c->max_ops || b->waiting.bytes >= c->max_bytes ||
+	    b->waiting.head->tries > 0 || b->waiting.head->alone)
+		return false;
+	if (all->linger_ns == 0 || until < all->linger_ns) {
+		uint64_t us = (until - b->worker->streams.now_ns) / 1000u + 1;
+
+		in.tv_sec = (time_t)(us / 1000000u);
+		in.tv_usec = (suseconds_t)(us % 1000000u);
+		all->linger_ns = until;
+		event_add(&all->linger, &in);
+	}
+	return true;
+}
+
+/* Somebody else may want the server that it keeps between two runs. */
+static bool
+may_keep(const struct pg_batch *b)
+{
+	const struct server *v = b->server;
+
+	return v != NULL && same_terms(b->waiting.head->terms, b->terms) &&
+	       v->pool->waiters.n == 0 && !v->leaving &&
+	       pg_server((struct server *)(uintptr_t)v)->status == 'I' &&
+	       !v->ops->dirty(v);
+}
+
+static void
+batch_step(struct pg_batch *b)
+{
+	if (b->run.n > 0 || b->lessee.waiting != NULL)
+		return;
+	if (b->waiting.n == 0) {
+		let_go(b);
+		batch_free(b);
+		return;
+	}
+	if (lingers(b)) {
+		let_go(b);
+		return;
+	}
+	if (may_keep(b)) {
+		if (!pg_server_renew(b->server))
+			abort(); /* nothing is owed */
+		send_run(b);
+		return;
+	}
+	let_go(b);
+	borrow(b);
+}
+
+void
+pg_batches_run(struct worker *w)
+{
+	struct pg_batches *all = w->batches;
+	struct pg_batch *b;
+
+	if (w->drain_ns != 0 && w->streams.now_ns > w->drain_ns + DRAIN_MORE_NS)
+		pg_batches_abort(w);
+	while (all->refused.n > 0)
+		op_fails(w, queue_take(&all->refused), WHY_BATCH_FULL, NULL,
+			 NULL);
+	while ((b = all->touched) != NULL) {
+		all->touched = b->touched_next;
+		b->touched = false;
+		batch_step(b);
+	}
+}
+
+/* ---- answers ---------------------------------------------------------- */
+
+/* Is a message of this type for the client, who sent it in this form? */
+static bool
+is_for_client(const struct op *op, uint8_t type)
+{
+	if (op->form != OP_EXTENDED && strchr("12nt", type) != NULL)
+		return false;
+	return strchr("12tTnDCNE", type) != NULL;
+}
+
+static bool
+is_known(uint8_t type)
+{
+	return type != '\0' && strchr("12tTnDCNESAZ", type) != NULL;
+}
+
+static void
+op_put(struct pg_batch *b, struct op *op, const uint8_t *p, size_t n)
+{
+	if (buf_put(&op->reply, p, n) != 0)
+		server_close(b->server, WHY_TOO_BIG, NULL, NULL);
+}
+
+static void
+op_put_tag(struct pg_batch *b, struct op *op, const char *tag)
+{
+	if (pg_put(&op->reply, 'C', "s", tag) != 0)
+		server_close(b->server, WHY_TOO_BIG, NULL, NULL);
+}
+
+static void
+message_begins(struct pg_batch *b, uint8_t type)
+{
+	struct op *op = b->at;
+
+	if (type == 'E') {
+		b->failed = true;
+		b->bad = op;
+	}
+	/* What comes with the commit is for whoever is alone in it. */
+	if (op == NULL && b->run.n == 1)
+		op = b->run.head;
+	b->keep = op != NULL && is_for_client(op, type);
+	if (b->keep && op->form == OP_TRANSACTION && buf_len(&op->reply) == 0)
+		op_put_tag(b, op, "BEGIN");
+}
+
+static void
+reply(struct lessee *l, const uint8_t *p, size_t n)
+{
+	struct pg_batch *b = (struct pg_batch *)(void *)l;
+
+	while (n > 0 && b->server != NULL) {
+		struct op *op = b->at != NULL ? b->at : b->run.head;
+		size_t take;
+
+		if (b->remain == 0) {
+			struct pg_frame f;
+
+			if (pg_frame_next(&f, p, n) <= 0 || !is_known(f.type)) {
+				server_close(b->server, WHY_UPSTREAM_SENSE,
+					     NULL, "unexpected message");
+				return;
+			}
+			b->remain = f.size;
+			message_begins(b, f.type);
+		}
+		take = n < b->remain ? n : b->remain;
+		if (b->keep && b->server != NULL)
+			op_put(b, op, p, take);
+		b->remain -= (uint32_t)take;
+		p += take;
+		n -= take;
+	}
+}
+
+static void
+settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
+{
+	struct pg_batch *b = (struct pg_batch *)(void *)l;
+
+	(void)arg;
+	if (kind != PG_EXECUTE || !done || b->at == NULL)
+		return;
+	if (b->at->form == OP_TRANSACTION)
+		op_put_tag(b, b->at, "COMMIT");
+	b->at = b->at->next;
+	b->executed++;
+}
+
+/* PostgreSQL has rolled it back: who was to blame is run alone, between those
+ * before it and those behind it. */
+static void
+run_again(struct pg_batch *b)
+{
+	struct op *op;
+
+	stats_add(&b->worker->stats, STAT_BATCH_REPLAYED, b->run.n);
+	for (op = b->run.head; op != NULL; op = op->next)
+		op->alone |= b->failed && (b->bad == op || b->bad == NULL);
+	queue_put_back(&b->waiting, &b->run);
+}
+
+static void
+run_committed(struct pg_batch *b)
+{
+	stats_add(&b->worker->stats, STAT_TRANSACTIONS, b->run.n);
+	while (b->run.n > 0)
+		op_ends(b->worker, queue_take(&b->run));
+}
+
+static void
+rest(struct lessee *l)
+{
+	struct pg_batch *b = (struct pg_batch *)(void *)l;
+	struct op *op = b->run.head;
+
+	touch(b);
+	if (b->run.n == 0)
+		return;
+	if (pg_server(b->server)->status != 'I' ||
+	    (!b->failed && b->executed != b->run.n)) {
+		server_close(b->server, WHY_DOUBT, NULL, NULL);
+		return;
+	}
+	if (!b->failed) {
+		run_committed(b);
+	} else if (b->run.n > 1) {
+		run_again(b);
+	} else {
+		queue_take(&b->run);
+		op->failed = true;
+		op->again = op->form == OP_TRANSACTION;
+		op_ends(b->worker, op);
+	}
+	b->at = NULL;
+	arm(b);
+}
+
+/* ---- lost servers ----------------------------------------------------- */
+
+/* Can it not have committed?  `said`: the server's own last word. */
+static bool
+is_undone(const struct pg_batch *b, const struct server *v, bool said)
+{
+	/* An error; the end of the Sync has not left; or the last word came
+	 * before all was answered, and what was answered comes in order. */
+	return b->failed || buf_len(&v->stream.out) > 0 ||
+	       (said && b->executed < b->run.n);
+}
+
+static void
+log_unknown(const struct pg_batch *b, enum why why, const char *text)
+{
+	LOG(b->worker->weir->log, LOG_WARN, LOG_EV_OUTCOME,
+	    log_str("table", b->terms->batch->name),
+	    log_str("tenant", b->terms->tenant ? b->terms->tenant->slug : ""),
+	    log_num("operations", b->run.n),
+	    log_str("why", why_table[why].name),
+	    log_str("error", text ? text : ""));
+}
+
+static void
+run_lost(struct pg_batch *b, enum why why, const char *sqlstate,
+	 const char *text, const struct server *v)
+{
+	struct worker *w = b->worker;
+	bool refused = why == WHY_BIND_FAILED;
+	bool undone = refused || is_undone(b, v, sqlstate != NULL);
+
+	if (!undone) {
+		log_unknown(b, why, text);
+		stats_add(&w->stats, STAT_BATCH_UNKNOWN, b->run.n);
+		while (b->run.n > 0)
+			op_fails(w, queue_take(&b->run), WHY_OUTCOME_UNKNOWN,
+				 NULL, NULL);
+		return;
+	}
+	for (struct op *op = b->run.head; op != NULL; op = op->next)
+		op->tries++;
+	run_again(b);
+	/* They are in front, and have tried equally often. */
+	while (b->waiting.n > 0 && (b->waiting.head->tries > BATCH_TRIES ||
+				    (refused && b->waiting.head->tries > 0)))
+		op_fails(w, queue_take(&b->waiting), why, sqlstate, text);
+}
+
+static void
+lost(struct lessee *l, enum why why, const char *sqlstate, const char *text)
+{
+	struct pg_batch *b = (struct pg_batch *)(void *)l;
+	struct server *v = b->server;
+
+	b->server = NULL;
+	b->remain = 0;
+	if (v == NULL)
+		fail_waiting(b, why, sqlstate, text);
+	else if (b->run.n > 0)
+		run_lost(b, why, sqlstate, text, v);
+	b->at = NULL;
+	touch(b);
+	arm(b);
+}
+
+static void
+room(struct lessee *l)
+{
+	(void)l; /* what is sent is sent at once */
+}
+
+static const struct lessee_ops batch_ops = {
+	.granted = granted,
+	.reply = reply,
+	.settled = settled,
+	.rest = rest,
+	.lost = lost,
+	.room = room,
+};
+
+/* ---- a worker's ------------------------------------------------------- */
+
+static void
+on_linger(evutil_socket_t fd, short what, void *arg)
+{
+	struct pg_batches *all = arg;
+
+	(void)fd;
+	(void)what;
+	streams_tick(&all->worker->streams);
+	all->linger_ns = 0;
+	for (unsigned i = 0; i < BUCKETS; i++)
+		for (struct pg_batch *b = all->bucket[i]; b; b = b->chain)
+			touch(b);
+}
+
+struct pg_batches *
+pg_batches_open(struct worker *w)
+{
+	struct pg_batches *all = calloc(1, sizeof(*all));
+
+	if (all == NULL)
+		abort();
+	all->worker = w;
+	queue_init(&all->refused);
+	event_assign(&all->linger, w->base, -1, 0, on_linger, all);
+	return all;
+}
+
+void
+pg_batches_close(struct pg_batches **at)
+{
+	assert((*at)->n == 0 && (*at)->ops == 0);
+	event_del(&(*at)->linger);
+	free(*at);
+	*at = NULL;
+}
+
+bool
+pg_batches_idle(const struct worker *w)
+{
+	return w->batches->n == 0 && w->batches->ops == 0;
+}
+
+void
+pg_batches_abort(struct worker *w)
+{
+	for (unsigned i = 0; i < BUCKETS; i++)
+		for (struct pg_batch *b = w->batches->bucket[i]; b;
+		     b = b->chain) {
+			pool_unwant(&b->lessee);
+			if (b->server != NULL)
+				server_close(b->server, WHY_SHUTDOWN, NULL,
+					     NULL);
+			fail_waiting(b, WHY_SHUTDOWN, NULL, NULL);
+			touch(b);
+		}
+}
