@@ -58,6 +58,7 @@ struct buf;
 	X(BATCH_FAILED,	   "batch_failed_total", "", COUNTER, "operations answered with an error") \
 	X(BATCH_UNKNOWN,   "batch_unknown_total", "", COUNTER, "operations whose server was lost while it committed") \
 	X(CANCELS,	   "cancels_total", "", COUNTER, "cancel requests forwarded")                \
+	X(REDIS_HELD,	   "redis_held_total", "", COUNTER, "times Redis clients began to keep a connection of their own") \
 	X(COMMANDS,	   "redis_commands_total", "", COUNTER, "Redis commands forwarded")          \
 	X(COMMANDS_LOCAL,  "redis_commands_local_total", "", COUNTER, "Redis commands answered by weir") \
 	X(BYTES_FROM_CLIENTS, "client_received_bytes_total", "", COUNTER, "bytes received from clients") \

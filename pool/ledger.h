@@ -14,6 +14,7 @@
 
 #include <assert.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct lessee;
@@ -49,6 +50,12 @@ static inline bool
 ledger_full(const struct ledger *l)
 {
 	return l->n >= LEDGER_MAX - 64;	/* room for what we add on our own */
+}
+
+static inline bool
+ledger_has_room(const struct ledger *l, size_t n)
+{
+	return l->n + n <= LEDGER_MAX - 64;
 }
 
 /* The i-th entry from the head; i < n. */

@@ -160,6 +160,8 @@ pool_limit(const struct pool *p)
 {
 	if (p->replication != NULL)
 		return (int)p->postgres->max_replication_connections;
+	if (p->lends)
+		return (int)p->redis->dedicated_connections;
 	return p->postgres ? (int)p->postgres->pool_size
 			   : (int)p->redis->connections;
 }
@@ -185,9 +187,7 @@ pool_timer(struct wheel_entry *e)
 static int
 pool_cap(const struct pool *p)
 {
-	if (p->redis != NULL)
-		return (int)p->redis->connections;
-	if (p->replication != NULL)
+	if (p->redis != NULL || p->replication != NULL)
 		return pool_limit(p);
 	return p->postgres->max_connections ? (int)p->postgres->max_connections
 					    : INT_MAX;
@@ -202,6 +202,7 @@ pool_budgets(struct pools *home, const struct pool *like, const char *key,
 	snprintf(name, sizeof(name), "%s %.100s",
 		 like->replication ? "replication"
 		 : like->postgres  ? "postgres"
+		 : like->lends     ? "redis-dedicated"
 				   : "redis",
 		 like->postgres ? like->postgres->name : like->redis->name);
 	*cap = budget_find(home->budgets, name, pool_cap(like));
@@ -393,10 +394,10 @@ pool_find_replication(struct pools *home, struct snapshot *snap,
 	return pool_make(home, &like, key);
 }
 
-struct pool *
-pool_find_redis(struct pools *home, struct snapshot *snap,
-		const struct conf_redis *up, const char *user,
-		const char *password, unsigned db, int resp)
+static struct pool *
+find_redis(struct pools *home, struct snapshot *snap,
+	   const struct conf_redis *up, const char *user, const char *password,
+	   unsigned db, int resp, bool lends)
 {
 	char key[1024];
 	struct pool *p, like = { .ops = &redis_server_ops,
@@ -405,14 +406,32 @@ pool_find_redis(struct pools *home, struct snapshot *snap,
 				 .user = (char *)(uintptr_t)user,
 				 .password = (char *)(uintptr_t)password,
 				 .db = db,
-				 .resp = resp };
+				 .resp = resp,
+				 .lends = lends };
 
-	if (!pool_key(key, sizeof(key), up->name, user ? user : "", "redis",
+	if (!pool_key(key, sizeof(key), up->name, user ? user : "",
+		      lends ? "redis-dedicated" : "redis",
 		      db * 4 + (unsigned)resp))
 		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)
 		return pool_renew(p, snap, password);
 	return pool_make(home, &like, key);
+}
+
+struct pool *
+pool_find_redis(struct pools *home, struct snapshot *snap,
+		const struct conf_redis *up, const char *user,
+		const char *password, unsigned db, int resp)
+{
+	return find_redis(home, snap, up, user, password, db, resp, false);
+}
+
+struct pool *
+pool_find_redis_lent(struct pools *home, struct snapshot *snap,
+		     const struct conf_redis *up, const char *user,
+		     const char *password, unsigned db, int resp)
+{
+	return find_redis(home, snap, up, user, password, db, resp, true);
 }
 
 void
@@ -440,18 +459,16 @@ pool_leave(struct pool **at)
 
 /* ---- failure ---------------------------------------------------------- */
 
-/* Is there hope without a dial of our own?  Postgres servers come over from
- * other workers, shared Redis connections and walsenders do not. */
+/* Is there hope without a dial of our own?  Servers that are lent come over
+ * from other workers, shared Redis connections and walsenders do not. */
 static bool
 pool_has_servers(const struct pool *p)
 {
 	if (p->replication != NULL)
 		return false;
-	if (p->postgres != NULL)
+	if (p->postgres != NULL || p->lends)
 		return atomic_load(&p->budget->count) > 0;
-	return p->n[SERVER_IDLE] + p->n[SERVER_LEASED] + p->n[SERVER_SHARED] +
-		   p->n[SERVER_RESET] >
-	       0;
+	return p->n[SERVER_SHARED] > 0;
 }
 
 /* A host of the wrong role may be promoted any time. */
@@ -838,7 +855,7 @@ static unsigned
 pool_wants(const struct pool *p)
 {
 	unsigned most = POOL_OPENING_MAX + p->n[SERVER_RESET];
-	unsigned want = p->ops == &redis_server_ops
+	unsigned want = p->redis != NULL && !p->lends
 			    ? p->waiters.n > 0
 			    : fair_wants(&p->waiters, most);
 	unsigned opening = pool_opening(p) + p->n[SERVER_RESET];

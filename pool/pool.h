@@ -88,6 +88,7 @@ struct pool {
 	const char		    *replication;	/* walsenders: what a log-in says of it; else NULL */
 	unsigned		     db;		/* Redis */
 	int			     resp;		/* Redis: 2 or 3 */
+	bool			     lends;		/* Redis: its servers are one lessee's at a time, not shared */
 	struct budget		    *budget;	/* of the pool, on all workers */
 	struct budget		    *cap;	/* of the upstream */
 	unsigned		     users;	/* sessions that point here */
@@ -162,6 +163,10 @@ struct pool *pool_find_postgres(struct pools *, struct snapshot *, const struct 
 struct pool *pool_find_replication(struct pools *, struct snapshot *, const struct conf_postgres *,
     const char *dbname, const char *user, const char *password, const char *replication);
 struct pool *pool_find_redis(struct pools *, struct snapshot *, const struct conf_redis *,
+    const char *user, const char *password, unsigned db, int resp);
+/* The same log-in, for connections that are lent: LEASE_EXCLUSIVE, and places
+ * are dedicated_connections of the upstream, shared by all these pools. */
+struct pool *pool_find_redis_lent(struct pools *, struct snapshot *, const struct conf_redis *,
     const char *user, const char *password, unsigned db, int resp);
 
 /*

@@ -7,6 +7,8 @@
 
 #define SECOND_NS 1000000000ull
 
+enum { PLAIN, JUDGED }; /* kinds of entries */
+
 static struct redis_server *
 redis_server(struct server *v)
 {
@@ -108,6 +110,16 @@ redis_call(struct redis_server *rv)
 	rv->called = NULL;
 }
 
+/* Of a lent one both ends say whose it is. */
+static void
+redis_check(const struct server *v, const struct lessee *l)
+{
+	assert(v->state == SERVER_SHARED ||
+	       (v->state == SERVER_LEASED && v->lessee == l));
+	assert(v->state == SERVER_SHARED || v->tenant == l->tenant);
+	assert(!ledger_full(&v->ledger) && !v->leaving);
+}
+
 static uint64_t
 redis_sent(struct redis_server *rv, struct lessee *l)
 {
@@ -123,7 +135,7 @@ uint64_t
 redis_server_send(struct server *v, struct lessee *l, const struct slice *arg,
 		  size_t argc)
 {
-	assert(v->state == SERVER_SHARED && !redis_server_full(v, l));
+	redis_check(v, l);
 	if (resp_put_request(stream_out(&v->stream), arg, argc) != 0)
 		abort(); /* a request is smaller than what is left */
 	return redis_sent(redis_server(v), l);
@@ -132,19 +144,55 @@ redis_server_send(struct server *v, struct lessee *l, const struct slice *arg,
 uint64_t
 redis_server_pass(struct server *v, struct lessee *l, struct slice request)
 {
-	assert(v->state == SERVER_SHARED && !redis_server_full(v, l));
+	redis_check(v, l);
 	if (buf_put(stream_out(&v->stream), request.p, request.n) != 0)
 		abort(); /* as above */
 	return redis_sent(redis_server(v), l);
 }
 
 void
-redis_server_mark(struct server *v, uint64_t place)
+redis_server_slip(struct server *v, const struct slice *arg, size_t argc)
+{
+	redis_check(v, v->lessee);
+	if (resp_put_request(stream_out(&v->stream), arg, argc) != 0)
+		abort();
+	ledger_push(&v->ledger,
+		    (struct ledger_entry){ .action = LEDGER_SWALLOW });
+}
+
+static struct ledger_entry *
+redis_at(struct server *v, uint64_t place)
 {
 	const struct redis_server *rv = redis_server(v);
 
 	assert(place >= rv->paid && place - rv->paid < v->ledger.n);
-	ledger_at(&v->ledger, (uint32_t)(place - rv->paid))->arg = 1;
+	return ledger_at(&v->ledger, (uint32_t)(place - rv->paid));
+}
+
+void
+redis_server_mark(struct server *v, uint64_t place)
+{
+	redis_at(v, place)->arg = 1;
+}
+
+void
+redis_server_judge(struct server *v, uint64_t place)
+{
+	redis_at(v, place)->kind = JUDGED;
+}
+
+void
+redis_server_talks(struct server *v, bool talks)
+{
+	assert(v->state == SERVER_LEASED);
+	redis_server(v)->talks = talks;
+}
+
+void
+redis_server_soil(struct server *v)
+{
+	assert(v->state == SERVER_LEASED);
+	redis_server(v)->soiled = true;
 }
 
 /* ---- slow readers ----------------------------------------------------- */
@@ -178,7 +226,8 @@ redis_server_pause(struct server *v, struct lessee *l)
 {
 	struct redis_server *rv = redis_server(v);
 
-	if (rv->slow != NULL || v->state != SERVER_SHARED)
+	if (rv->slow != NULL ||
+	    (v->state != SERVER_SHARED && v->state != SERVER_LEASED))
 		return rv->slow == l;
 	rv->slow = l;
 	rv->slow_s = 0;
@@ -223,6 +272,7 @@ struct run {
 	size_t n;
 	struct lessee *to;
 	uint32_t replies;
+	bool failed;
 };
 
 /* Either call may close the session; the struct stays to the turn's end. */
@@ -236,7 +286,7 @@ run_flush(struct run *r)
 		done.to->ops->reply(done.to, done.p, done.n);
 	if (done.replies > 0)
 		done.to->ops->settled(done.to, REDIS_ANSWERED, done.replies,
-				      true);
+				      !done.failed);
 }
 
 /* What was received whole is delivered; only what was not is lost. */
@@ -268,7 +318,9 @@ redis_pass(struct redis_server *rv, struct run *r, struct lessee *to,
 	   const uint8_t *p, size_t n)
 {
 	run_flush(r);
-	/* That may have closed its session. */
+	/* That may have closed its session, and a lent server with it. */
+	if (rv->s.state == SERVER_DEAD)
+		return;
 	if (ledger_at(&rv->s.ledger, 0)->action != LEDGER_FORWARD)
 		to = NULL;
 	run_add(r, to, p, n);
@@ -279,11 +331,13 @@ redis_pass(struct redis_server *rv, struct run *r, struct lessee *to,
 static void
 redis_pay(struct redis_server *rv, struct run *r, struct lessee *to)
 {
-	bool now = ledger_at(&rv->s.ledger, 0)->arg != 0;
+	const struct ledger_entry *e = ledger_at(&rv->s.ledger, 0);
+	bool now = e->arg != 0 || e->kind == JUDGED;
 
 	ledger_pop(&rv->s.ledger);
 	rv->paid++;
 	rv->passed = false;
+	r->failed = rv->failed;
 	if (rv->size > rv->usual)
 		rv->usual += (rv->size - rv->usual) / 2;
 	else
@@ -296,34 +350,86 @@ redis_pay(struct redis_server *rv, struct run *r, struct lessee *to)
 		run_flush(r);
 }
 
+/* What was not asked for is for the lessee, who may not speak in the middle
+ * of it. */
+static void
+redis_tell(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n,
+	   bool done)
+{
+	struct lessee *l = rv->s.lessee;
+	bool was_midway;
+
+	run_flush(r);
+	if (!rv->talks || l == NULL || rv->s.lessee != l)
+		return;
+	was_midway = l->midway;
+	l->midway = !done;
+	l->ops->reply(l, p, n);
+	if (was_midway && done)
+		l->ops->settled(l, REDIS_ANSWERED, 0, true);
+}
+
+/* An error, of which only this one says that a transaction is over. */
+static bool
+is_failure(const uint8_t *p, size_t n)
+{
+	static const char aborted[] = "-EXECABORT";
+
+	return p[0] == '-' && (n < sizeof(aborted) - 1 ||
+			       memcmp(p, aborted, sizeof(aborted) - 1) != 0);
+}
+
+/* A judged one stands alone in its run. */
+static void
+redis_look(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
+{
+	rv->failed = ledger_at(&rv->s.ledger, 0)->kind == JUDGED;
+	if (!rv->failed)
+		return;
+	rv->failed = is_failure(p, n);
+	run_flush(r);
+}
+
 /* One step into a reply: bytes it takes, 0 more are needed, -1 closed. */
 static ssize_t
 redis_frame(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
 {
+	struct server *v = &rv->s;
 	struct ledger_entry *e;
 	struct lessee *to;
 	ssize_t used;
 	bool done;
 
 	if (!rv->reply.started) {
-		rv->is_push = p[0] == '>' && rv->s.pool->resp == 3;
-		if (!rv->is_push && rv->s.ledger.n == 0)
+		rv->is_push = (p[0] == '>' && v->pool->resp == 3) ||
+			      (rv->talks && v->ledger.n == 0);
+		if (!rv->is_push && v->ledger.n == 0)
 			return redis_broken(rv, r, "a reply to nothing");
 	}
 	if ((used = resp_reply_next(&rv->reply, p, n, &done)) < 0)
 		return redis_broken(rv, r, "not a reply");
+	if (used > 0 && rv->is_push)
+		redis_tell(rv, r, p, (size_t)used, done);
+	if (used > 0 && !rv->is_push && rv->size == 0)
+		redis_look(rv, r, p, (size_t)used);
+	if (v->state == SERVER_DEAD)
+		return -1;
 	if (used == 0 || rv->is_push)
 		return used;
 	rv->size += (size_t)used;
-	e = ledger_at(&rv->s.ledger, 0);
+	e = ledger_at(&v->ledger, 0);
 	to = e->action == LEDGER_FORWARD ? e->lessee : NULL;
-	if (!done) {
+	if (!done)
 		redis_pass(rv, r, to, p, (size_t)used);
-		return used;
-	}
-	run_add(r, to, p, (size_t)used);
-	redis_pay(rv, r, to);
-	return used;
+	else
+		run_add(r, to, p, (size_t)used);
+	if (v->state == SERVER_DEAD)
+		return -1;
+	if (done)
+		redis_pay(rv, r, to);
+	if (done && rv->failed && v->state == SERVER_SHARED)
+		return redis_broken(rv, r, "a transaction was not ended");
+	return v->state == SERVER_DEAD ? -1 : used;
 }
 
 static void
@@ -342,11 +448,12 @@ redis_replies(struct server *v)
 			at += (size_t)used;
 	}
 	run_flush(&r);
+	/* Its lessee may have left, and it with him. */
 	if (v->state == SERVER_DEAD)
 		return;
 	stream_consume(&v->stream, at);
 	rv->window = redis_window(rv->usual);
-	if (v->leaving && v->ledger.n == 0)
+	if (v->leaving && v->ledger.n == 0 && v->state == SERVER_SHARED)
 		server_close(v, WHY_ROOM, NULL, NULL);
 	while (rv->queue != NULL && redis_has_room(rv))
 		redis_call(rv);
@@ -434,6 +541,20 @@ login_fail(struct server *v, const uint8_t *p, size_t n)
 	server_close(v, WHY_UPSTREAM_DOWN, NULL, text);
 }
 
+static void
+login_done(struct server *v)
+{
+	if (v->state == SERVER_RESET) {
+		server_rest(v);
+		return;
+	}
+	server_ready(v);
+	if (v->pool->lends)
+		server_rest(v);
+	else
+		server_enter(v, SERVER_SHARED);
+}
+
 /* A server that refuses us may answer before it was asked, and then close. */
 static void
 redis_login_input(struct server *v)
@@ -463,10 +584,19 @@ redis_login_input(struct server *v)
 		rv->asked -= p[at - (size_t)used] != '>';
 	}
 	stream_consume(&v->stream, at);
-	if (rv->asked == 0) {
-		server_ready(v);
-		server_enter(v, SERVER_SHARED);
-	}
+	if (rv->asked == 0)
+		login_done(v);
+}
+
+/* Idle, it has nothing to say; and the bytes are not to be the next one's. */
+static void
+redis_idle_input(struct server *v)
+{
+	size_t n;
+
+	stream_peek(&v->stream, &n);
+	if (n > 0)
+		server_close(v, WHY_UPSTREAM_SENSE, NULL, "a reply to nothing");
 }
 
 static void
@@ -476,10 +606,12 @@ redis_input(struct server *v)
 
 	assert(!rv->in_input);
 	rv->in_input = true;
-	if (v->state == SERVER_LOGIN)
+	if (v->state == SERVER_LOGIN || v->state == SERVER_RESET)
 		redis_login_input(v);
-	if (v->state == SERVER_SHARED)
+	if (v->state == SERVER_SHARED || v->state == SERVER_LEASED)
 		redis_replies(v);
+	else if (v->state == SERVER_IDLE)
+		redis_idle_input(v);
 	rv->in_input = false;
 }
 
@@ -495,26 +627,48 @@ redis_init(struct server *v)
 	wheel_entry_init(&rv->timer, redis_timer);
 }
 
-/* Only shared ones exist so far: nothing is lent, so nothing is cleaned. */
+/* Who is served here is in the pool's key; the stamp says who has it now. */
 static void
 redis_bind(struct server *v, struct lessee *l)
 {
-	(void)v;
-	(void)l;
-	assert(!"a Redis connection was lent");
+	struct redis_server *rv = redis_server(v);
+
+	assert(v->pool->lends && v->ledger.n == 0 && !rv->reply.started);
+	assert(!rv->soiled && !rv->talks && rv->slow == NULL);
+	v->tenant = l->tenant;
+}
+
+/* In the middle of something that no RESET ends. */
+static bool
+redis_is_midway(const struct redis_server *rv)
+{
+	return rv->reply.started || rv->slow != NULL || rv->in_input ||
+	       buf_len(&rv->s.stream.in) > 0;
 }
 
 static bool
 redis_dirty(const struct server *v)
 {
-	(void)v;
-	return true;
+	const struct redis_server *rv = (const void *)v;
+
+	return rv->soiled || rv->talks || redis_is_midway(rv);
 }
 
+/* RESET undoes all that is ours to undo, and leaves the connection as it was
+ * before the log-in.  What it says unasked would pass for the answers. */
 static void
 redis_clean(struct server *v)
 {
-	server_close(v, WHY_DOUBT, NULL, NULL);
+	struct redis_server *rv = redis_server(v);
+
+	if (rv->talks || redis_is_midway(rv)) {
+		server_close(v, WHY_ABANDONED, NULL, NULL);
+		return;
+	}
+	rv->soiled = false;
+	v->tenant = NULL;
+	login_ask(rv, (const char *[]){ "RESET" }, 1);
+	login_send(rv);
 }
 
 static void

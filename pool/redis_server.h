@@ -1,6 +1,6 @@
 /*
- * redis_server: one shared Redis connection: its log-in, and whose reply is
- * next.
+ * redis_server: one Redis connection, shared or lent: its log-in, and whose
+ * reply is next.
  *
  * Many sessions append their commands; each has one entry in the ledger, and
  * each reply goes to the owner of the entry at its head.  Replies are framed,
@@ -11,6 +11,11 @@
  * replies they completed, or that one will not come.  A session that wants to
  * say something between two replies marks the first (redis_server_mark) and
  * hears of it before the second is delivered.
+ *
+ * One of a pool that lends is a single session's from grant to release, and
+ * works in the same way meanwhile.  Released soiled, it goes through RESET and
+ * another log-in before the next has it; released while it owes a reply, it is
+ * closed, so a client that leaves while it is blocked takes no element along.
  *
  * Back-pressure: a session that cannot take more (its client does not read as
  * fast as this server sends) may stop the server: redis_server_pause().  All
@@ -47,7 +52,8 @@ enum {
 
 /* The `kind` of settled(), and what its `arg` says. */
 enum redis_settled {
-	REDIS_ANSWERED,		/* so many replies are complete */
+	REDIS_ANSWERED,		/* so many replies are complete; !done: that of a judged command
+				   was an error */
 	REDIS_UNANSWERED,	/* one reply will not come: the connection is lost */
 	REDIS_TORN,		/* the same, and a part of it was delivered */
 	REDIS_SLOW		/* the server has been waiting for you for so many seconds;
@@ -68,7 +74,10 @@ struct redis_server {
 	struct wheel_entry timer;	/* while there is a slow one */
 	unsigned	   asked;	/* LOGIN: replies still to come */
 	bool		   passed;	/* a part of the reply under way was delivered */
-	bool		   is_push;	/* it is a push, and nobody's */
+	bool		   is_push;	/* it is a push, and its lessee's if it `talks` */
+	bool		   failed;	/* it is an error, and the command is judged */
+	bool		   talks;	/* lent: also says what nobody asked (MONITOR, pushes) */
+	bool		   soiled;	/* lent: to be reset before the next has it */
 	bool		   in_input;	/* redis_input() runs, and goes on by itself */
 };
 
@@ -85,6 +94,17 @@ uint64_t redis_server_send(struct server *, struct lessee *, const struct slice 
 uint64_t redis_server_pass(struct server *, struct lessee *, struct slice request);
 /* Settle this one before anything behind it is delivered. */
 void redis_server_mark(struct server *, uint64_t place);
+/*
+ * Settle this one alone, and say whether it was carried out: an error but
+ * EXECABORT says no.  After that a shared connection may be in any state, and
+ * closes.
+ */
+void redis_server_judge(struct server *, uint64_t place);
+/* Lent: a command whose reply nobody wants.  Not when it is full. */
+void redis_server_slip(struct server *, const struct slice *arg, size_t argc);
+/* Lent: what it says unasked is its lessee's from now on, or no more. */
+void redis_server_talks(struct server *, bool);
+void redis_server_soil(struct server *);
 
 /* False: it waits for another already; ask again at the next reply. */
 bool redis_server_pause(struct server *, struct lessee *);

@@ -75,7 +75,7 @@ redis_local_noperm(struct redis_session *rs, const struct redis_cmd *cmd)
 		 "NOPERM this user has no permissions to run the '%s' command "
 		 "(weir: profile = shared)",
 		 cmd->name);
-	return redis_say_error(rs, text);
+	return redis_reject(rs, text);
 }
 
 /* "ERR weir: CLIENT KILL is not supported yet", of a row `client|kill`. */

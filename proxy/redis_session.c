@@ -102,7 +102,8 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 
 	if (session_is_over(s))
 		return;
-	assert(rs->via != NULL && rs->via->pool == s->pool);
+	assert(rs->via != NULL &&
+	       (rs->via == s->lessee.server || rs->via->pool == s->pool));
 	if (stream_put(&s->stream, p, n) != 0) {
 		session_close(s, WHY_SLOW_READER, NULL, NULL);
 		return;
@@ -140,14 +141,31 @@ redis_depth(const struct redis_session *rs)
 	return share < first ? share : first;
 }
 
+static uint64_t
+now_ns(const struct redis_session *rs)
+{
+	return rs->s.worker->streams.now_ns;
+}
+
+/* Is what it has of its own kept for nothing? */
+static bool
+redis_is_done(const struct redis_session *rs)
+{
+	return rs->s.lessee.server != NULL && rs->hold == 0 &&
+	       redis_is_idle(rs) && rs->slow == NULL;
+}
+
 /* Run again what had to stop, if it would get anywhere. */
 static void
 redis_answered(struct redis_session *rs, uint32_t n)
 {
 	assert(n <= rs->sent - rs->answered);
 	rs->answered += n;
+	rs->since_ns = now_ns(rs);
+	if (redis_is_idle(rs))
+		rs->blocked = false;
 	redis_release(rs);
-	if (rs->leaving && redis_is_idle(rs))
+	if ((rs->leaving && redis_is_idle(rs)) || redis_is_done(rs))
 		session_wake(&rs->s);
 	if (rs->stopped && (redis_is_idle(rs) ||
 			    (rs->sent - rs->answered <= redis_depth(rs) / 2 &&
@@ -161,11 +179,12 @@ redis_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	struct session *s = session_of_lessee(l);
 	struct redis_session *rs = redis_session(s);
 
-	(void)done;
 	if (session_is_over(s))
 		return;
 	switch ((enum redis_settled)kind) {
 	case REDIS_ANSWERED:
+		if (arg == 1)
+			redis_own_judged(rs, done);
 		redis_answered(rs, arg);
 		break;
 	case REDIS_UNANSWERED:
@@ -192,13 +211,50 @@ redis_room(struct lessee *l)
 }
 
 static void
+redis_borrow(struct redis_session *rs, struct server *v)
+{
+	assert(rs->s.lessee.server == v && redis_is_idle(rs));
+	rs->via = v;
+	rs->moved = rs->stained = false;
+	session_enter(&rs->s, SESSION_LEASED);
+}
+
+/* What it knew of the one of its own is of no use any more. */
+static void
+redis_own_over(struct redis_session *rs)
+{
+	rs->s.lessee.mode = LEASE_SHARED;
+	rs->s.lessee.midway = false;
+	/* The shared one is of the database it has left. */
+	if (rs->moved)
+		pool_leave(&rs->s.pool);
+	rs->moved = rs->stained = false;
+}
+
+static void
 redis_granted(struct lessee *l, struct server *v)
 {
 	struct session *s = session_of_lessee(l);
 
-	assert(v->pool == s->pool && l->server == NULL);
-	session_enter(s, SESSION_IDLE);
+	if (l->mode == LEASE_EXCLUSIVE) {
+		redis_borrow(redis_session(s), v);
+	} else {
+		assert(v->pool == s->pool && l->server == NULL);
+		session_enter(s, SESSION_IDLE);
+	}
 	session_wake(s);
+}
+
+/* The one of its own: each command outstanding hears of it, and it goes. */
+static void
+redis_lost_own(struct redis_session *rs)
+{
+	rs->cut = rs->hold != 0;
+	rs->hold = rs->judged = 0;
+	rs->selects = rs->blocked = false;
+	redis_own_over(rs);
+	session_enter(&rs->s, SESSION_IDLE);
+	session_wake(&rs->s);
 }
 
 /* No server came: the step that is to follow has none to hope for. */
@@ -209,6 +265,10 @@ redis_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
 	struct redis_session *rs = redis_session(s);
 
 	(void)sqlstate;
+	if (s->state == SESSION_LEASED) {
+		redis_lost_own(rs);
+		return;
+	}
 	rs->down = (uint8_t)w;
 	free(rs->reason);
 	rs->reason = NULL;
@@ -222,7 +282,7 @@ static void
 redis_rest(struct lessee *l)
 {
 	(void)l;
-	assert(!"a Redis session holds no lease");
+	assert(!"a Redis server has settled all there is");
 }
 
 static const struct lessee_ops redis_lessee_ops = {
@@ -253,10 +313,29 @@ redis_hope(struct redis_session *rs)
 	rs->reason = NULL;
 }
 
+/* What was held there ends; it is as good as new for the next. */
+static void
+redis_give_back(struct redis_session *rs)
+{
+	struct server *v = rs->s.lessee.server;
+
+	if (rs->hold != 0 || rs->stained || rs->moved)
+		redis_server_soil(v);
+	rs->hold = 0;
+	redis_leave_queue(rs);
+	rs->via = NULL;
+	server_release(v);
+	redis_own_over(rs);
+}
+
 void
 redis_rehome(struct redis_session *rs)
 {
 	assert(redis_is_idle(rs));
+	if (rs->s.lessee.server != NULL) {
+		redis_give_back(rs);
+		session_enter(&rs->s, SESSION_IDLE);
+	}
 	redis_leave_queue(rs);
 	rs->via = NULL;
 	pool_leave(&rs->s.pool);
@@ -314,7 +393,11 @@ redis_upstream(struct redis_session *rs, enum redis_did *did)
 	struct session *s = &rs->s;
 
 	*did = REDIS_DONE;
-	if (!redis_is_idle(rs) || s->lessee.prev != NULL)
+	if (s->lessee.server != NULL && rs->hold == 0) {
+		*did = REDIS_LATER;
+		return NULL;
+	}
+	if (!redis_is_idle(rs) || s->lessee.prev != NULL || rs->hold != 0)
 		return rs->via;
 	if (!redis_has_pool(rs)) {
 		redis_say_error(rs, "ERR weir: too many pools");
@@ -335,7 +418,100 @@ redis_upstream(struct redis_session *rs, enum redis_did *did)
 	return NULL;
 }
 
-static enum redis_did
+/* Who sent more behind it, to be done as a part of it, must not go on. */
+static struct server *
+redis_say_none(struct redis_session *rs, bool goes_on, enum why w,
+	       const char *text)
+{
+	char line[POOL_ERROR_MAX + 128];
+
+	snprintf(line, sizeof(line), "ERR weir: %s", text);
+	if (goes_on)
+		redis_say_error(rs, line);
+	else
+		session_close(&rs->s, w, NULL, line + 4);
+	return NULL;
+}
+
+static struct server *
+redis_say_own_down(struct redis_session *rs, bool goes_on)
+{
+	char text[POOL_ERROR_MAX + 64];
+	enum why w = (enum why)rs->down;
+
+	snprintf(text, sizeof(text), "%s%s%s", why_table[w].text,
+		 rs->reason ? ": " : "", rs->reason ? rs->reason : "");
+	redis_hope(rs); /* what comes next may need none */
+	return redis_say_none(rs, goes_on, w, text);
+}
+
+struct server *
+redis_lend(struct redis_session *rs, bool goes_on, enum redis_did *did)
+{
+	struct session *s = &rs->s;
+	struct pool *p;
+
+	*did = REDIS_LATER;
+	if (s->lessee.server != NULL && (rs->hold != 0 || redis_is_idle(rs)))
+		return s->lessee.server;
+	if (!redis_is_idle(rs))
+		return NULL;
+	*did = REDIS_DONE;
+	redis_leave_queue(rs);
+	if (rs->down != 0)
+		return redis_say_own_down(rs, goes_on);
+	if (rs->redis->dedicated_connections == 0)
+		return redis_say_none(rs, goes_on, WHY_UNSUPPORTED,
+				      "dedicated_connections = 0");
+	p = pool_find_redis_lent(&s->worker->pools, s->snapshot, rs->redis,
+				 rs->user, rs->password, rs->db, rs->resp);
+	if (p == NULL)
+		return redis_say_none(rs, goes_on, WHY_UPSTREAM_DOWN,
+				      "too many pools");
+	s->lessee.mode = LEASE_EXCLUSIVE;
+	if (pool_want(p, &s->lessee)) {
+		redis_borrow(rs, s->lessee.server);
+		return rs->via;
+	}
+	session_enter(s, SESSION_WAIT);
+	*did = REDIS_LATER;
+	return NULL;
+}
+
+uint64_t
+redis_put(struct redis_session *rs, struct server *v, const struct slice *arg,
+	  size_t argc)
+{
+	if (redis_is_idle(rs))
+		rs->since_ns = now_ns(rs);
+	if (arg == rs->request.arg && rs->request.canonical)
+		rs->last = redis_server_pass(v, &rs->s.lessee, rs->bytes);
+	else
+		rs->last = redis_server_send(v, &rs->s.lessee, arg, argc);
+	rs->sent++;
+	rs->s.paid = false;
+	stats_add(&rs->s.worker->stats, STAT_COMMANDS, 1);
+	return rs->last;
+}
+
+struct server *
+redis_share(struct redis_session *rs, size_t n, enum redis_did *did)
+{
+	struct lessee *l = &rs->s.lessee;
+	struct server *v = redis_upstream(rs, did);
+
+	if (v == NULL)
+		return NULL;
+	if (redis_server_full(v, l) || !ledger_has_room(&v->ledger, n)) {
+		redis_server_queue(v, l);
+		*did = REDIS_LATER;
+		return NULL;
+	}
+	redis_leave_queue(rs);
+	return v;
+}
+
+enum redis_did
 redis_say_rate(struct redis_session *rs)
 {
 	char text[128];
@@ -344,7 +520,7 @@ redis_say_rate(struct redis_session *rs)
 		 "ERR weir: rate limit of the organization, retry in %" PRIu64
 		 " ms",
 		 rs->s.retry_ms);
-	return redis_say_error(rs, text);
+	return redis_reject(rs, text);
 }
 
 enum redis_did
@@ -356,21 +532,10 @@ redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 	if (!seat_pay_ahead(s))
 		return redis_say_rate(rs);
-	if ((v = redis_upstream(rs, &did)) == NULL)
+	if ((v = redis_share(rs, 1, &did)) == NULL)
 		return did;
-	assert(v->pool == s->pool);
-	if (redis_server_full(v, &s->lessee)) {
-		redis_server_queue(v, &s->lessee);
-		return REDIS_LATER;
-	}
-	redis_leave_queue(rs);
-	if (arg == rs->request.arg && rs->request.canonical)
-		rs->last = redis_server_pass(v, &s->lessee, rs->bytes);
-	else
-		rs->last = redis_server_send(v, &s->lessee, arg, argc);
-	rs->sent++;
-	s->paid = false;
-	stats_add(&s->worker->stats, STAT_COMMANDS, 1);
+	assert(v == s->lessee.server || v->pool == s->pool);
+	redis_put(rs, v, arg, argc);
 	return REDIS_DONE;
 }
 
@@ -405,7 +570,7 @@ redis_unknown(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (redis_may_know(rs, arg[0]))
 		return redis_forward(rs, arg, argc);
 	redis_cmd_unknown_text(arg, argc, text, sizeof(text));
-	return redis_say_error(rs, text);
+	return redis_reject(rs, text);
 }
 
 static enum redis_did
@@ -420,7 +585,7 @@ redis_unknown_sub(struct redis_session *rs, const struct redis_cmd *cmd,
 	    !redis_local_forbids(rs, cmd, arg, argc))
 		return redis_forward(rs, arg, argc);
 	redis_cmd_unknown_sub_text(cmd, arg[1], text, sizeof(text));
-	return redis_say_error(rs, text);
+	return redis_reject(rs, text);
 }
 
 /* Checks in the order Redis has them: existence, arity, log-in. */
@@ -434,12 +599,15 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 		return redis_unknown(rs, arg, argc);
 	if (cmd->sub_count > 0 && argc > 1 &&
 	    (row = redis_cmd_sub(cmd, arg, argc)) == NULL &&
-	    (row = redis_local_newer(cmd, arg, argc)) == NULL) {
+	    (row = redis_local_newer(cmd, arg, argc)) == NULL)
 		return redis_unknown_sub(rs, cmd, arg, argc);
-	}
 	if (!redis_cmd_arity_ok(row, argc)) {
+		/* That of EXEC ends the transaction. */
+		if ((rs->hold & REDIS_IN_MULTI) &&
+		    strcmp(row->name, "exec") == 0)
+			return redis_own_held(rs, row, arg, argc);
 		redis_cmd_arity_text(row, text, sizeof(text));
-		return redis_say_error(rs, text);
+		return redis_reject(rs, text);
 	}
 	if (rs->s.user == NULL && !row->no_auth)
 		return redis_say_error(rs, "NOAUTH Authentication required.");
@@ -447,9 +615,13 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	rs->ran_ns = rs->s.worker->streams.now_ns;
 	if (row->risk != REDIS_SAFE && redis_local_forbids(rs, row, arg, argc))
 		return redis_local_noperm(rs, row);
+	if (rs->hold != 0)
+		return redis_own_held(rs, row, arg, argc);
 	if (row->class == REDIS_SHARED &&
 	    (!row->blocks || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED))
 		return redis_forward(rs, arg, argc);
+	if (row->class == REDIS_DEDICATED || row->blocks)
+		return redis_own(rs, row, arg, argc);
 	return redis_local(rs, row, arg, argc);
 }
 
@@ -466,7 +638,8 @@ redis_may_go(const struct redis_session *rs)
 {
 	return buf_len(&rs->s.stream.out) <= redis_out_max(rs) &&
 	       rs->sent - rs->answered < redis_depth(rs) &&
-	       buf_len(&rs->held) <= REDIS_HELD_MAX;
+	       buf_len(&rs->held) <= REDIS_HELD_MAX && !rs->s.lessee.midway &&
+	       rs->judged == 0 && !rs->selects;
 }
 
 /* Told in Redis's words once all before it is answered; then closed. */
@@ -527,7 +700,8 @@ redis_request(struct redis_session *rs, bool *stop)
 	if (rs->request.argc > 0)
 		did = redis_command(rs, rs->request.arg, rs->request.argc);
 	if (did == REDIS_DONE && !session_is_over(&rs->s)) {
-		stream_consume(st, (size_t)used);
+		stream_consume(st, (size_t)used + rs->more);
+		rs->more = 0;
 		if (st->in_max > STREAM_IN_MAX)
 			stream_hold(st, 0);
 	}
@@ -578,11 +752,22 @@ redis_stop(struct redis_session *rs)
 static void
 redis_touch(struct session *s)
 {
-	uint64_t ms = s->snapshot->conf->client_idle_timeout_ms;
+	struct redis_session *rs = redis_session(s);
 
-	if (s->state == SESSION_IDLE && ms > 0)
-		stream_deadline(&s->stream,
-				s->worker->streams.now_ns + ms * 1000000u);
+	if (redis_is_idle(rs))
+		rs->since_ns = now_ns(rs);
+	if (s->state == SESSION_IDLE || s->state == SESSION_LEASED)
+		session_rearm(s);
+}
+
+/* What it has of its own and needs no more. */
+static void
+redis_end_lease(struct redis_session *rs)
+{
+	if (!redis_is_done(rs))
+		return;
+	redis_give_back(rs);
+	session_enter(&rs->s, SESSION_IDLE);
 }
 
 /* Its side is closed; it may still read what it asked for. */
@@ -621,6 +806,11 @@ redis_step(struct session *s)
 		return STEP_WAIT;
 	if (rs->leaving)
 		return redis_left(s);
+	if (rs->cut) {
+		session_close(s, WHY_UPSTREAM_LOST, NULL, NULL);
+		return STEP_WAIT;
+	}
+	redis_end_lease(rs);
 	rs->stopped = false;
 	s->stream.tell_empty = 0;
 	stream_resume(&s->stream);
@@ -642,6 +832,8 @@ redis_step(struct session *s)
 	if (session_is_over(s))
 		return STEP_WAIT;
 	redis_hope(rs);
+	if (redis_is_done(rs))
+		session_wake(s);
 	redis_forget_request(rs);
 	redis_touch(s);
 	if (stop)
@@ -686,6 +878,7 @@ redis_refuse(struct session *s, enum why w, const char *sqlstate,
 
 	(void)sqlstate;
 	if (!redis_is_idle(redis_session(s)) || w == WHY_IDLE ||
+	    w == WHY_IDLE_TRANSACTION || w == WHY_UPSTREAM_LOST ||
 	    w == WHY_SHUTDOWN || w == WHY_BAD_FRAME || w == WHY_SLOW_READER ||
 	    why_table[w].redis[0] == '\0')
 		return;
@@ -695,13 +888,15 @@ redis_refuse(struct session *s, enum why w, const char *sqlstate,
 		return; /* it does not read anyway */
 }
 
-/* Replies on their way are waited for; what was not sent yet never is. */
+/* Replies on their way are waited for, but not who would take an element from
+ * a list for nobody; what was not sent yet never is. */
 static bool
 redis_leave(struct session *s)
 {
 	struct redis_session *rs = redis_session(s);
 
-	if (s->state != SESSION_IDLE || redis_is_idle(rs))
+	if ((s->state != SESSION_IDLE && s->state != SESSION_LEASED) ||
+	    redis_is_idle(rs) || rs->blocked)
 		return false;
 	rs->leaving = true;
 	redis_leave_queue(rs);
@@ -718,7 +913,56 @@ redis_quiet(const struct session *s)
 	stream_peek(&s->stream, &n);
 	if (rs->calling)
 		return true; /* it may not come home any more */
-	return n == 0 && redis_is_idle(rs) && s->state != SESSION_WAIT;
+	if (rs->blocked)
+		return true;
+	return n == 0 && redis_is_idle(rs) && s->state != SESSION_WAIT &&
+	       !(rs->hold & (REDIS_IN_MULTI | REDIS_WATCHES));
+}
+
+/* ---- deadlines ---------------------------------------------------------- */
+
+/* The timeout that applies now; WHY_MAX: none. */
+static enum why
+redis_patience(const struct redis_session *rs, uint64_t *ms)
+{
+	const struct conf *c = rs->s.snapshot->conf;
+
+	if (!redis_is_idle(rs)) {
+		*ms = rs->blocked ? 0 : c->query_timeout_ms;
+		return *ms == 0 ? WHY_MAX : WHY_QUERY_TIMEOUT;
+	}
+	*ms = c->idle_transaction_timeout_ms;
+	if (*ms != 0 && (rs->hold & (REDIS_IN_MULTI | REDIS_WATCHES)))
+		return WHY_IDLE_TRANSACTION;
+	*ms = rs->hold & REDIS_MONITORS ? 0 : c->client_idle_timeout_ms;
+	return *ms == 0 ? WHY_MAX : WHY_IDLE;
+}
+
+static enum why
+redis_overdue(struct session *s)
+{
+	struct redis_session *rs = redis_session(s);
+	uint64_t ms;
+	enum why w = redis_patience(rs, &ms);
+
+	if (rs->leaving)
+		return WHY_EOF;
+	return w != WHY_MAX && now_ns(rs) >= rs->since_ns + ms * 1000000u
+		   ? w
+		   : WHY_MAX;
+}
+
+/* Replies move it on only when it has passed; then there is another look. */
+static uint64_t
+redis_deadline(struct session *s)
+{
+	const struct redis_session *rs = redis_session(s);
+	uint64_t ms;
+
+	if (redis_patience(rs, &ms) != WHY_MAX)
+		return rs->since_ns + ms * 1000000u;
+	ms = s->snapshot->conf->client_idle_timeout_ms;
+	return ms == 0 ? 0 : now_ns(rs) + ms * 1000000u;
 }
 
 static void
@@ -735,6 +979,8 @@ redis_part(struct session *s)
 	buf_free(&rs->held);
 	if (!idle)
 		redis_server_part(rs->via, &s->lessee);
+	if (s->lessee.server != NULL)
+		redis_give_back(rs);
 	if (slow != NULL)
 		redis_server_resume(slow, &s->lessee);
 	rs->via = NULL;
@@ -766,8 +1012,11 @@ const struct proto redis_proto = {
 		[SESSION_HELLO] = redis_step,
 		[SESSION_IDLE] = redis_step,
 		[SESSION_WAIT] = redis_wait,
+		[SESSION_LEASED] = redis_step,
 	},
 	.refuse = redis_refuse,
+	.overdue = redis_overdue,
+	.deadline = redis_deadline,
 	.leave = redis_leave,
 	.quiet = redis_quiet,
 	.part = redis_part,

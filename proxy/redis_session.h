@@ -2,14 +2,21 @@
  * redis_session: a Redis client: what it asked, and in which order it hears.
  *
  * redis_session.c moves commands and replies; redis_local.c knows the commands
- * weir answers itself, among them all that say who the client is;
- * redis_clients.c tells of the others.
+ * weir answers itself, among them all that say who the client is; redis_own.c
+ * those that need a connection of their own; redis_clients.c tells of the
+ * others.
  *
  * Order: forwarded commands all go to one shared server and come back in
  * order.  A local reply that stands behind outstanding ones is held until so
  * many replies were delivered.  What changes where commands go (AUTH, HELLO,
  * SELECT, RESET, a farewell) waits until nothing is outstanding; meanwhile the
  * client's input lies where it is.
+ *
+ * A connection of its own is borrowed when nothing is outstanding on the shared
+ * one and given back when nothing is outstanding on it, so a client reads what
+ * it has written.  It keeps the connection while there is a reason (`hold`);
+ * then all it sends goes there.  If that one is lost its client is closed, as
+ * it would be by Redis: what it had there cannot be given to it again.
  *
  * Bounds: a share of the server's commands outstanding (at first
  * REDIS_FIRST, and one more for each reply), REDIS_HELD_MAX bytes of held
@@ -59,6 +66,14 @@ enum {
 	REDIS_DATABASES = 16		/* as Redis has them, unless configured */
 };
 
+/* Why it keeps a connection of its own. */
+enum redis_hold {
+	REDIS_IN_MULTI = 1,
+	REDIS_WATCHES = 2,
+	REDIS_TRACKS = 4,
+	REDIS_MONITORS = 8
+};
+
 struct redis_session {
 	struct session	    s;
 	struct resp_request request;	/* memory only while half a request is there */
@@ -77,7 +92,16 @@ struct redis_session {
 	const struct redis_cmd *ran;	/* its last command, and when: for CLIENT LIST */
 	uint64_t	    ran_ns;
 	struct redis_roll  *roll;	/* CLIENT LIST or KILL: its answer (redis_clients.h) */
-	unsigned	    db;
+	size_t		    more;	/* bytes taken behind the request being run */
+	uint64_t	    since_ns;	/* outstanding: for so long at most; idle: likewise */
+	unsigned	    hold;	/* enum redis_hold, several; 0: none */
+	unsigned	    judged;	/* what is taken back if the one outstanding fails */
+	unsigned	    db, next_db;	/* SELECT on a connection of its own is under way */
+	bool		    selects;
+	bool		    moved;	/* that one is in another database than its pool's */
+	bool		    stained;	/* and is in a state of which we are not sure */
+	bool		    blocked;	/* the command outstanding may take its time */
+	bool		    cut;	/* it has lost a connection it held */
 	uint8_t		    resp;	/* 2 or 3 */
 	uint8_t		    down;	/* enum why: no server in this step; 0: not tried */
 	bool		    calling;	/* the answer is on its way */
@@ -108,12 +132,33 @@ typedef enum redis_did redis_run(struct redis_session *, const struct slice *arg
 
 /* redis_session.c */
 redis_run   redis_forward;
+/* The connection it has for its own, or NULL and what became of the command: it
+ * waits for one, or there is none (*did DONE: it was told so, and closed unless
+ * it `goes_on`). */
+struct server *redis_lend(struct redis_session *, bool goes_on, enum redis_did *did);
+/* One more on the connection the last is on, or is to go to: its place. */
+uint64_t       redis_put(struct redis_session *, struct server *, const struct slice *arg, size_t argc);
+/* The shared one, where there is room for n at once; likewise. */
+struct server *redis_share(struct redis_session *, size_t n, enum redis_did *did);
+enum redis_did redis_say_rate(struct redis_session *);
 /* A local reply: redis_said(rs, resp_put_...(redis_say(rs), ...)). */
 struct buf    *redis_say(struct redis_session *);
 enum redis_did redis_said(struct redis_session *, int failed);
 enum redis_did redis_say_error(struct redis_session *, const char *text);
 enum redis_did redis_say_text(struct redis_session *, const char *, size_t);	/* verbatim in RESP3 */
 void	       redis_rehome(struct redis_session *);	/* commands go elsewhere from now on */
+
+/* redis_own.c */
+/* A command of class REDIS_DEDICATED; none is held. */
+enum redis_did redis_own(struct redis_session *, const struct redis_cmd *,
+    const struct slice *arg, size_t argc);
+/* Any command while one is held. */
+enum redis_did redis_own_held(struct redis_session *, const struct redis_cmd *,
+    const struct slice *arg, size_t argc);
+/* It is answered with this error; a transaction that it is part of will fail. */
+enum redis_did redis_reject(struct redis_session *, const char *text);
+/* A judged command was answered. */
+void	       redis_own_judged(struct redis_session *, bool done);
 
 /* redis_local.c */
 /* Of a subcommand newer than Redis 7.0 that every client sends; or NULL. */

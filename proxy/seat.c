@@ -69,16 +69,18 @@ same_tenant(const struct tenant *a, const struct tenant *b)
 	       (a != NULL && b != NULL && strcmp(a->slug, b->slug) == 0);
 }
 
+/* pool_size speaks of Postgres; Redis servers are counted beside them. */
 static void
-share_key(char *key, size_t n, const struct tenant *t)
+share_key(char *key, size_t n, const struct proto *proto,
+	  const struct tenant *t)
 {
-	snprintf(key, n, "servers %s", t->slug);
+	snprintf(key, n, "servers %s %s", proto->name, t->slug);
 }
 
 static int
-share_limit(const struct tenant *t)
+share_limit(const struct proto *proto, const struct tenant *t)
 {
-	return t->pool_size ? (int)t->pool_size : INT_MAX;
+	return t->pool_size && proto == &pg_proto ? (int)t->pool_size : INT_MAX;
 }
 
 struct budget *
@@ -87,10 +89,11 @@ seat_share(const struct session *s, const struct tenant *t)
 	char key[160];
 	struct budget *b;
 
-	share_key(key, sizeof(key), t);
-	b = budget_find(&s->worker->weir->budgets, key, share_limit(t));
+	share_key(key, sizeof(key), s->proto, t);
+	b = budget_find(&s->worker->weir->budgets, key,
+			share_limit(s->proto, t));
 	if (b != NULL)
-		budget_limit(b, share_limit(t));
+		budget_limit(b, share_limit(s->proto, t));
 	return b;
 }
 
@@ -191,8 +194,8 @@ seats_reload(struct weir *weir, const struct conf *c)
 		char key[160];
 
 		rates_change(&weir->rates, t, now);
-		share_key(key, sizeof(key), t);
-		budgets_limit(&weir->budgets, key, share_limit(t));
+		share_key(key, sizeof(key), &pg_proto, t);
+		budgets_limit(&weir->budgets, key, share_limit(&pg_proto, t));
 	}
 }
 

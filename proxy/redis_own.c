@@ -1,0 +1,302 @@
+/*
+ * redis_own: the commands that need a connection of their own, and what may be
+ * said while a client has one.
+ *
+ * A transaction that lies in the input whole, and holds nothing but commands
+ * that may go over the shared connection anyway, goes there in one piece:
+ * Redis runs the commands of one connection in order, so nobody comes between.
+ */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "protocol/resp_number.h"
+#include "proxy/redis_session.h"
+#include "proxy/seat.h"
+#include "proxy/worker.h"
+
+enum { WHOLE_MAX = 1024 }; /* commands of a transaction in one piece */
+
+static bool
+is_row(const struct redis_cmd *cmd, const char *name)
+{
+	return strcmp(cmd->name, name) == 0;
+}
+
+/* ---- errors inside a transaction --------------------------------------- */
+
+/*
+ * Redis, too, counts an error of what was to be queued, and refuses EXEC.  So
+ * that it does, it is sent a command that fails for want of arguments.
+ */
+enum redis_did
+redis_reject(struct redis_session *rs, const char *text)
+{
+	const struct slice wrong = slice_str("GET");
+	struct server *v = rs->via;
+
+	if (!(rs->hold & REDIS_IN_MULTI))
+		return redis_say_error(rs, text);
+	if (redis_server_full(v, &rs->s.lessee)) {
+		redis_server_queue(v, &rs->s.lessee);
+		return REDIS_LATER;
+	}
+	redis_server_slip(v, &wrong, 1);
+	return redis_say_error(rs, text);
+}
+
+/* ---- MULTI that lies there whole --------------------------------------- */
+
+/* May it be part of one? */
+static bool
+is_plain(const struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	const struct redis_cmd *cmd = redis_cmd_find(arg[0]), *row = cmd;
+
+	if (cmd == NULL || (cmd->sub_count > 0 &&
+			    (row = redis_cmd_sub(cmd, arg, argc)) == NULL))
+		return false;
+	return redis_cmd_arity_ok(row, argc) &&
+	       redis_cmd_class(cmd, arg, argc) == REDIS_SHARED &&
+	       !redis_local_forbids(rs, row, arg, argc);
+}
+
+/* The commands behind MULTI up to EXEC, 0: they are not all there, or not all
+ * plain; or, with a server to send them to, sent. */
+static size_t
+whole(struct redis_session *rs, struct server *v)
+{
+	struct resp_request r = { 0 };
+	size_t n, at = rs->bytes.n, count = 0;
+	const uint8_t *p = stream_peek(&rs->s.stream, &n);
+	bool ends = false;
+	ssize_t used;
+
+	while (at < n && count < WHOLE_MAX && !ends) {
+		used = resp_request_next(&r, p + at, n - at, true,
+					 REDIS_REQUEST_MAX);
+		if (used <= 0)
+			break;
+		at += (size_t)used;
+		if (r.argc == 0)
+			continue;
+		ends = r.argc == 1 && slice_is_word(r.arg[0], "exec");
+		if (!ends && v == NULL && !is_plain(rs, r.arg, r.argc))
+			break;
+		count++;
+		if (v != NULL) {
+			/* In one piece, whatever it costs its organization. */
+			rs->s.paid = seat_pay_ahead(&rs->s);
+			redis_put(rs, v, r.arg, r.argc);
+		}
+	}
+	resp_request_free(&r);
+	rs->more = at - rs->bytes.n;
+	return ends ? count : 0;
+}
+
+static enum redis_did
+run_whole(struct redis_session *rs, const struct slice *arg, size_t argc,
+	  size_t n)
+{
+	enum redis_did did;
+	struct server *v = redis_share(rs, n + 1, &did);
+
+	rs->more = 0;
+	if (v == NULL)
+		return did;
+	redis_put(rs, v, arg, argc);
+	if (whole(rs, v) != n)
+		assert(!"a transaction has changed under our eyes");
+	redis_server_judge(v, rs->last);
+	return REDIS_DONE;
+}
+
+/* ---- a connection of its own ------------------------------------------- */
+
+/* With `hold` as the reason to keep it, until further notice. */
+static enum redis_did
+run_alone(struct redis_session *rs, const struct slice *arg, size_t argc,
+	  unsigned hold)
+{
+	enum redis_did did;
+	struct server *v;
+
+	if (!seat_pay_ahead(&rs->s))
+		return redis_say_rate(rs);
+	if ((v = redis_lend(rs, hold == 0, &did)) == NULL)
+		return did;
+	if (redis_server_full(v, &rs->s.lessee)) {
+		redis_server_queue(v, &rs->s.lessee);
+		return REDIS_LATER;
+	}
+	redis_server_unqueue(v, &rs->s.lessee);
+	if (hold != 0 && rs->hold == 0)
+		stats_add(&rs->s.worker->stats, STAT_REDIS_HELD, 1);
+	rs->hold |= hold;
+	redis_put(rs, v, arg, argc);
+	return REDIS_DONE;
+}
+
+static enum redis_did
+run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	size_t n;
+
+	if (!seat_pay_ahead(&rs->s))
+		return redis_say_rate(rs);
+	if (rs->hold == 0 && rs->s.lessee.server == NULL) {
+		n = whole(rs, NULL);
+		rs->more = 0;
+		if (n > 0)
+			return run_whole(rs, arg, argc, n);
+	}
+	return run_alone(rs, arg, argc, REDIS_IN_MULTI);
+}
+
+static enum redis_did
+run_watch(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	return run_alone(rs, arg, argc, REDIS_WATCHES);
+}
+
+/* EXEC, DISCARD, UNWATCH: what they end is over whatever they say. */
+static enum redis_did
+run_end(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	struct server *v = rs->s.lessee.server;
+
+	assert(v != NULL && v == rs->via);
+	if (redis_server_full(v, &rs->s.lessee)) {
+		redis_server_queue(v, &rs->s.lessee);
+		return REDIS_LATER;
+	}
+	redis_server_unqueue(v, &rs->s.lessee);
+	redis_server_judge(v, redis_put(rs, v, arg, argc));
+	rs->hold &= ~(unsigned)(REDIS_IN_MULTI | REDIS_WATCHES);
+	return REDIS_DONE;
+}
+
+static enum redis_did
+run_blocking(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	enum redis_did did = run_alone(rs, arg, argc, 0);
+
+	if (did == REDIS_DONE && !redis_is_idle(rs))
+		rs->blocked = true;
+	return did;
+}
+
+enum redis_did
+redis_own(struct redis_session *rs, const struct redis_cmd *cmd,
+	  const struct slice *arg, size_t argc)
+{
+	static const char *const blocking[] = { "blpop",    "brpop",
+						"blmove",   "brpoplpush",
+						"blmpop",   "bzpopmin",
+						"bzpopmax", "bzmpop" };
+
+	assert(!(rs->hold & REDIS_IN_MULTI));
+	if (is_row(cmd, "multi"))
+		return run_multi(rs, arg, argc);
+	if (is_row(cmd, "watch"))
+		return run_watch(rs, arg, argc);
+	if (is_row(cmd, "unwatch") && (rs->hold & REDIS_WATCHES))
+		return run_end(rs, arg, argc);
+	if (cmd->blocks)
+		return run_blocking(rs, arg, argc);
+	for (size_t i = 0; i < sizeof(blocking) / sizeof(blocking[0]); i++)
+		if (is_row(cmd, blocking[i]))
+			return run_blocking(rs, arg, argc);
+	return redis_local(rs, cmd, arg, argc);
+}
+
+/* ---- while it has one --------------------------------------------------- */
+
+/* As it would fail upstream if it were asked there, but nothing is changed. */
+static enum redis_did
+say_not_here(struct redis_session *rs, const struct redis_cmd *cmd,
+	     const char *where)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text), "ERR weir: %s is not supported %s",
+		 cmd->name, where);
+	return redis_reject(rs, text);
+}
+
+/* Answered here, and upstream to the letter as here. */
+static bool
+is_alike(const struct redis_cmd *cmd)
+{
+	static const char *const alike[] = {
+		"ping", "echo", "role", "asking", "readonly", "readwrite"
+	};
+
+	for (size_t i = 0; i < sizeof(alike) / sizeof(alike[0]); i++)
+		if (is_row(cmd, alike[i]))
+			return true;
+	return strncmp(cmd->name, "command", 7) == 0;
+}
+
+/* It changes the connection, or tells what is known here alone. */
+static bool
+is_ours(const struct redis_cmd *cmd)
+{
+	return strncmp(cmd->name, "client", 6) == 0 ||
+	       strstr(cmd->name, "subscribe") != NULL || is_row(cmd, "auth") ||
+	       is_row(cmd, "hello") || is_row(cmd, "select") ||
+	       is_row(cmd, "acl|whoami");
+}
+
+/*
+ * In a transaction: queued, unless it would change the connection or tell what
+ * is not ours.  Redis runs these at once: EXEC, DISCARD, QUIT, RESET, and the
+ * two that are errors here.
+ */
+static enum redis_did
+run_queued(struct redis_session *rs, const struct redis_cmd *cmd,
+	   const struct slice *arg, size_t argc)
+{
+	if (is_row(cmd, "exec") || is_row(cmd, "discard"))
+		return run_end(rs, arg, argc);
+	if (is_row(cmd, "multi"))
+		return redis_say_error(rs, "ERR MULTI calls can not be nested");
+	if (is_row(cmd, "watch"))
+		return redis_say_error(rs,
+				       "ERR WATCH inside MULTI is not allowed");
+	if (is_row(cmd, "quit") || is_row(cmd, "reset"))
+		return redis_local(rs, cmd, arg, argc);
+	if (cmd->class == REDIS_SHARED || is_alike(cmd) ||
+	    (cmd->class == REDIS_LOCAL && !is_ours(cmd) &&
+	     rs->redis->profile != PROFILE_SHARED))
+		return redis_forward(rs, arg, argc);
+	if (cmd->class == REDIS_DEDICATED && !is_ours(cmd))
+		return redis_forward(rs, arg, argc); /* none blocks there */
+	return say_not_here(rs, cmd, "inside MULTI");
+}
+
+enum redis_did
+redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
+	       const struct slice *arg, size_t argc)
+{
+	assert(rs->hold != 0 && rs->s.lessee.server != NULL);
+	if (rs->hold & REDIS_IN_MULTI)
+		return run_queued(rs, cmd, arg, argc);
+	if (is_row(cmd, "hello") || is_row(cmd, "auth") ||
+	    is_row(cmd, "select"))
+		return say_not_here(rs, cmd, "while keys are watched");
+	if (cmd->class == REDIS_SHARED &&
+	    (!cmd->blocks || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED))
+		return redis_forward(rs, arg, argc);
+	if (cmd->class == REDIS_DEDICATED || cmd->blocks)
+		return redis_own(rs, cmd, arg, argc);
+	return redis_local(rs, cmd, arg, argc);
+}
+
+void
+redis_own_judged(struct redis_session *rs, bool done)
+{
+	if (!done)
+		rs->stained = true;
+}

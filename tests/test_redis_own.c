@@ -1,0 +1,410 @@
+#include "tests/redis_rig.h"
+
+#define MULTI   "*1\r\n$5\r\nMULTI\r\n"
+#define EXEC    "*1\r\n$4\r\nEXEC\r\n"
+#define WATCH   "*2\r\n$5\r\nWATCH\r\n$1\r\nk\r\n"
+#define BLPOP   "*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n"
+#define SPOIL   "*1\r\n$3\r\nGET\r\n"
+#define RESET   "*1\r\n$5\r\nRESET\r\n"
+#define AT_HOME "+OK\r\n+PONG\r\n" /* to AUTH and PING */
+
+/* ---- in one piece ------------------------------------------------------- */
+
+static void
+a_transaction_that_came_whole_goes_over_the_shared_connection(void **state)
+{
+	int a = client(0), b = client(1), up;
+
+	(void)state;
+	says(a, GET_K MULTI GET_K EXEC GET_K);
+	up = upstream(0, AUTH PING);
+	says(b, GET_K);
+	hears(up, GET_K MULTI GET_K EXEC GET_K GET_K);
+	says(up, ":1\r\n+OK\r\n+QUEUED\r\n*1\r\n:2\r\n:3\r\n:4\r\n");
+	hears(a, ":1\r\n+OK\r\n+QUEUED\r\n*1\r\n:2\r\n:3\r\n");
+	hears(b, ":4\r\n");
+}
+
+/* Three commands are in each, so far as the server is concerned. */
+static void
+a_transaction_that_is_not_plain_gets_a_connection_of_its_own(void **state)
+{
+	static const char *const inside[][2] = {
+		{ "*1\r\n$4\r\nPING\r\n", "*1\r\n$4\r\nPING\r\n" },
+		{ "*1\r\n$6\r\nNOSUCH\r\n", SPOIL },
+		{ "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n", SPOIL },
+		{ BLPOP, BLPOP },
+	};
+	int a = client(0), own = -1;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(inside) / sizeof(inside[0]); i++) {
+		char all[256], got[64];
+
+		snprintf(all, sizeof(all), MULTI "%s" EXEC, inside[i][0]);
+		says(a, all);
+		if (own < 0)
+			own = upstream(0, AUTH PING);
+		hears(own, MULTI);
+		hears(own, inside[i][1]);
+		hears(own, EXEC);
+		says(own, "+OK\r\n+QUEUED\r\n*0\r\n");
+		hears(a, "+OK\r\n");
+		turns(5);
+		assert_true(recv(a, got, sizeof(got), 0) > 4);
+	}
+}
+
+static void
+a_shared_connection_whose_exec_was_refused_is_closed(void **state)
+{
+	int a = client(0), b = client(1), up;
+
+	(void)state;
+	says(a, MULTI GET_K EXEC);
+	up = upstream(0, AUTH PING);
+	says(b, GET_K);
+	hears(up, MULTI GET_K EXEC GET_K);
+	says(up, "+OK\r\n+QUEUED\r\n-NOPERM no\r\n+QUEUED\r\n");
+	hears(a, "+OK\r\n+QUEUED\r\n-NOPERM no\r\n");
+	hears(b, "-ERR weir: upstream connection lost\r\n");
+	hears_the_end(up);
+}
+
+static void
+a_shared_connection_goes_on_after_an_aborted_exec(void **state)
+{
+	int a = client(0), b = client(1), up;
+
+	(void)state;
+	says(a, MULTI GET_K EXEC);
+	up = upstream(0, AUTH PING);
+	says(b, GET_K);
+	says(up, "+OK\r\n-OOM no\r\n-EXECABORT x\r\n:4\r\n");
+	hears(a, "+OK\r\n-OOM no\r\n-EXECABORT x\r\n");
+	hears(b, ":4\r\n");
+}
+
+/* ---- one by one --------------------------------------------------------- */
+
+static void
+drains_the_shared_connection_before_it_takes_one_of_its_own(void **state)
+{
+	int a = client(0), up, own;
+
+	(void)state;
+	says(a, GET_K MULTI);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	turns(50);
+	assert_int_equal(accept(rig.listener, NULL, NULL), -1);
+	says(up, ":1\r\n");
+	own = upstream(1, AUTH PING);
+	hears(own, MULTI);
+	says(a, GET_K);
+	says(own, "+OK\r\n");
+	hears(own, GET_K);
+	/* What follows the transaction waits for its end, and is shared. */
+	says(a, EXEC GET_K);
+	says(own, "+QUEUED\r\n");
+	hears(own, EXEC);
+	hears_nothing(up);
+	says(own, "*1\r\n:2\r\n");
+	hears(up, GET_K);
+	says(up, ":3\r\n");
+	hears(a, ":1\r\n+OK\r\n+QUEUED\r\n*1\r\n:2\r\n:3\r\n");
+}
+
+static void
+a_clean_connection_goes_to_the_next_as_it_is(void **state)
+{
+	int a = client(0), b = client(1), own;
+
+	(void)state;
+	says(a, WATCH);
+	own = upstream(0, AUTH PING);
+	hears(own, WATCH);
+	says(own, "+OK\r\n");
+	says(b, BLPOP);
+	hears_nothing(own);
+	says(a, MULTI);
+	says(a, EXEC);
+	hears(own, MULTI EXEC);
+	says(own, "+OK\r\n*0\r\n");
+	hears(a, "+OK\r\n+OK\r\n*0\r\n");
+	hears(own, BLPOP);
+	says(own, "*-1\r\n");
+	hears(b, "*-1\r\n");
+}
+
+static void
+a_connection_left_in_a_state_is_reset_and_logged_in_again(void **state)
+{
+	int a = client(0), b = client(1), own;
+
+	(void)state;
+	says(a, WATCH);
+	own = upstream(0, AUTH PING);
+	hears(own, WATCH);
+	says(own, "+OK\r\n");
+	hears(a, "+OK\r\n");
+	says(b, BLPOP);
+	close(a);
+	rig.client[0] = -1;
+	hears(own, RESET AUTH PING);
+	hears_nothing(own);
+	says(own, "+RESET\r\n" AT_HOME);
+	hears(own, BLPOP);
+	says(own, "*-1\r\n");
+	hears(b, "*-1\r\n");
+}
+
+static void
+a_connection_that_is_not_reset_is_closed(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, WATCH);
+	own = upstream(0, AUTH PING);
+	hears(own, WATCH);
+	says(own, "+OK\r\n");
+	close(a);
+	rig.client[0] = -1;
+	hears(own, RESET AUTH PING);
+	says(own, "-ERR unknown command\r\n" AT_HOME);
+	hears_the_end(own);
+}
+
+static void
+an_error_of_ours_makes_exec_fail_upstream(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, MULTI);
+	own = upstream(0, AUTH PING);
+	says(a, "NOSUCH\r\n");
+	says(a, "PING a b\r\nAUTH x\r\n" EXEC);
+	hears(own, MULTI SPOIL);
+	hears(own, "*3\r\n$4\r\nPING\r\n$1\r\na\r\n$1\r\nb\r\n" SPOIL EXEC);
+	says(own, "+OK\r\n-ERR 1\r\n-ERR 2\r\n-ERR 3\r\n-EXECABORT x\r\n");
+	hears(a, "+OK\r\n-ERR unknown command 'NOSUCH', with args beginning "
+		 "with: \r\n-ERR 2\r\n"
+		 "-ERR weir: auth is not supported inside MULTI\r\n"
+		 "-EXECABORT x\r\n");
+}
+
+static void
+a_client_that_lost_what_it_held_is_told_once_each_and_closed(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, MULTI);
+	own = upstream(0, AUTH PING);
+	hears(own, MULTI);
+	says(own, "+OK\r\n");
+	says(a, GET_K);
+	says(a, GET_K);
+	hears(own, GET_K GET_K);
+	close(own);
+	rig.up[0] = -1;
+	hears(a, "+OK\r\n-ERR weir: upstream connection lost\r\n"
+		 "-ERR weir: upstream connection lost\r\n");
+	hears_the_end(a);
+}
+
+static void
+a_client_whose_exec_is_lost_holds_nothing_any_more(void **state)
+{
+	int a = client(0), up, own;
+
+	(void)state;
+	says(a, MULTI);
+	own = upstream(0, AUTH PING);
+	says(own, "+OK\r\n");
+	says(a, EXEC GET_K);
+	hears(own, MULTI EXEC);
+	close(own);
+	rig.up[0] = -1;
+	hears(a, "+OK\r\n-ERR weir: upstream connection lost\r\n");
+	up = upstream(1, AUTH PING);
+	hears(up, GET_K);
+	says(up, ":1\r\n");
+	hears(a, ":1\r\n");
+}
+
+static void
+a_client_that_loses_a_watch_while_it_asks_nothing_is_closed(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, WATCH);
+	own = upstream(0, AUTH PING);
+	hears(own, WATCH);
+	says(own, "+OK\r\n");
+	hears(a, "+OK\r\n");
+	close(own);
+	rig.up[0] = -1;
+	hears_the_end(a);
+}
+
+static void
+without_a_connection_no_transaction_begins(void **state)
+{
+	int a = client(0), up;
+
+	(void)state;
+	says(a, MULTI GET_K);
+	up = upstream(0, NULL);
+	hears(up, AUTH PING);
+	says(up, "-WRONGPASS wrong\r\n-NOAUTH no\r\n");
+	hears(a, "-ERR weir: upstream is unreachable: WRONGPASS wrong\r\n");
+	hears_the_end(a);
+	turns(50);
+	assert_int_equal(accept(rig.listener, NULL, NULL), -1);
+}
+
+/* ---- blocking ----------------------------------------------------------- */
+
+static void
+who_is_blocked_holds_up_nobody_and_is_answered_in_order(void **state)
+{
+	int a = client(0), b = client(1), up, own;
+
+	(void)state;
+	says(a, "PING 1\r\n" BLPOP "PING 2\r\n" GET_K);
+	own = upstream(0, AUTH PING);
+	hears(own, BLPOP);
+	says(b, GET_K);
+	up = upstream(1, AUTH PING);
+	hears(up, GET_K);
+	says(up, ":1\r\n");
+	hears(b, ":1\r\n");
+	hears_nothing(up);
+	hears(a, "$1\r\n1\r\n");
+	says(own, "*2\r\n$1\r\nl\r\n$1\r\nv\r\n");
+	hears(up, GET_K);
+	says(up, ":2\r\n");
+	hears(a, "*2\r\n$1\r\nl\r\n$1\r\nv\r\n$1\r\n2\r\n:2\r\n");
+}
+
+static void
+who_leaves_while_blocked_takes_the_connection_along(void **state)
+{
+	int a = client(0), b = client(1), own;
+
+	(void)state;
+	says(a, BLPOP);
+	own = upstream(0, AUTH PING);
+	hears(own, BLPOP);
+	says(b, BLPOP);
+	close(a);
+	rig.client[0] = -1;
+	hears_the_end(own);
+	own = upstream(1, AUTH PING);
+	hears(own, BLPOP);
+	says(own, "*-1\r\n");
+	hears(b, "*-1\r\n");
+}
+
+static void
+who_only_closed_its_own_side_is_not_waited_for_while_blocked(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, BLPOP);
+	own = upstream(0, AUTH PING);
+	hears(own, BLPOP);
+	assert_return_code(shutdown(a, SHUT_WR), 0);
+	hears_the_end(own);
+}
+
+static void
+a_blocked_one_whose_connection_is_lost_goes_on(void **state)
+{
+	int a = client(0), up, own;
+
+	(void)state;
+	says(a, BLPOP GET_K);
+	own = upstream(0, AUTH PING);
+	hears(own, BLPOP);
+	close(own);
+	rig.up[0] = -1;
+	hears(a, "-ERR weir: upstream connection lost\r\n");
+	up = upstream(1, AUTH PING);
+	hears(up, GET_K);
+	says(up, ":1\r\n");
+	hears(a, ":1\r\n");
+}
+
+static void
+a_reply_cut_anywhere_reaches_who_asked(void **state)
+{
+	static const char reply[] = "*2\r\n$1\r\nl\r\n$3\r\na\r\n\r\n";
+	int a = client(0), own = -1;
+
+	(void)state;
+	for (size_t cut = 0; cut < sizeof(reply); cut++) {
+		char first[sizeof(reply)] = { 0 };
+
+		memcpy(first, reply, cut);
+		says(a, BLPOP);
+		if (own < 0)
+			own = upstream(0, AUTH PING);
+		hears(own, BLPOP);
+		says(own, first);
+		says(own, reply + cut);
+		hears(a, reply);
+	}
+}
+
+static void
+an_idle_connection_that_speaks_is_closed(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, BLPOP);
+	own = upstream(0, AUTH PING);
+	hears(own, BLPOP);
+	says(own, "*-1\r\n");
+	hears(a, "*-1\r\n");
+	says(own, "*-1\r\n");
+	hears_the_end(own);
+	says(a, BLPOP);
+	own = upstream(1, AUTH PING);
+	hears(own, BLPOP);
+	hears_nothing(a);
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(a_transaction_that_came_whole_goes_over_the_shared_connection),
+		T(a_transaction_that_is_not_plain_gets_a_connection_of_its_own),
+		T(a_shared_connection_whose_exec_was_refused_is_closed),
+		T(a_shared_connection_goes_on_after_an_aborted_exec),
+		T(drains_the_shared_connection_before_it_takes_one_of_its_own),
+		T(a_clean_connection_goes_to_the_next_as_it_is),
+		T(a_connection_left_in_a_state_is_reset_and_logged_in_again),
+		T(a_connection_that_is_not_reset_is_closed),
+		T(an_error_of_ours_makes_exec_fail_upstream),
+		T(a_client_that_lost_what_it_held_is_told_once_each_and_closed),
+		T(a_client_whose_exec_is_lost_holds_nothing_any_more),
+		T(a_client_that_loses_a_watch_while_it_asks_nothing_is_closed),
+		T(without_a_connection_no_transaction_begins),
+		T(who_is_blocked_holds_up_nobody_and_is_answered_in_order),
+		T(who_leaves_while_blocked_takes_the_connection_along),
+		T(who_only_closed_its_own_side_is_not_waited_for_while_blocked),
+		T(a_blocked_one_whose_connection_is_lost_goes_on),
+		T(a_reply_cut_anywhere_reaches_who_asked),
+		T(an_idle_connection_that_speaks_is_closed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
