@@ -42,16 +42,6 @@ forget(struct worker *w, struct pg_text *t)
 	insert_free(&t->insert);
 }
 
-static struct insert *
-load(struct slice text)
-{
-	struct insert *in = insert_load(text);
-
-	if (in != NULL && !insert_calls_only(in, NULL, 0))
-		insert_free(&in);
-	return in;
-}
-
 const struct pg_text *
 pg_text_find(struct worker *w, struct slice body)
 {
@@ -72,7 +62,7 @@ pg_text_find(struct worker *w, struct slice body)
 	t->hash = hash;
 	t->stmt = stmt_intern(&w->pools.stmts, body, sql_scan(text));
 	if (t->stmt->flags == 0)
-		t->insert = load(text);
+		t->insert = insert_load(text);
 	return t;
 }
 
@@ -96,7 +86,7 @@ pg_text_read(const struct conf *c, struct slice text)
 	if (text.n > PG_TEXT_MAX || !may_insert(text) ||
 	    !mentions_table(c, text) || (sql_scan(text) & ~SQL_XACT) != 0)
 		return NULL;
-	return load(text);
+	return insert_load(text);
 }
 
 /* A section without a schema is for the table in any. */
@@ -116,9 +106,13 @@ is_table(const char *name, const struct insert *in)
 const struct conf_batch *
 pg_text_batch(const struct conf *c, const struct insert *in)
 {
-	for (size_t i = 0; i < c->batch_n; i++)
-		if (is_table(c->batch[i].name, in))
-			return &c->batch[i];
+	for (size_t i = 0; i < c->batch_n; i++) {
+		const struct conf_batch *b = &c->batch[i];
+
+		if (is_table(b->name, in) &&
+		    insert_calls_only(in, b->functions, b->functions_n))
+			return b;
+	}
 	return NULL;
 }
 

@@ -28,7 +28,7 @@ struct pg_text {
 const struct pg_text *pg_text_find(struct worker *, struct slice body);
 /* A simple Query's, which is not kept: the caller frees it; NULL: no. */
 struct insert *pg_text_read(const struct conf *, struct slice text);
-/* The section for its table, or NULL. */
+/* The section for its table and the functions it calls, or NULL. */
 const struct conf_batch *pg_text_batch(const struct conf *, const struct insert *);
 void pg_texts_fini(struct worker *);
 
