@@ -6,7 +6,8 @@
 # make lint         what a compiler cannot know       make bench        the figures in README
 # make fuzz T=conf  libFuzzer on one target, SECONDS=60
 # make bench-redis  the Redis figures: direct, nutcracker, weir
-# make soak         the leak test of make test for an hour, SECONDS=3600
+# make soak         the leak test of make test for an hour, SECONDS=3600, and
+#                   200 Redis clients that do everything, STORM=600
 # make regress      PostgreSQL's own regression suite, directly and through weir: minutes
 # Any of them with SAN=address,undefined (or thread) builds into its own folder.
 # V=1 shows the commands.  demo, test, bench, fuzz and soak first install what is
@@ -109,8 +110,9 @@ fuzz-now:
 	    build/fuzz/found/$T tests/fuzz/corpus/$T
 soak-now:
 	+@$(MORE) $B/$(NAME)
-	@WEIR_LEAK=$(or $(SECONDS),3600) LIMIT=$$(($(or $(SECONDS),3600) + 1800)) \
-	    tests/integration/run.sh $B/$(NAME) -n0 -s -k test_leak $(ARGS)
+	@WEIR_LEAK=$(or $(SECONDS),3600) WEIR_STORM=$(or $(STORM),600) \
+	    LIMIT=$$(($(or $(SECONDS),3600) + 2 * $(or $(STORM),600) + 3600)) \
+	    tests/integration/run.sh $B/$(NAME) -n0 -s -k "test_leak or test_redis_storm" $(ARGS)
 clean:
 	rm -rf build
 

@@ -10,6 +10,7 @@ Run it with `/usr/bin/python3 -m pytest tests/integration`.  Environment:
     WEIR_SLOW_MB    megabytes a slow reader does not read (200)
     WEIR_SOAK=1     what known bugs have taught, for longer
     WEIR_LEAK=45    seconds of random clients (test_leak.py; make soak)
+    WEIR_STORM=600  seconds of 200 Redis clients (test_redis_storm.py; make soak)
     WEIR_SEED       what they do, to have the same again
     WEIR_KEEP=1     keep the temporary folder
 """
