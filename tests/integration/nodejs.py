@@ -39,11 +39,15 @@ def install():
             assert said.returncode == 0, said.stderr
 
 
-@pytest.fixture
-def node(way):
+def ready():
     if not shutil.which("node") or not (installed() or shutil.which("npm")):
         pytest.fail("node and npm are not installed: tests/setup.sh test")
     install()
+
+
+@pytest.fixture
+def node(way):
+    ready()
 
     def run(script, scenarios, **env):
         return way.run("node", os.path.join(FOLDER, script), *scenarios, seconds=120,

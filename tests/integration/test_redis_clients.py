@@ -1,259 +1,171 @@
 """
-Goal:   CLIENT LIST and KILL show and touch the clients of the caller's own
-        organization, on all workers, and of nobody else is there any sign.
-Method: clients of two organizations and of none, on one worker and on four;
-        each tells what it sees; then they end one another in every way there
-        is, while commands are under way; errors are compared with Redis's.
+Goal:   what applications use to speak to Redis works through weir as on Redis.
+Method: redis-cli, redis-benchmark, redis-py, hiredis, and from npm ioredis, node-redis
+        and what stands on them: RESP2 and RESP3, plain and TLS, all on shared
+        connections with 20 noisy neighbours.  WEIR_DIRECT=1 runs the same on Redis.
 """
+import asyncio
 import contextlib
-import re
+import os
+import random
+import subprocess
 
 import pytest
+import redis
+import redis.asyncio
 
-import respwire
-from respwire import Closed, Error, encode
-from servers import USERS, scaled, wait_for
+import nodejs
+from redisways import WAYS, redis_way, workers              # noqa: F401
+from respwire import encode
+from servers import scaled
+from ways import HERE
 
-CONFIG = {"user svc": {"auth": "plain", "password": "svc-secret", "organizations": "*"},
-          "user acme_two": {"auth": "plain", "password": "two", "organization": "acme"}}
-FIELDS = ("id addr laddr fd name age idle flags db sub psub ssub multi qbuf qbuf-free argv-mem "
-          "multi-mem rbs rbp obl oll omem tot-mem events cmd user redir resp").split()
-
-
-def login(w, user, password=None, proto=2, name=None):
-    r = w.resp(login=False)
-    hello = ["HELLO", proto, "AUTH", user, password or USERS[user][1]]
-    assert not isinstance(r.ask(*hello), Error)
-    r.id = r.ask("CLIENT", "ID")
-    if name:
-        assert r.ask("CLIENT", "SETNAME", name) == "OK"
-    return r
+CONFIG = {"redis main": {"connections": 4}}
+RESP2 = [w for w in WAYS if w.endswith("2")]
 
 
-def rows(text):
-    """The lines of CLIENT LIST, each as a dict."""
-    text = text.decode()
-    if text.startswith("txt:"):
-        text = text[4:]
-    return [dict(word.split("=", 1) for word in line.split(" "))
-            for line in text.splitlines()]
+# From npm: one process a cell, many libraries.
 
 
-def ids(text):
-    return [int(row["id"]) for row in rows(text)]
+@pytest.fixture(scope="module")
+def node():
+    nodejs.ready()
+    return lambda way, script, *scenarios: way.run(
+        "node", os.path.join(nodejs.FOLDER, script), *scenarios, seconds=120)
 
 
-def is_closed(r):
-    return r.until_closed() == b""
+def test_ioredis_and_node_redis(redis_way, node):
+    node(redis_way, "redis.js",
+         "ioredisValues", "ioredisPipelines", "ioredisScripts", "ioredisIterates",
+         "ioredisSessions", "nodeRedisValues", "nodeRedisPool")
 
 
-def lives(r):
-    return r.ask("PING") == "PONG"
+# Redis's own tools.
 
 
-@pytest.mark.weir_only
-def test_a_list_shows_ones_own_organization_on_all_workers_oldest_first(proxy):
-    acme = [login(proxy, "acme_app", proto=2 + n % 2, name="a%d" % n) for n in range(12)]
-    acme += [login(proxy, "svc.acme", "svc-secret"), login(proxy, "acme_two", "two")]
-    beta = [login(proxy, "beta_app", name="b%d" % n) for n in range(5)]
-    plain = [login(proxy, "plain_app"), proxy.resp()]
-    plain[1].id = plain[1].ask("CLIENT", "ID")
-    stranger = proxy.resp(login=False)
-    for group in (acme, beta, plain):
-        want = sorted(r.id for r in group)
-        for r in group:
-            listed = ids(r.ask("CLIENT", "LIST"))
-            assert sorted(listed) == want
-    assert ids(acme[0].ask("CLIENT", "LIST")) == [r.id for r in acme], "by age"
-    named = {row["name"] for row in rows(acme[0].ask("CLIENT", "LIST"))}
-    assert named == {"a%d" % n for n in range(12)} | {""}
-    del stranger
+def test_redis_cli(redis_way):
+    def cli(*args, **options):
+        return redis_way.tool("redis-cli", *args, **options)
+
+    assert cli("PING") == "PONG\n"
+    assert cli("SET", "cli", "grüße\r\n") == "OK\n"
+    assert cli("--no-raw", "GET", "cli") == '"gr\\xc3\\xbc\\xc3\\x9fe\\r\\n"\n'
+    assert cli("-x", "SET", "cli", input="from stdin") == "OK\n"
+    assert cli("GET", "cli") == "from stdin\n"
+    assert cli("-n", "3", "EXISTS", "cli") == "0\n"
+    assert cli("-r", "3", "INCR", "cli:n") == "1\n2\n3\n"
+    assert cli(input="SELECT 3\nSET cli three\nGET cli\nDEL cli\n") == "OK\nOK\nthree\n1\n"
+    assert "WRONGTYPE Operation" in cli("LPUSH", "cli", "x")
+    assert "redis_version:" in cli("INFO", "server")
+    sha = cli("SCRIPT", "LOAD", "return redis.call('SET', 'cli:cleaned', 'yes')").strip()
+    assert cli("HSET", "scripts:sha", "cleanup", sha) == "1\n"
+    assert cli("EVALSHA", cli("HGET", "scripts:sha", "cleanup").strip(), "0") == "OK\n"
+    assert cli("GET", "cli:cleaned") == "yes\n"
+    assert cli("--eval", "/dev/stdin", "cli", ",", "x",
+               input="return {KEYS[1], ARGV[1]}").split() in (["cli", "x"], ["1)", '"cli"', "2)", '"x"'])
 
 
-@pytest.mark.weir_only
-@pytest.mark.parametrize("proto", [2, 3])
-def test_a_line_has_the_fields_of_redis_in_their_order(proxy, rd, proto):
-    r = login(proxy, "acme_app", proto=proto, name="me")
-    r.ask("SELECT", 0), r.ask("SET", "acme:k", "v")
-    for sub in ("LIST", "INFO"):
-        text = r.ask("CLIENT", sub)
-        line = re.sub(rb"^txt:", b"", text)
-        assert line.endswith(b"\n") and line.count(b"\n") == 1
-        assert [w.split(b"=")[0].decode() for w in line.split()] == FIELDS
-        row = rows(text)[0]
-        port = r.sock.getsockname()[1]
-        assert row["addr"] == "127.0.0.1:%d" % port
-        assert row["laddr"] == "127.0.0.1:%d" % proxy.redis_port
-        want = {"id": str(r.id), "name": "me", "flags": "N", "db": "0", "user": "acme_app",
-                "resp": str(proto), "cmd": "client|" + sub.lower(), "multi": "-1", "redir": "-1"}
-        assert {k: row[k] for k in want} == want
-    with contextlib.closing(respwire.Resp(rd.port)) as direct:
-        direct.ask("AUTH", rd.password)
-        text = direct.ask("CLIENT", "INFO")
-        assert [w.split(b"=")[0].decode() for w in text.split()] == FIELDS
-    other = login(proxy, "acme_app")
-    other.ask("GET", "acme:k")
-    r.ask("PING")
-    seen = {int(row["id"]): row["cmd"] for row in rows(r.ask("CLIENT", "LIST"))}
-    assert seen == {r.id: "client|list", other.id: "get"}
+@pytest.mark.parametrize("redis_way", ["plain3", "tls2"], indirect=True)
+def test_redis_cli_loads_and_lists_many_keys(redis_way):
+    said = redis_way.tool("redis-cli", "--pipe", input="".join(
+        encode("SET", "mass:%d" % i, "x" * (i % 300)).decode() for i in range(5000)))
+    assert "errors: 0, replies: 5000" in said
+    keys = redis_way.tool("redis-cli", "--scan", "--pattern", "mass:*").split()
+    assert len(set(keys)) == 5000
+    assert "Biggest string found" in redis_way.tool("redis-cli", "--bigkeys")
 
 
-@pytest.mark.weir_only
-def test_a_list_by_id_is_in_the_order_asked_and_has_nobody_elses(proxy):
-    a = [login(proxy, "acme_app") for _ in range(6)]
-    b = login(proxy, "beta_app")
-    asked = [a[4].id, b.id, 999999, a[1].id, a[4].id, -5, 0]
-    assert ids(a[0].ask("CLIENT", "LIST", "ID", *asked)) == [a[4].id, a[1].id, a[4].id]
-    assert ids(b.ask("CLIENT", "LIST", "ID", *asked)) == [b.id]
-    assert sorted(ids(a[0].ask("client", "list", "type", "NORMAL"))) == sorted(r.id for r in a)
-    for kind in ("master", "replica", "slave", "pubsub"):
-        assert a[0].ask("CLIENT", "LIST", "TYPE", kind) == b""
-    assert a[0].ask("CLIENT", "LIST", "ID", *[1] * 1025) == "ERR weir: too many client IDs"
-    assert a[0].ask("CLIENT", "LIST", "ID", *[1] * 1024) == b""
+@pytest.mark.parametrize("redis_way", ["plain3", "tls2"], indirect=True)
+def test_redis_benchmark(redis_way):
+    said = redis_way.tool(
+        "redis-benchmark", "-a", redis_way.password, "-c", "30", "-n", "500", "-P", "4", "-q",
+        "-r", "1000", "-d", "100",
+        "-t", "ping,set,get,incr,lpush,rpop,sadd,hset,spop,zadd,zpopmin,lrange_100,mset")
+    assert said.count("requests per second") == 15, said
+    assert "rror" not in said, said
 
 
-@pytest.mark.weir_only
-def test_each_way_to_kill_ends_who_is_meant_and_only_of_the_own_organization(proxy):
-    me, other = login(proxy, "acme_app"), login(proxy, "beta_app")
+# redis-py, Debian's: RESP2.
 
-    def victim(user="acme_app", password=None):
-        r = login(proxy, user, password)
-        r.addr = "127.0.0.1:%d" % r.sock.getsockname()[1]
-        return r
-    v = victim()
-    assert me.ask("CLIENT", "KILL", v.addr) == "OK" and is_closed(v)
-    assert me.ask("CLIENT", "KILL", v.addr) == "ERR No such client"
-    v = victim()
-    assert me.ask("CLIENT", "KILL", "ID", v.id) == 1 and is_closed(v)
-    assert me.ask("CLIENT", "KILL", "ID", v.id) == 0
-    v = victim()
-    assert me.ask("CLIENT", "KILL", "ADDR", v.addr, "TYPE", "normal") == 1 and is_closed(v)
-    v = victim("acme_two", "two")
-    assert me.ask("CLIENT", "KILL", "USER", "acme_two") == 1 and is_closed(v)
-    assert me.ask("CLIENT", "KILL", "USER", "acme_two") == 0
-    v = [victim() for _ in range(9)]
-    assert me.ask("CLIENT", "KILL", "LADDR", "127.0.0.1:%d" % proxy.redis_port) == 9
-    assert all(is_closed(r) for r in v)
-    for foreign in [("ID", other.id), ("ID", other.id, "SKIPME", "no"), ("TYPE", "pubsub"),
-                    ("TYPE", "master"), ("ADDR", "127.0.0.1:%d" % other.sock.getsockname()[1]),
-                    ("ID", me.id), ("SKIPME", "yes")]:
-        assert me.ask("CLIENT", "KILL", *foreign) == 0, foreign
-    assert me.ask("CLIENT", "KILL", "USER", "beta_app") == "ERR No such user 'beta_app'"
-    assert me.ask("CLIENT", "KILL", "USER", "nobody") == "ERR No such user 'nobody'"
-    assert lives(me) and lives(other)
-    wait_for(lambda: sum(e.get("why") == "KILLED" for e in proxy.events("close")) >= 13, 5)
+def from_url(way, kind=redis.Redis, db=0, **options):
+    if way.tls:
+        options["ssl_ca_certs"] = way.proxy.ca
+    return kind.from_url(way.url(db), socket_timeout=scaled(20), **options)
 
 
-@pytest.mark.weir_only
-def test_a_client_that_kills_itself_hears_of_it_and_is_gone(proxy):
-    r = login(proxy, "acme_app")
-    r.send(encode("SET", "k", "v"), encode("CLIENT", "KILL", "ID", r.id, "SKIPME", "no"),
-           encode("SET", "k", "behind"))
-    assert r.until_closed() == b"+OK\r\n:1\r\n"
-    r = login(proxy, "acme_app")
-    assert r.ask("GET", "k") == b"v"
-    r.send(encode("CLIENT", "KILL", "127.0.0.1:%d" % r.sock.getsockname()[1]))
-    assert r.until_closed() == b"+OK\r\n"
+@contextlib.contextmanager
+def connected(way, **options):
+    r = from_url(way, **options)
+    yield r
+    r.connection_pool.disconnect()
 
 
-@pytest.mark.weir_only
-def test_list_and_kill_keep_their_place_in_a_pipeline(proxy):
-    victims = [login(proxy, "acme_app") for _ in range(4)]
-    r = login(proxy, "acme_app")
-    for v in victims:
-        r.send(encode("SET", "k", v.id), encode("CLIENT", "KILL", "ID", v.id), encode("GET", "k"),
-               encode("CLIENT", "LIST", "ID", v.id, r.id), encode("ECHO", "last"))
-        assert r.replies(3) == ["OK", 1, b"%d" % v.id]
-        assert ids(r.reply()) == [r.id] and r.reply() == b"last"
-        assert is_closed(v)
+@pytest.mark.parametrize("redis_way", RESP2, indirect=True)
+def test_redis_py(redis_way):
+    with connected(redis_way, decode_responses=True, client_name="redis-py",
+                   health_check_interval=1) as r:
+        big = "x" * (2 << 20)
+        assert r.set("py", big) is True and r.get("py") == big
+        assert r.client_getname() == "redis-py"
+        assert r.hset("py:h", mapping={"a": 1, "b": "zwei"}) == 2
+        assert r.hgetall("py:h") == {"a": "1", "b": "zwei"}
+        assert r.zadd("py:z", {"a": 1.5, "b": 2}) == 2
+        assert r.zrange("py:z", 0, -1, withscores=True) == [("a", 1.5), ("b", 2.0)]
+        entry = r.xadd("py:x", {"field": "value"})
+        assert r.xread({"py:x": 0}) == [["py:x", [(entry, {"field": "value"})]]]
+        assert r.info()["redis_version"] and r.ping()
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            r.lpush("py", 1)
+        p = r.pipeline(transaction=False)
+        for i in range(500):
+            p.set("py:%d" % i, i).get("py:%d" % i)
+        assert p.execute()[1::2] == [str(i) for i in range(500)]
+        assert len(set(r.scan_iter("py:*", count=50))) >= 500
+        twice = r.register_script("return ARGV[1] * 2 -- %d" % random.randrange(1 << 30))
+        assert [twice(args=[i]) for i in range(5)] == [0, 2, 4, 6, 8]
+        with r.lock("py:lock", timeout=10) as lock:
+            assert lock.owned()
+            assert not r.lock("py:lock", blocking=False).acquire()
+        assert r.exists("py:lock") == 0
+        with connected(redis_way, db=3) as other:
+            assert other.set("py", 3) and len(r.get("py")) == len(big)
+            assert other.delete("py") == 1
 
 
-@pytest.mark.weir_only
-def test_clients_that_are_killed_owed_replies_leave_the_others_theirs(proxy):
-    """Who is killed has commands under way; nobody else hears the replies."""
-    for turn in range(10):
-        me = login(proxy, "acme_app")
-        victims = [login(proxy, "acme_app") for _ in range(8)]
-        for v in victims:
-            v.send(*[encode("SET", "own:%d" % v.id, v.id) + encode("GET", "own:%d" % v.id)] * 20)
-        me.send(encode("SET", "me", turn), encode("CLIENT", "KILL", "TYPE", "normal"),
-                encode("GET", "me"))
-        assert me.replies(3) == ["OK", 8, b"%d" % turn]
-        for v in victims:
-            said = v.until_closed()
-            assert set(re.findall(rb"\$\d+\r\n(\d+)", said)) <= {b"%d" % v.id}
-        me.close()
+@pytest.mark.parametrize("redis_way", RESP2, indirect=True)
+def test_redis_py_with_asyncio(redis_way):
+    async def task(r, i):
+        await r.set("aio:%d" % i, i)
+        return int(await r.get("aio:%d" % i))
+
+    async def run():
+        r = from_url(redis_way, redis.asyncio.Redis, max_connections=20)
+        assert await asyncio.gather(*[task(r, i) for i in range(20)]) == list(range(20))
+        # A cancelled command's reply is nobody's.
+        for i in range(20):
+            waiting = asyncio.create_task(r.get("aio:1"))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waiting
+            assert await r.get("aio:2") == b"2"
+        await r.close()
+        await r.connection_pool.disconnect()
+    asyncio.run(run())
 
 
-@pytest.mark.weir_only
-def test_everybody_kills_everybody_and_nobody_waits_for_ever(proxy):
-    """Askers that end while their call is on its way; calls that meet."""
-    witness = login(proxy, "beta_app")
-    for _ in range(8):
-        crowd = [login(proxy, "acme_app", proto=2 + n % 2) for n in range(16)]
-        for n, r in enumerate(crowd):
-            r.send(encode("CLIENT", "LIST") * 3, encode("CLIENT", "KILL", "TYPE", "normal"),
-                   encode("CLIENT", "LIST"))
-            if n % 5 == 0:
-                r.close()
-        left = 0
-        for n, r in enumerate(crowd):
-            if n % 5 == 0:
-                continue
-            try:
-                assert len(r.replies(5)) == 5
-                left += lives(r)
-            except Closed:
-                pass
-        assert left <= 1
-        for r in crowd:
-            r.close()
-    assert lives(witness) and ids(witness.ask("CLIENT", "LIST")) == [witness.id]
+# hiredis, Debian's: RESP2, no TLS.
 
 
-
-ERRORS = """CLIENT LIST x|CLIENT LIST TYPE|CLIENT LIST TYPE x|CLIENT LIST TYPE normal x|CLIENT LIST ID
-CLIENT LIST ID x|CLIENT LIST ID 1 x|CLIENT LIST ID 01|CLIENT LIST TYPE master|CLIENT LIST ID 99999999
-CLIENT KILL|CLIENT KILL x|CLIENT KILL ID|CLIENT KILL ID x|CLIENT KILL ID 0|CLIENT KILL ID -1
-CLIENT KILL ID 99999999|CLIENT KILL ID 99999999 TYPE|CLIENT KILL ID 99999999 FOO bar|CLIENT KILL TYPE foo
-CLIENT KILL USER nosuch|CLIENT KILL SKIPME maybe|CLIENT KILL ADDR 1.2.3.4:5|CLIENT KILL FOO yes
-CLIENT KILL ID 99999999 ID x|CLIENT INFO x|CLIENT ID x|CLIENT FOO|CLIENT|CLIENT KILL TYPE master
-CLIENT KILL ID 99999999999999999999|CLIENT LIST ID 99999999999999999999
-""".replace("\n", "|").strip("|").split("|")
+@pytest.fixture(scope="module")
+def hiredis(folder):
+    program = os.path.join(folder, "hiredis")
+    subprocess.run(["cc", "-std=c11", "-D_GNU_SOURCE", "-Wall", "-o", program,
+                    os.path.join(HERE, "hiredis.c"), "-lhiredis", "-levent"], check=True)
+    return program
 
 
-@pytest.mark.parametrize("proto", [2, 3])
-def test_what_is_malformed_is_refused_in_redis_own_words(proxy, rd, proto):
-    with contextlib.closing(respwire.Resp(rd.port)) as direct:
-        direct.ask("HELLO", proto, "AUTH", "default", rd.password)
-        r = proxy.resp(proto=proto)
-        wrong = {}
-        for line in ERRORS:
-            said = []
-            for c in (direct, r):
-                c.send(encode(*line.split()))
-                said.append(c.raw())
-            if said[0] != said[1]:
-                wrong[line] = said
-        assert not wrong
-
-
-@pytest.mark.weir_only
-def test_a_weir_that_ends_does_not_wait_for_a_call(weir, workers):
-    w = weir({}, workers)
-    clients = [w.resp() for _ in range(20)]
-    for r in clients:
-        r.send(encode("CLIENT", "LIST") * 50)
-    w.signal(15)
-    assert w.wait(15) == 0
-    w.over = True
-
-
-@pytest.mark.weir_only
-def test_a_thousand_clients_are_listed_and_killed(proxy, san):
-    n = 300 if san else 1000
-    crowd = [login(proxy, "acme_app") for _ in range(n)]
-    assert sorted(ids(crowd[0].ask("CLIENT", "LIST"))) == sorted(r.id for r in crowd)
-    assert crowd[0].ask("CLIENT", "KILL", "USER", "acme_app") == n - 1
-    assert all(is_closed(r) for r in crowd[1:]) and lives(crowd[0])
-    assert ids(crowd[0].ask("CLIENT", "LIST")) == [crowd[0].id]
+@pytest.mark.parametrize("redis_way", ["plain2"], indirect=True)
+@pytest.mark.parametrize("scenario", ["values", "pipeline", "asynchronous"])
+def test_hiredis(redis_way, hiredis, scenario):
+    redis_way.run(hiredis, scenario, str(redis_way.port), redis_way.password)
