@@ -308,11 +308,18 @@ struct change {
 	const char *name, *value;
 };
 
-/* Puts them; `yield`: but for those the session has set itself. */
+/* How they are put. */
+enum put {
+	PUT,
+	PUT_UNSET, /* but for those the session has set itself */
+	PUT_LOCAL  /* for this transaction */
+};
+
+/* Puts them. */
 static void
-own_set(struct server *v, const struct change *c, unsigned n, bool yield)
+own_set(struct server *v, const struct change *c, unsigned n, enum put how)
 {
-	static const char *const put = "%spg_catalog.set_config($%u,$%u,false)";
+	static const char *const put = "%spg_catalog.set_config($%u,$%u,%s)";
 	static const char *const put_unset =
 	    "%sCASE WHEN EXISTS (SELECT FROM pg_catalog.pg_settings WHERE "
 	    "source OPERATOR(pg_catalog.=) 'session' AND "
@@ -320,7 +327,7 @@ own_set(struct server *v, const struct change *c, unsigned n, bool yield)
 	    "pg_catalog.lower($%u)) THEN NULL ELSE "
 	    "pg_catalog.set_config($%u,$%u,false) END";
 	char sql[64 + 320 * BIND_CHUNK] = "SELECT ", text_name[16];
-	const char *name = yield ? "" : bind_name(v, text_name);
+	const char *name = how != PUT ? "" : bind_name(v, text_name);
 	struct buf *out = stream_out(&v->stream);
 	uint8_t null[4] = { 0xff, 0xff, 0xff, 0xff };
 	struct buf args;
@@ -330,12 +337,13 @@ own_set(struct server *v, const struct change *c, unsigned n, bool yield)
 		const char *comma = i ? "," : "";
 		size_t at = strlen(sql);
 
-		if (yield)
+		if (how == PUT_UNSET)
 			snprintf(sql + at, sizeof(sql) - at, put_unset, comma,
 				 2 * i + 1, 2 * i + 1, 2 * i + 2);
 		else
 			snprintf(sql + at, sizeof(sql) - at, put, comma,
-				 2 * i + 1, 2 * i + 2);
+				 2 * i + 1, 2 * i + 2,
+				 how == PUT_LOCAL ? "true" : "false");
 	}
 	snprintf(text_name, sizeof(text_name), "weir_set_%u", n);
 	own_parse(v, name, sql, KNOWN_SET << (n - 1));
@@ -415,7 +423,7 @@ is_there(const struct server *v, const struct label *old,
 /* Sends old -> new in chunks. */
 static void
 bind_changes(struct server *v, const struct label *old, const struct label *new,
-	     bool yield)
+	     enum put how)
 {
 	struct change c[BIND_CHUNK];
 	unsigned n = 0;
@@ -429,14 +437,14 @@ bind_changes(struct server *v, const struct label *old, const struct label *new,
 			continue;
 		c[n++] = (struct change){ old->pair[i].name, NULL };
 		if (n == BIND_CHUNK) {
-			own_set(v, c, n, yield);
+			own_set(v, c, n, how);
 			n = 0;
 		}
 	}
 	for (size_t i = 0; new != NULL &&i < new->n; i++) {
 		const struct label_pair *pair = &new->pair[i];
 
-		if (is_there(v, old, new, pair))
+		if (how != PUT_LOCAL && is_there(v, old, new, pair))
 			continue;
 		if (is_context(new, pair->name) &&
 		    (made = sign(pg_server(v), pair->value)) == NULL)
@@ -446,20 +454,37 @@ bind_changes(struct server *v, const struct label *old, const struct label *new,
 						     ? made
 						     : pair->value };
 		if (n == BIND_CHUNK) {
-			own_set(v, c, n, yield);
+			own_set(v, c, n, how);
 			n = 0;
 		}
 	}
 	if (n > 0)
-		own_set(v, c, n, yield);
+		own_set(v, c, n, how);
 	free(made);
+}
+
+/* The last of it is sent: its answer confirms all. */
+static void
+bind_sent(struct server *v, struct lessee *l, struct label *label)
+{
+	struct pg_server *pg = pg_server(v);
+
+	ledger_at(&v->ledger, v->ledger.n - 1)->arg = OWN_BOUND;
+	pg->is_binding = true;
+	pg->bind_local = false;
+	pg->prepared_ns = v->pool->home->streams->now_ns;
+	pg->echoing = true;
+	pg->binding = label_ref(label);
+	pg->binding_tenant = l->tenant;
+	v->tenant = NULL;
+	stats_add(v->pool->home->stats, STAT_BINDS, 1);
 }
 
 static void
 pg_bind(struct server *v, struct lessee *l)
 {
 	struct pg_server *pg = pg_server(v);
-	bool yield = false;
+	enum put how = PUT;
 
 	assert(!pg->is_binding && v->ledger.n == 0);
 	pg->forgot = false;
@@ -472,25 +497,17 @@ pg_bind(struct server *v, struct lessee *l)
 	/* A pinned lessee's own settings stay; only ours are put again, and
 	 * those of its startup packet unless it has set them anew. */
 	if (pg->unset && pg->pinned) {
-		yield = l->tenant == NULL;
+		how = l->tenant == NULL ? PUT_UNSET : PUT;
 		label_unref(&v->label);
 	} else if (pg->unset) {
 		own_run(v, bind_name(v, "weir_reset"), "RESET ALL",
 			KNOWN_RESET);
 		label_unref(&v->label);
 	}
-	bind_changes(v, v->label, l->label, yield);
+	bind_changes(v, v->label, l->label, how);
 	own_run(v, bind_name(v, "weir_commit"), "COMMIT", KNOWN_COMMIT);
-	/* The last of it: its answer confirms all. */
-	ledger_at(&v->ledger, v->ledger.n - 1)->arg = OWN_BOUND;
 	pg->unset = false;
-	pg->is_binding = true;
-	pg->prepared_ns = v->pool->home->streams->now_ns;
-	pg->echoing = true;
-	pg->binding = label_ref(l->label);
-	pg->binding_tenant = l->tenant;
-	v->tenant = NULL;
-	stats_add(v->pool->home->stats, STAT_BINDS, 1);
+	bind_sent(v, l, l->label);
 }
 
 /* Does a request end with what was sent last? */
@@ -540,6 +557,28 @@ pg_server_switch(struct server *v)
 }
 
 void
+pg_server_switch_local(struct server *v, const struct label *before,
+		       const struct label *now)
+{
+	struct pg_server *pg = pg_server(v);
+	uint64_t context_ns = pg->context_ns, context_id = pg->context_id;
+
+	assert(v->ledger.n == 0 && v->lessee != NULL && !pg->is_binding);
+	assert(pg->status == 'T' && !pg->unset);
+	bind_changes(v, before, now, PUT_LOCAL);
+	if (v->ledger.n == 0) { /* nothing says which it is */
+		v->tenant = v->lessee->tenant;
+		return;
+	}
+	/* What comes back when it ends is as old as it was. */
+	pg->context_ns = context_ns;
+	pg->context_id = context_id;
+	bind_sent(v, v->lessee, v->label);
+	pg->bind_local = true;
+	pg_server_sync(v);
+}
+
+void
 pg_server_sync(struct server *v)
 {
 	if (!pg_server(v)->is_binding)
@@ -562,7 +601,8 @@ bind_confirmed(struct pg_server *pg)
 	pg->is_binding = false;
 	if (v->lessee != NULL) {
 		assert(v->lessee->tenant == v->tenant);
-		assert(label_same(v->lessee->label, v->label));
+		assert(pg->bind_local ||
+		       label_same(v->lessee->label, v->label));
 		v->lessee->ops->room(v->lessee);
 	}
 }
@@ -1015,13 +1055,15 @@ pg_misreads(const struct pg_server *pg, const uint8_t *body, size_t n)
 }
 
 /* The command tag is the proof that all prepared statements are gone; a text
- * that says so may have failed. */
+ * that says so may have failed.  A bind's own prove nothing of its lessee. */
 static void
 pg_tag(struct pg_server *pg, const uint8_t *body, size_t n)
 {
 	struct pg_reader r = pg_reader(body, n);
 	struct slice tag = pg_read_str(&r);
 
+	if (pg->is_binding)
+		return;
 	if (slice_is(tag, "COMMIT") || slice_is(tag, "ROLLBACK"))
 		pg->committed = slice_is(tag, "COMMIT");
 	if (slice_is(tag, "RESET") || slice_is(tag, "DISCARD ALL"))

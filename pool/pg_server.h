@@ -73,6 +73,7 @@ struct pg_server {
 	const struct tenant *binding_tenant;
 	uint16_t	  bind_known;	/* our own statements this backend has */
 	bool		  is_binding;
+	bool		  bind_local;	/* for its transaction: the label stays as it was */
 	uint64_t	  prepared_ns;	/* when the last bind or BEGIN of ours was sent */
 	bool		  beginning;	/* pg_server_begin() is not answered yet */
 	bool		  echoing;	/* a bind's ParameterStatus may come, up to ReadyForQuery */
@@ -193,6 +194,13 @@ bool pg_server_renew(struct server *) __attribute__((warn_unused_result));
 void pg_server_rebind(struct server *);
 /* Its lessee, which keeps it, wants another label now; at rest only. */
 void pg_server_switch(struct server *);
+/*
+ * The same inside a transaction and until that ends: what `now` says, in place
+ * of `before`, is put by set_config(..., true), so that the backend itself goes
+ * back to the label it has; at rest only.
+ */
+void pg_server_switch_local(struct server *, const struct label *before,
+    const struct label *now);
 /* A Sync of our own behind a bind, when nothing of the lessee's follows it. */
 void pg_server_sync(struct server *);
 

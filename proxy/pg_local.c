@@ -21,6 +21,7 @@ struct answer {
 	bool parse, bind, describe; /* asked for in the extended protocol */
 	bool more;       /* the Sync is not here yet, or something before it */
 	const char *tag; /* of CommandComplete; NULL: none */
+	const struct sql_switch *shape; /* what it wants and returns; NULL */
 };
 
 static void
@@ -35,6 +36,8 @@ answer(struct pg_session *ps, const struct answer *a)
 		r |= pg_put(out, '2', "");
 	if (a->describe)
 		r |= pg_put(out, 'n', "");
+	if (a->shape != NULL)
+		r |= pg_switch_describe(out, a->shape);
 	if (a->tag != NULL)
 		r |= pg_put(out, 'C', "s", a->tag);
 	if (!a->more)
@@ -94,7 +97,7 @@ transaction(struct pg_session *ps, enum sql_xact xact, unsigned modes)
 		return xact == SQL_BEGIN ? "BEGIN" : "START TRANSACTION";
 	}
 	ps->begun = 0;
-	pg_switch_end(ps, xact == SQL_COMMIT);
+	pg_switch_end(ps, xact == SQL_COMMIT, false);
 	stats_add(stats, STAT_TRANSACTIONS, 1);
 	return xact == SQL_COMMIT ? "COMMIT" : "ROLLBACK";
 }
@@ -127,15 +130,42 @@ struct bound {
 	unsigned params, format;
 };
 
-/* Tells it, ReadyForQuery included unless more is to come. */
-static void
-answer_switch(struct pg_session *ps, const struct sql_switch *to,
-	      const char *value, const struct answer *a, unsigned format)
+/* With no server in hand, or that of one which is at rest. */
+static char
+status_of(const struct pg_session *ps)
+{
+	const struct server *v = ps->s.lessee.server;
+
+	return v != NULL ? ((const struct pg_server *)(const void *)v)->status
+			 : pg_local_status(ps);
+}
+
+/* Was it tried before there was this server, which is here to say so? */
+static bool
+is_tried(const struct pg_session *ps, const struct sql_switch *to)
+{
+	return ps->s.lessee.server != NULL && !ps->asked &&
+	       pg_switch_tried(ps, to);
+}
+
+/*
+ * Carries a switch out and tells it, ReadyForQuery included.  What is told is
+ * what stands before the setting on the way to the server: it is confirmed
+ * before anything else is sent there.
+ */
+static enum pg_switched
+run_switch(struct pg_session *ps, const struct sql_switch *to,
+	   const char *value, const struct answer *a, unsigned format)
 {
 	struct buf *out = stream_out(&ps->s.stream);
 	bool simple = !a->bind;
+	char status = status_of(ps);
+	enum pg_switched how = pg_switch_run(ps, to, value);
 	int r = 0;
 
+	ps->looks_up = how == PG_SWITCH_LATER;
+	if (how != PG_SWITCH_DONE)
+		return how;
 	if (a->parse)
 		r |= pg_put(out, '1', "");
 	if (a->bind)
@@ -143,33 +173,34 @@ answer_switch(struct pg_session *ps, const struct sql_switch *to,
 	r |= pg_switch_answer(out, to, value,
 			      a->describe || (simple && to->select), format);
 	if (!a->more)
-		r |= pg_put_ready(out, pg_local_status(ps));
+		r |= pg_put_ready(out, status);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
 	if (r != 0)
 		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
-}
-
-/* A text that resets all does that here too, before a server hears of it. */
-static bool
-local_switch(struct pg_session *ps, struct slice text)
-{
-	const struct answer a = { 0 };
-	struct sql_switch to;
-
-	if (ps->sw == NULL)
-		return false;
-	if (!pg_switch_is(ps, text, &to)) {
-		if (sql_scan(text) & SQL_RESETS)
-			pg_switch_reset(ps);
-		return false;
-	}
-	if (to.param != 0 || !pg_switch_run(ps, &to, to.value))
-		return false;
-	answer_switch(ps, &to, to.value, &a, 0);
-	return true;
+	if (ps->s.lessee.server != NULL)
+		pg_message_synced(ps);
+	return how;
 }
 
 /* ---- the simple protocol ---------------------------------------------- */
+
+static bool
+query_switches(struct pg_session *ps, struct feed *f, const struct pg_frame *m,
+	       struct slice text)
+{
+	const struct answer a = { 0 };
+	struct sql_switch to;
+	enum pg_switched how;
+
+	if (!pg_switch_is(ps, text, &to) || to.param != 0 || is_tried(ps, &to))
+		return false;
+	how = run_switch(ps, &to, to.value, &a, 0);
+	if (how == PG_SWITCH_DONE) {
+		pg_message_drop_unnamed(ps);
+		done(ps, f, m->size);
+	}
+	return how != PG_SWITCH_NO;
+}
 
 static bool
 local_query(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
@@ -183,11 +214,8 @@ local_query(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	if (m->size > f->n - f->at || text.n < 1)
 		return false;
 	text.n--; /* its NUL */
-	if (local_switch(ps, text)) {
-		pg_message_drop_unnamed(ps);
-		done(ps, f, m->size);
+	if (query_switches(ps, f, m, text))
 		return true;
-	}
 	xact = sql_transaction(text, &modes);
 	a.tag = transaction(ps, xact, modes);
 	if (a.tag == NULL && pg_message_deallocate(ps, text))
@@ -202,9 +230,12 @@ local_query(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 
 /* ---- the extended protocol -------------------------------------------- */
 
+enum { SMALL = 4096 }; /* none of a group's messages is longer */
+
 /* What is here of the client's messages, from the one in question on. */
 struct group {
 	const uint8_t *p, *end;
+	bool cut; /* and more of them may come */
 };
 
 /* The next one's body, if it is all here and of this type. */
@@ -213,8 +244,11 @@ take(struct group *g, uint8_t type, struct pg_reader *r)
 {
 	size_t n = (size_t)(g->end - g->p);
 	struct pg_frame m;
+	int got = pg_frame_next(&m, g->p, n);
 
-	if (pg_frame_next(&m, g->p, n) <= 0 || m.type != type || m.size > n)
+	g->cut |= got == 0 ||
+		  (got > 0 && m.type == type && m.size > n && m.size <= SMALL);
+	if (got <= 0 || m.type != type || m.size > n)
 		return false;
 	*r = pg_reader(g->p + PG_HEADER, m.size - PG_HEADER);
 	g->p += m.size;
@@ -313,60 +347,44 @@ text_of(const uint8_t *body, size_t n)
 	return slice_of(body, strnlen((const char *)body, n));
 }
 
-/* Bind, Describe, Execute, Sync of a switch, behind its Parse or not. */
-static bool
-local_bind_switch(struct pg_session *ps, struct feed *f, struct group g,
-		  struct slice text, struct answer *a)
+/*
+ * Bind, Describe, Execute, Sync of a switch, behind its Parse or not.  LATER:
+ * also when not all of them are here yet.
+ */
+static enum pg_switched
+bind_switches(struct pg_session *ps, struct feed *f, struct group g,
+	      struct slice text, struct answer *a)
 {
-	const char *value;
 	struct sql_switch to;
-	struct slice name;
-	struct bound b;
+	struct slice name = { 0 };
+	struct bound b = { 0 };
+	enum pg_switched how;
+	bool good = take_value(&g, &name, &b);
 
-	if (!take_value(&g, &name, &b) || (a->parse ? name.n > 0 : text.n > 0))
-		return false;
 	if (!a->parse)
-		text = pg_message_text(ps, name);
+		text = good ? pg_message_text(ps, name) : (struct slice){ 0 };
+	if (!pg_switch_is(ps, text, &to) || is_tried(ps, &to))
+		return PG_SWITCH_NO;
 	/* Without Sync what follows could still fail, and undo it: that is
 	 * told from a transaction's end only. */
-	if (!pg_switch_is(ps, text, &to) || to.param != b.params ||
-	    !take_execute(&g, a) || (a->more && ps->begun == 0))
-		return false;
-	value = to.param != 0 ? b.value : to.value;
-	if (!pg_switch_run(ps, &to, value))
-		return false;
+	good = good && (!a->parse || name.n == 0) && to.param == b.params &&
+	       take_execute(&g, a) &&
+	       (!a->more || (ps->begun != 0 && ps->s.lessee.server == NULL));
+	ps->looks_up = !good && g.cut;
+	if (!good)
+		return g.cut ? PG_SWITCH_LATER : PG_SWITCH_NO;
 	a->bind = true;
-	answer_switch(ps, &to, value, a, b.format);
-	done(ps, f, (size_t)(g.p - (f->p + f->at)));
-	return true;
-}
-
-/* sql_scan()'s, of the client's statement of that name. */
-static unsigned
-flags_of(const struct pg_session *ps, struct slice name)
-{
-	struct stmt_entry *e =
-	    name.n > 0 ? stmt_names_find(&ps->names, name) : NULL;
-
-	if (e != NULL)
-		return e->stmt->flags;
-	return name.n == 0 && ps->has_unnamed ? ps->unnamed_flags : 0;
-}
-
-/* Is the statement just parsed bound in the same breath? */
-static bool
-is_bound(struct group g, struct slice name)
-{
-	struct slice bound;
-
-	return take_bind(&g, &bound) && bound.n == name.n &&
-	       (name.n == 0 || memcmp(bound.p, name.p, name.n) == 0);
+	how = run_switch(ps, &to, to.param != 0 ? b.value : to.value, a,
+			 b.format);
+	if (how == PG_SWITCH_DONE)
+		done(ps, f, (size_t)(g.p - (f->p + f->at)));
+	return how;
 }
 
 static bool
 local_bind(struct pg_session *ps, struct feed *f)
 {
-	struct group g = { f->p + f->at, f->p + f->n };
+	struct group g = { f->p + f->at, f->p + f->n, false };
 	struct answer there = { 0 };
 	struct stmt_entry *e;
 	struct answer a = { 0 };
@@ -374,7 +392,8 @@ local_bind(struct pg_session *ps, struct feed *f)
 	enum sql_xact xact;
 	unsigned modes;
 
-	if (ps->sw != NULL && local_bind_switch(ps, f, g, text, &there))
+	if (ps->sw != NULL &&
+	    bind_switches(ps, f, g, text, &there) != PG_SWITCH_NO)
 		return true;
 	if (!take_bind(&g, &name))
 		return false;
@@ -383,8 +402,6 @@ local_bind(struct pg_session *ps, struct feed *f)
 	e = name.n > 0 ? stmt_names_find(&ps->names, name) : NULL;
 	if (e != NULL && e->stmt->flags & SQL_XACT)
 		text = text_of(e->stmt->body, e->stmt->len);
-	if (ps->sw != NULL && flags_of(ps, name) & SQL_RESETS)
-		pg_switch_reset(ps);
 	if (text.n == 0)
 		return false;
 	xact = sql_transaction(text, &modes);
@@ -417,13 +434,15 @@ local_name(struct pg_session *ps, struct slice name, struct slice body,
 	return false;
 }
 
-/* These types, of a Parse, are texts. */
+/* These types, of a Parse, are texts, and no more than that. */
 static bool
-are_texts(struct pg_reader types)
+are_texts(struct pg_reader types, unsigned max)
 {
 	enum { TEXT = 25, UNKNOWN = 705, VARCHAR = 1043 };
 	unsigned n = pg_read_u16(&types);
 
+	if (n > max)
+		return false;
 	for (; n > 0 && !types.bad; n--) {
 		uint32_t type = pg_read_u32(&types);
 
@@ -434,53 +453,91 @@ are_texts(struct pg_reader types)
 	return !types.bad;
 }
 
-/* Would PostgreSQL parse this?  A command of transactions, or a switch. */
-static bool
-is_ours(const struct pg_session *ps, struct slice text, struct pg_reader types)
-{
-	struct sql_switch to;
-	unsigned modes;
+/* A Parse: what it says, and what follows it. */
+struct parse {
+	struct slice name, text, body;
+	struct pg_reader types; /* of parameters */
+	struct group g;
+};
 
-	return sql_transaction(text, &modes) != SQL_NO_XACT ||
-	       (pg_switch_is(ps, text, &to) && are_texts(types));
+static bool
+take_parse(struct group *g, struct parse *p)
+{
+	struct pg_reader r;
+
+	if (!take(g, 'P', &r))
+		return false;
+	p->name = pg_read_str(&r);
+	p->body = slice_of(r.p, (size_t)(r.end - r.p));
+	p->text = pg_read_str(&r);
+	p->types = r;
+	p->g = *g;
+	if (pg_read_u16(&r) != 0 && r.p == r.end)
+		r.bad = true; /* types are promised, and not there */
+	return !r.bad;
+}
+
+/* It is carried out, or will be, when the Parse is of the unnamed one. */
+static bool
+parse_switches(struct pg_session *ps, struct feed *f, const struct parse *p)
+{
+	struct answer a = { .parse = true };
+	enum pg_switched how;
+
+	if (ps->sw == NULL || p->name.n > 0)
+		return false;
+	how = bind_switches(ps, f, p->g, p->text, &a);
+	if (how == PG_SWITCH_DONE) {
+		pg_message_drop_unnamed(ps);
+		pg_message_keep_unnamed(ps, p->body, sql_scan(p->text));
+	}
+	return how != PG_SWITCH_NO;
+}
+
+static bool
+take_describe(struct group *g, struct slice name)
+{
+	struct pg_reader r;
+	struct slice of;
+
+	if (!take(g, 'D', &r) || pg_read_u8(&r) != 'S')
+		return false;
+	of = pg_read_str(&r);
+	return !r.bad && of.n == name.n && memcmp(of.p, name.p, name.n) == 0;
 }
 
 static bool
 local_parse(struct pg_session *ps, struct feed *f)
 {
-	struct group g = { f->p + f->at, f->p + f->n };
+	struct group g = { f->p + f->at, f->p + f->n, false };
 	struct answer a = { .parse = true };
 	struct slice name, text, bound, body;
-	struct pg_reader r, types;
+	struct sql_switch to;
+	struct parse p;
 	enum sql_xact xact;
 	unsigned modes, flags;
+	bool is_ours; /* PostgreSQL would parse it */
 
-	if (!take(&g, 'P', &r))
+	if (!take_parse(&g, &p))
 		return false;
-	name = pg_read_str(&r);
-	body = slice_of(r.p, (size_t)(r.end - r.p));
-	text = pg_read_str(&r);
-	types = r;
-	if (pg_read_u16(&r) != 0 && r.p == r.end)
-		r.bad = true; /* types are promised, and not there */
-	if (r.bad)
-		return false;
-	if (ps->sw != NULL && name.n == 0 &&
-	    local_bind_switch(ps, f, g, text, &a)) {
-		pg_message_keep_unnamed(ps, body, sql_scan(text));
+	name = p.name;
+	text = p.text;
+	body = p.body;
+	if (parse_switches(ps, f, &p))
 		return true;
-	}
-	a = (struct answer){ .parse = true };
-	if (ps->sw != NULL && sql_scan(text) & SQL_RESETS && is_bound(g, name))
-		pg_switch_reset(ps);
 	xact = sql_transaction(text, &modes);
+	is_ours = xact != SQL_NO_XACT;
+	if (name.n > 0 && pg_switch_is(ps, text, &to) && to.param <= 1 &&
+	    are_texts(p.types, to.param)) {
+		is_ours = true;
+		if (take_describe(&g, name))
+			a.shape = &to;
+	}
 	a.more = !take_sync(&g);
-	if (!a.more ||
-	    (name.n > 0 && ps->sw != NULL && is_ours(ps, text, types))) {
+	if (!a.more || (name.n > 0 && ps->sw != NULL && is_ours)) {
 		flags = sql_scan(text);
 		if (name.n == 0 || pg_message_is_refused(ps, text, flags) ||
-		    !local_name(ps, name, body, flags,
-				is_ours(ps, text, types)))
+		    !local_name(ps, name, body, flags, is_ours))
 			return false;
 	} else {
 		if (xact == SQL_NO_XACT || name.n > 0 ||
@@ -494,6 +551,40 @@ local_parse(struct pg_session *ps, struct feed *f)
 	answer(ps, &a);
 	done(ps, f, (size_t)(g.p - (f->p + f->at)));
 	return true;
+}
+
+/* ---- a switch, wherever ------------------------------------------------- */
+
+bool
+pg_local_switch(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
+{
+	const struct server *v = ps->s.lessee.server;
+	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
+	struct group g = { f->p + f->at, f->p + f->n, false };
+	struct answer a = { 0 };
+	struct parse p;
+
+	if (ps->sw == NULL || m->size > f->n - f->at)
+		return false;
+	if (v != NULL && (v->ledger.n > 0 || pg->skipping ||
+			  (pg->status != 'I' && pg->status != 'T')))
+		return false;
+	if (v != NULL)
+		pg_message_flush(ps, f);
+	switch (m->type) {
+	case 'Q':
+		return m->size > PG_HEADER &&
+		       query_switches(ps, f, m,
+				      slice_of(f->p + f->at + PG_HEADER,
+					       m->size - PG_HEADER - 1));
+	case 'P':
+		return take_parse(&g, &p) && parse_switches(ps, f, &p);
+	case 'B':
+		return bind_switches(ps, f, g, (struct slice){ 0 }, &a) !=
+		       PG_SWITCH_NO;
+	default:
+		return false;
+	}
 }
 
 /* ---- the rest --------------------------------------------------------- */
@@ -549,7 +640,7 @@ bool
 pg_local_is_cut(const struct pg_session *ps, const struct feed *f,
 		const struct pg_frame *m)
 {
-	struct group g = { f->p + f->at, f->p + f->n };
+	struct group g = { f->p + f->at, f->p + f->n, false };
 	struct pg_reader r;
 	struct sql_switch to;
 	struct slice text;
@@ -576,13 +667,15 @@ pg_local_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 {
 	bool may = ps->mode == POOL_MODE_TRANSACTION;
 
+	if (!may && strchr("QPB", m->type) != NULL)
+		return pg_local_switch(ps, f, m);
 	switch (m->type) {
 	case 'Q':
-		return may && local_query(ps, f, m);
+		return local_query(ps, f, m);
 	case 'P':
-		return may && local_parse(ps, f);
+		return local_parse(ps, f);
 	case 'B':
-		return may && local_bind(ps, f);
+		return local_bind(ps, f);
 	case 'S':
 		if (pg_put_ready(stream_out(&ps->s.stream),
 				 pg_local_status(ps)) != 0)

@@ -35,4 +35,8 @@ pg_local_status(const struct pg_session *ps)
 	return ps->begun ? 'T' : 'I';
 }
 
+/* Is it a switch of organization (pg_switch.h), and was it carried out, with a
+ * server in hand or without?  Or it waits: ps->looks_up. */
+bool pg_local_switch(struct pg_session *, struct feed *, const struct pg_frame *);
+
 #endif

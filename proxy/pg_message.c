@@ -279,8 +279,8 @@ refusal(const struct pg_session *ps, struct slice text, unsigned flags)
 
 	struct sql_switch to;
 
-	/* To parse it is free; refusal_to_switch() is for when it is run. */
-	if (ps->sw != NULL && pg_switch_is(ps, text, &to))
+	/* To parse it is free; poison_switch() is for when it is run. */
+	if (pg_switch_is(ps, text, &to))
 		return NULL;
 	/* A switch by who may not; else nobody knows that setting. */
 	if (ps->sw == NULL && ps->s.lessee.tenant != NULL &&
@@ -298,35 +298,39 @@ pg_message_is_refused(const struct pg_session *ps, struct slice text,
 }
 
 /* With a server in hand it was not carried out before: why. */
-static const struct refusal *
-refusal_to_switch(const struct pg_session *ps, struct slice text)
+static bool
+may_not_switch(const struct pg_session *ps, struct slice text,
+	       struct refusal *no)
 {
-	static const struct refusal unknown = {
-		WHY_NOT_ALLOWED, "no such organization, or not one of this user"
-	};
-	static const struct refusal place = {
-		WHY_UNSUPPORTED,
-		"an organization is chosen between transactions, or before the "
-		"first statement of one, by a statement of its own"
-	};
-	static const struct refusal leaks = {
-		WHY_NOT_ALLOWED,
-		"row level security does not hold for that organization, or "
-		"is not known to (rls_check = require)"
-	};
 	struct sql_switch to;
 
-	if (ps->sw == NULL || !pg_switch_is(ps, text, &to))
-		return NULL;
-	switch (pg_switch_wrong(ps, &to)) {
-	case PG_SWITCH_UNKNOWN:
-		return &unknown;
-	case PG_SWITCH_LEAKS:
-		return &leaks;
-	case PG_SWITCH_PLACE:
-		break;
-	}
-	return &place;
+	if (!pg_switch_is(ps, text, &to))
+		return false;
+	no->why = pg_switch_why(ps, &to, &no->text);
+	return true;
+}
+
+static bool
+is_switch(const struct pg_session *ps, struct slice text)
+{
+	struct sql_switch to;
+
+	return pg_switch_is(ps, text, &to);
+}
+
+/* Behind the end of a transaction what it has chosen is no longer true. */
+static const struct refusal *
+refusal_to_end(const struct pg_session *ps, struct slice text, unsigned flags)
+{
+	static const struct refusal mixed = {
+		WHY_UNSUPPORTED,
+		"a transaction that has chosen an organization ends by a "
+		"COMMIT or ROLLBACK of its own, and a Sync"
+	};
+
+	return pg_switch_may_end(ps, text, flags) && !pg_switch_is_ending(ps)
+		   ? NULL
+		   : &mixed;
 }
 
 /* At the first request of a lease the server's last nextval() was somebody
@@ -390,9 +394,9 @@ pg_message_leaving(struct pg_session *ps)
 	ps->leave_ns = ps->s.worker->streams.now_ns;
 }
 
-/* Behind a Sync or Query: see must_wait() of pg_session.c. */
-static void
-wait_for_settings(struct pg_session *ps)
+/* See must_wait() of pg_session.c. */
+void
+pg_message_synced(struct pg_session *ps)
 {
 	const struct server *v = ps->s.lessee.server;
 
@@ -471,6 +475,27 @@ text_of(const struct feed *f, const struct pg_frame *m)
 	return r.bad ? (struct slice){ 0 } : text;
 }
 
+/* The text that this message would run, if it may be a switch: for that the
+ * server must be at rest. */
+static bool
+waits_to_switch(const struct pg_session *ps, const struct feed *f,
+		const struct pg_frame *m, struct pg_reader r)
+{
+	struct slice text = { 0 };
+	struct sql_switch to;
+
+	if (ps->sw == NULL)
+		return false;
+	if (m->type == 'Q' || m->type == 'P') {
+		text = text_of(f, m);
+	} else if (m->type == 'B' && pg_read_str(&r).n == 0) {
+		text = pg_read_str(&r);
+		text = r.bad ? (struct slice){ 0 } : pg_message_text(ps, text);
+	}
+	return pg_switch_is(ps, text, &to) &&
+	       (ps->asked || !pg_switch_tried(ps, &to));
+}
+
 /* A DEALLOCATE has to know whether its transaction has failed.  Behind what
  * no Sync follows nobody would say: one in a Query is not for us there. */
 bool
@@ -481,9 +506,10 @@ pg_message_may_run(const struct pg_session *ps, const struct feed *f,
 	struct pg_reader r =
 	    pg_reader(f->p + f->at + PG_HEADER, here - PG_HEADER);
 
-	if ((m->type == 'Q' || m->type == 'P') && here == m->size &&
-	    will_rest(&ps->s.lessee.server->ledger) &&
-	    deallocated(ps, text_of(f, m)) != NULL)
+	if (here == m->size && will_rest(&ps->s.lessee.server->ledger) &&
+	    (pg_switch_is_ending(ps) || waits_to_switch(ps, f, m, r) ||
+	     ((m->type == 'Q' || m->type == 'P') &&
+	      deallocated(ps, text_of(f, m)) != NULL)))
 		return false;
 	return ps->parses == 0 || strchr("PBDC", m->type) == NULL ||
 	       !is_unsure(ps, r, m->type);
@@ -512,7 +538,7 @@ sync_query(struct pg_session *ps)
 			      STMT_NONE) ||
 	    pg_put(stream_out(&v->stream), 'S', "") != 0)
 		abort();
-	wait_for_settings(ps);
+	pg_message_synced(ps);
 }
 
 /* Does something of the client's wait for a Sync that has not come? */
@@ -595,33 +621,6 @@ refusal_by_rate(struct pg_session *ps, bool is_free)
 	return seat_pay(&ps->s) ? NULL : &rate;
 }
 
-/* On a server that is kept, between transactions. */
-static bool
-query_switches(struct pg_session *ps, struct feed *f, uint32_t size,
-	       struct slice text, unsigned flags)
-{
-	struct server *v = ps->s.lessee.server;
-	struct buf *out = stream_out(&ps->s.stream);
-	struct sql_switch to;
-
-	if (ps->sw == NULL || !(flags & SQL_SETTING) ||
-	    server_of(ps)->status != 'I' || v->ledger.n > 0 ||
-	    pg_server_binding(v) || server_of(ps)->skipping)
-		return false;
-	if (flags & SQL_RESETS)
-		pg_switch_reset(ps);
-	if (!pg_switch_is(ps, text, &to) || to.param != 0 ||
-	    !pg_switch_run(ps, &to, to.value))
-		return false;
-	pg_message_drop(ps, f, size);
-	if (pg_switch_answer(out, &to, to.value, to.select, 0) != 0 ||
-	    pg_put_ready(out, 'I') != 0)
-		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
-	else
-		wait_for_settings(ps);
-	return true;
-}
-
 static void
 on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 {
@@ -630,15 +629,18 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	struct slice text = slice_of(f->p + f->at + PG_HEADER,
 				     (whole ? size : here) - PG_HEADER);
 	const struct refusal *no;
+	struct refusal there;
 	unsigned flags;
 
 	if (whole && text.n > 0)
 		text.n--; /* its NUL */
 	flags = scan(text, whole);
-	if (query_switches(ps, f, size, text, flags))
+	if (flags & SQL_SETTING && may_not_switch(ps, text, &there)) {
+		refuse_query(ps, f, size, &there);
 		return;
+	}
 	if ((no = refusal(ps, text, flags)) != NULL ||
-	    (no = refusal_to_switch(ps, text)) != NULL ||
+	    (no = refusal_to_end(ps, text, flags)) != NULL ||
 	    (no = refusal_to_recall(ps, flags)) != NULL) {
 		refuse_query(ps, f, size, no);
 		return;
@@ -657,7 +659,7 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	note_request(ps);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
 	pass_expecting(ps, f, size, PG_QUERY);
-	wait_for_settings(ps);
+	pg_message_synced(ps);
 }
 
 static uint64_t
@@ -701,11 +703,10 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		poison_refused(ps, no);
 		return;
 	}
-	pg_switch_note(ps, text, flags);
 	pg_message_drop_unnamed(ps);
 	if (whole)
 		pg_message_keep_unnamed(ps, body, flags);
-	if (refusal_to_switch(ps, text) != NULL)
+	if (flags & SQL_SETTING && is_switch(ps, text))
 		flags = 0; /* it is refused where it would run */
 	if (flags & SQL_DROPS && !server_of(ps)->failed &&
 	    (e = deallocated(ps, text)) != NULL) {
@@ -817,9 +818,7 @@ need_unnamed(struct pg_session *ps, struct feed *f)
 		pg_server_close_unnamed(v);
 		return;
 	}
-	if (ps->sw == NULL ||
-	    refusal_to_switch(ps, pg_message_text(ps, slice_of(NULL, 0))) ==
-		NULL)
+	if (!is_switch(ps, pg_message_text(ps, slice_of(NULL, 0))))
 		apply_flags(ps, ps->unnamed_flags);
 	if (!pg_server_parse_unnamed(v, NULL, owner_id(ps), ps->unnamed_gen))
 		return;
@@ -849,8 +848,7 @@ pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
 				    (uint8_t)len };
 
 	pg_message_flush(ps, f);
-	if (ps->sw == NULL ||
-	    refusal_to_switch(ps, pg_message_text(ps, name)) == NULL)
+	if (!is_switch(ps, pg_message_text(ps, name)))
 		apply_flags(ps, stmt->flags);
 	pg_server_need(v, stmt);
 	if (!pg_server_expect(v, &ps->s.lessee, kind, LEDGER_FORWARD, e->id,
@@ -996,6 +994,7 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 				       (here < size ? here : size) - PG_HEADER);
 	struct slice portal = pg_read_str(&r), name = pg_read_str(&r);
 	struct stmt_entry *e = NULL;
+	struct refusal there;
 	const struct refusal *no;
 	unsigned flags = 0;
 
@@ -1029,8 +1028,11 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	else if (name.n == 0 && ps->has_unnamed)
 		flags = ps->unnamed_flags;
 	no = refusal_to_recall(ps, flags);
-	if (no == NULL && flags & SQL_SETTING)
-		no = refusal_to_switch(ps, pg_message_text(ps, name));
+	if (no == NULL)
+		no = refusal_to_end(ps, pg_message_text(ps, name), flags);
+	if (no == NULL && flags & SQL_SETTING &&
+	    may_not_switch(ps, pg_message_text(ps, name), &there))
+		no = &there;
 	if (no != NULL) {
 		pg_message_drop(ps, f, size);
 		poison_refused(ps, no);
@@ -1192,7 +1194,7 @@ on_function(struct pg_session *ps, struct feed *f, uint32_t size)
 	}
 	note_request(ps);
 	pass_expecting(ps, f, size, PG_FUNCTION);
-	wait_for_settings(ps);
+	pg_message_synced(ps);
 }
 
 /* One message, with a server in hand. */
@@ -1221,7 +1223,7 @@ pg_message_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	case 'S':
 		ps->portal_drops = 0;
 		pass_expecting(ps, f, m->size, PG_SYNC);
-		wait_for_settings(ps);
+		pg_message_synced(ps);
 		break;
 	case 'F':
 		on_function(ps, f, m->size);

@@ -49,6 +49,8 @@ bool pg_message_is_watched(const struct pg_session *);
 /* Is it a DEALLOCATE of a statement the client prepared in the extended
  * protocol?  Then it is dropped. */
 bool pg_message_deallocate(struct pg_session *, struct slice text);
+/* A Query or Sync is done with, or something in its place. */
+void pg_message_synced(struct pg_session *);
 /* The server came to the error we asked for, or skipped it (done is false). */
 void pg_message_poisoned(struct pg_session *, uint32_t id, bool done);
 void pg_message_leaving(struct pg_session *);	/* good-bye, once all is answered */

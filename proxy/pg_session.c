@@ -144,7 +144,7 @@ static void
 give_back(struct pg_session *ps)
 {
 	struct session *s = &ps->s;
-	bool committed = server_of(ps)->committed, resets = has_reset(ps);
+	bool committed = server_of(ps)->committed, reset = has_reset(ps);
 
 	assert(ps->parses == 0 && ps->checks == 0);
 	ps->bound_wait = false;
@@ -153,9 +153,7 @@ give_back(struct pg_session *ps)
 	ps->server_paused = false;
 	server_release(s->lessee.server);
 	session_enter(s, SESSION_IDLE);
-	pg_switch_end(ps, committed);
-	if (resets && !session_is_over(s))
-		pg_switch_reset(ps);
+	pg_switch_end(ps, committed, reset);
 	if (session_is_over(s))
 		return;
 	if (s->worker->drain_ns != 0)
@@ -277,8 +275,7 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 	}
 	if (ps->s.lessee.server != NULL && !pg_message_may_run(ps, f, &m))
 		return false;
-	if (ps->s.lessee.server != NULL && !is_renewed(ps, f, &m))
-		return false;
+	ps->looks_up = false;
 	if (ps->s.lessee.server == NULL)
 		switch (pg_op_take(ps, f, &m)) {
 		case OP_TAKEN:
@@ -288,13 +285,18 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		case OP_NONE:
 			break;
 		}
-	if (ps->s.lessee.server != NULL)
+	if (ps->s.lessee.server != NULL) {
+		if (pg_local_switch(ps, f, &m))
+			return !ps->looks_up;
+		if (!is_renewed(ps, f, &m))
+			return false;
 		pg_message_run(ps, f, &m);
-	else if (pg_local_is_cut(ps, f, &m))
+	} else if (pg_local_is_cut(ps, f, &m)) {
 		return false;
-	else if (!pg_local_run(ps, f, &m) && may_ask(ps, f, &m))
+	} else if (!pg_local_run(ps, f, &m) && may_ask(ps, f, &m)) {
 		*want = true;
-	return !*want;
+	}
+	return !*want && !ps->looks_up;
 }
 
 static void
@@ -527,6 +529,20 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	}
 }
 
+/* What is bound for the transaction is no longer wanted, on a server that is
+ * kept.  Late words of a COPY may be on their way: nothing can stand inside. */
+static void
+end_transaction(struct pg_session *ps)
+{
+	struct pg_server *pg = server_of(ps);
+	bool reset = has_reset(ps);
+
+	if (ps->remain > 0 && (pg->unset || ps->sw != NULL))
+		session_close(&ps->s, WHY_BAD_FRAME, NULL, NULL);
+	else
+		pg_switch_end(ps, pg->committed, reset);
+}
+
 static void
 pg_rest(struct lessee *l)
 {
@@ -537,6 +553,7 @@ pg_rest(struct lessee *l)
 		pg_hello_rest(s);
 		return;
 	}
+	pg_switch_rest(ps);
 	if (server_of(ps)->forgot || ps->names.hidden > 0)
 		stmt_names_unhide(&ps->names, &s->worker->pools.stmts,
 				  server_of(ps)->forgot);
@@ -558,12 +575,8 @@ pg_rest(struct lessee *l)
 	if (may_give_back(ps)) {
 		give_back(ps);
 	} else {
-		/* What is bound for the transaction is no longer wanted. */
-		if (server_of(ps)->status == 'I' && ps->sw != NULL)
-			pg_switch_end(ps, server_of(ps)->committed);
-		if (!session_is_over(s) && server_of(ps)->status == 'I' &&
-		    has_reset(ps))
-			pg_switch_reset(ps);
+		if (server_of(ps)->status == 'I')
+			end_transaction(ps);
 		if (session_is_over(s))
 			return;
 		if (ps->pinned && server_of(ps)->status == 'I')

@@ -64,6 +64,7 @@ struct pg_session {
 	bool		  pinned;	/* keeps its server until it leaves */
 	bool		  resets;	/* has asked its server to reset all */
 	bool		  asked;	/* has run something in this lease */
+	bool		  looks_up;	/* its message waits: an organization is looked up */
 	bool		  bound_wait;	/* sent what may be sent before a bind is confirmed */
 	bool		  stalled;	/* its input waits for the server */
 	bool		  server_paused; /* its server waits for it to read */

@@ -14,9 +14,9 @@ static const char own_name[] = "weir.organization";
 
 /* An organization, and what it means for a session. */
 struct choice {
-	const struct tenant *tenant;
-	struct label *label; /* counted */
-	struct pool *pool;   /* joined, if it is not the session's own */
+	const struct tenant *tenant; /* counted */
+	struct label *label;         /* counted */
+	struct pool *pool; /* joined, if it is not the session's own */
 	enum conf_pool_mode mode;
 };
 
@@ -25,11 +25,29 @@ struct pg_switch {
 	struct jwt *jwt;
 	const struct tenant *home; /* of its log-in */
 	struct label *home_label;
-	struct choice outer; /* what comes back after this transaction */
-	bool away;           /* there is one */
-	bool keep;           /* but not if it commits */
-	bool unsure;         /* and nobody can tell */
+	const struct tenant *now; /* counted: the session's, chosen since */
+	struct choice outer;      /* what comes back after this transaction */
+	bool away;                /* there is one */
+	bool keep;                /* but not if it commits */
+	bool inner;     /* the server has it for this transaction only */
+	bool rolled;    /* and may have taken it back */
+	bool ending;    /* the end of the transaction is on its way */
+	uint64_t tried; /* what was not carried out last, ... */
+	enum why why;   /* ... and why */
+	const char *says;
 };
+
+static const char place[] =
+    "an organization is chosen between transactions, or in one before anything "
+    "is rolled back, by a statement of its own";
+static const char elsewhere[] =
+    "that organization is on another upstream: it is chosen before the first "
+    "statement of a transaction, and by no session that keeps its server";
+static const char leaks[] =
+    "row level security does not hold for that organization, or is not known "
+    "to (rls_check = require)";
+static const char untrue[] =
+    "that organization has another value for this setting";
 
 void
 pg_switch_open(struct pg_session *ps, struct pg_hello *h)
@@ -52,7 +70,9 @@ pg_switch_free(struct pg_session *ps)
 
 	if (sw == NULL)
 		return;
+	tenant_unref(&sw->now);
 	if (sw->away) {
+		tenant_unref(&sw->outer.tenant);
 		label_unref(&sw->outer.label);
 		if (sw->outer.pool != NULL)
 			pool_leave(&sw->outer.pool);
@@ -82,46 +102,64 @@ pg_switch_is(const struct pg_session *ps, struct slice text,
 	       key_of(ps, to->name) != ROUTE_NO_KEY;
 }
 
-static bool
-find(const struct pg_session *ps, const struct sql_switch *to,
-     const char *value, const struct tenant **t)
+/* It, or why not; WHY_MAX: it is being looked up. */
+static enum why
+find(struct pg_session *ps, const struct sql_switch *to, const char *value,
+     const struct tenant **t)
 {
+	enum directory_found how = DIRECTORY_FOUND;
+
 	*t = NULL;
 	if (to->reset)
-		*t = ps->sw->home;
+		*t = tenant_ref(ps->sw->home);
 	else if (value[0] != '\0')
-		*t = route_choose(ps->s.snapshot->conf, ps->s.user,
-				  key_of(ps, to->name), value);
-	return to->reset || value[0] == '\0' || *t != NULL;
+		how = route_choose(&ps->s, ps->s.user, key_of(ps, to->name),
+				   value, t);
+	switch (how) {
+	case DIRECTORY_FOUND:
+		return WHY_EOF;
+	case DIRECTORY_LATER:
+		return WHY_MAX;
+	case DIRECTORY_DOWN:
+		return WHY_DIRECTORY_DOWN;
+	case DIRECTORY_NOBODY:
+		break;
+	}
+	return WHY_NOT_ALLOWED;
 }
 
-/* What rls_check refuses at log-in is not to be had later: there is no waiting
- * for what is not known. */
-static bool
-may_go(const struct session *s, const struct route *r)
+/* A statement of that value, whatever a parameter will be. */
+static uint64_t
+hash_of(const struct sql_switch *to)
 {
-	return r->postgres->rls_check != RLS_CHECK_REQUIRE ||
-	       rls_verdict(s->worker->weir->rls, r->postgres, r->dbname) ==
-		   RLS_HOLDS;
+	const char *part[3] = { to->name, "=",
+				to->param != 0 ? "$" : to->value };
+	uint64_t h = 14695981039346656037u;
+
+	for (size_t i = 0; i < 3; i++)
+		for (const char *p = part[i]; *p != '\0'; p++)
+			h = (h ^ (uint8_t)*p) * 1099511628211u;
+	return h | 1;
 }
 
-enum pg_switch_wrong
-pg_switch_wrong(const struct pg_session *ps, const struct sql_switch *to)
+bool
+pg_switch_tried(const struct pg_session *ps, const struct sql_switch *to)
 {
-	const struct session *s = &ps->s;
-	const struct tenant *t;
-	struct route r;
-	enum why w;
+	return ps->sw->tried == hash_of(to);
+}
 
-	if (to->param != 0)
-		return PG_SWITCH_PLACE;
-	if (!find(ps, to, to->value, &t))
-		return PG_SWITCH_UNKNOWN;
-	if (route_switch(&r, s->snapshot->conf, s->user, t, ps->sw->database,
-			 &w) == 0 &&
-	    !may_go(s, &r))
-		return PG_SWITCH_LEAKS;
-	return PG_SWITCH_PLACE;
+enum why
+pg_switch_why(const struct pg_session *ps, const struct sql_switch *to,
+	      const char **text)
+{
+	const struct pg_switch *sw = ps->sw;
+	bool tried = pg_switch_tried(ps, to);
+	enum why w = tried ? sw->why : WHY_UNSUPPORTED;
+
+	*text = !tried             ? place
+		: sw->says != NULL ? sw->says
+				   : why_table[w].text;
+	return w;
 }
 
 static struct label *
@@ -168,44 +206,96 @@ is_true(const struct label *l, const struct sql_switch *to, const char *value)
 
 /* ---- there -------------------------------------------------------------- */
 
-/* Its upstream; a server that is kept stays with the one it is of. */
+static struct pg_server *
+server_of(const struct pg_session *ps)
+{
+	return ps->s.lessee.server ? pg_server(ps->s.lessee.server) : NULL;
+}
+
+/* Is a transaction open that has asked something? */
 static bool
-choose(struct pg_session *ps, const struct tenant *t, struct choice *c)
+is_inside(const struct pg_session *ps)
+{
+	return server_of(ps) != NULL && server_of(ps)->status == 'T';
+}
+
+static bool
+no(struct pg_session *ps, enum why w, const char *says)
+{
+	ps->sw->why = w;
+	ps->sw->says = says;
+	return false;
+}
+
+/* What rls_check refuses at log-in is not to be had later: there is no waiting
+ * for what is not known. */
+static bool
+may_go(const struct session *s, const struct route *r)
+{
+	return r->postgres->rls_check != RLS_CHECK_REQUIRE ||
+	       rls_verdict(s->worker->weir->rls, r->postgres, r->dbname) ==
+		   RLS_HOLDS;
+}
+
+/* Where the organization leads: a server that is kept stays with its upstream. */
+static bool
+choose(struct pg_session *ps, struct choice *c)
 {
 	struct session *s = &ps->s;
 	struct route r;
 	enum why w;
 
-	*c = (struct choice){ .tenant = t };
-	if (route_switch(&r, s->snapshot->conf, s->user, t, ps->sw->database,
-			 &w) != 0 ||
-	    !may_go(s, &r) || (c->pool = pg_hello_pool(s, &r)) == NULL)
-		return false;
+	if (route_switch(&r, s->snapshot->conf, s->user, c->tenant,
+			 ps->sw->database, &w) != 0)
+		return no(ps, w, NULL);
+	if (!may_go(s, &r))
+		return no(ps, WHY_NOT_ALLOWED, leaks);
+	if ((c->pool = pg_hello_pool(s, &r)) == NULL)
+		return no(ps, WHY_CLIENTS_FULL, NULL);
 	c->mode = r.pool_mode;
 	if (s->lessee.server != NULL && c->pool != s->pool)
-		return false;
+		return no(ps, WHY_UNSUPPORTED, elsewhere);
 	if (buf_len(&c->pool->welcome) == 0)
 		budget_get_welcome(&s->worker->weir->budgets, c->pool->budget,
 				   &c->pool->welcome);
 	return true;
 }
 
-/* Takes over the choice's label. */
+/* May it be chosen at this place? */
+static bool
+fits(struct pg_session *ps, const struct sql_switch *to, const char *value,
+     const struct choice *c)
+{
+	const struct pg_switch *sw = ps->sw;
+
+	if (!is_true(c->label, to, value))
+		return no(ps, WHY_NOT_ALLOWED, untrue);
+	/* LOCAL over what was set for good would have to bring it back; */
+	if (sw->away && sw->keep && to->local)
+		return no(ps, WHY_UNSUPPORTED, place);
+	/* and what is not known cannot be replaced. */
+	if (is_inside(ps) && (sw->rolled || server_of(ps)->unset))
+		return no(ps, WHY_UNSUPPORTED, place);
+	return true;
+}
+
+/* The session is the choice's, from the next bind on. */
 static void
 go(struct pg_session *ps, struct choice *c)
 {
 	struct session *s = &ps->s;
+	const struct tenant *was = ps->sw->now;
 
-	s->lessee.tenant = c->tenant;
+	s->lessee.tenant = ps->sw->now = c->tenant;
+	c->tenant = NULL;
 	label_unref(&s->lessee.label);
 	s->lessee.label = c->label;
 	c->label = NULL;
-	if (s->lessee.server != NULL) {
-		pg_server_switch(s->lessee.server);
-		return;
+	if (s->lessee.server == NULL) {
+		ps->mode = c->mode;
+		s->lessee.keeps = c->mode == POOL_MODE_SESSION;
 	}
-	ps->mode = c->mode;
-	s->lessee.keeps = c->mode == POOL_MODE_SESSION;
+	tenant_unref(&was);
 }
 
 /* For good. */
@@ -216,7 +306,7 @@ settle(struct pg_session *ps, struct choice *c)
 	enum why w;
 
 	if (!seats_take(s, s->user, c->tenant, &w))
-		return false;
+		return no(ps, w, NULL);
 	if (c->pool != s->pool) {
 		pool_join(c->pool);
 		pool_leave(&s->pool);
@@ -237,88 +327,137 @@ depart(struct pg_session *ps, struct choice *c, bool keep)
 	if (sw->away) {
 		pool_leave(&s->pool);
 	} else {
-		sw->outer = (struct choice){ s->lessee.tenant,
+		sw->outer = (struct choice){ tenant_ref(s->lessee.tenant),
 					     label_ref(s->lessee.label),
 					     s->pool, ps->mode };
 		sw->away = true;
-		sw->unsure = false;
+		if (server_of(ps) != NULL)
+			server_of(ps)->committed = false;
 	}
 	sw->keep = keep;
 	s->pool = c->pool;
 	go(ps, c);
 }
 
-bool
+/* Only what says which organization it is: a transaction may have set the
+ * rest. */
+static void
+depart_inside(struct pg_session *ps, struct choice *c, bool keep)
+{
+	struct session *s = &ps->s;
+	struct label *before, *now;
+
+	before = pg_hello_label(s, NULL, 0, s->lessee.tenant, ps->sw->jwt);
+	now = pg_hello_label(s, NULL, 0, c->tenant, ps->sw->jwt);
+	depart(ps, c, keep);
+	ps->sw->inner = true;
+	pg_server_switch_local(s->lessee.server, before, now);
+	label_unref(&before);
+	label_unref(&now);
+}
+
+/* At the place where it stands. */
+static bool
+change(struct pg_session *ps, const struct sql_switch *to, struct choice *c)
+{
+	if (is_inside(ps))
+		depart_inside(ps, c, !to->local);
+	else if (ps->begun)
+		depart(ps, c, !to->local);
+	else if (!to->local && !settle(ps, c))
+		return false;
+	else if (!to->local && ps->s.lessee.server != NULL)
+		pg_server_switch(ps->s.lessee.server);
+	return true;
+}
+
+enum pg_switched
 pg_switch_run(struct pg_session *ps, const struct sql_switch *to,
 	      const char *value)
 {
-	const struct tenant *t;
-	struct choice c;
+	struct choice c = { 0 };
+	enum why w = find(ps, to, value, &c.tenant);
 	bool good;
 
-	if (!find(ps, to, value, &t) || !choose(ps, t, &c))
-		return false;
-	c.label = label_for(ps, t);
-	good =
-	    is_true(c.label, to, value) &&
-	    /* LOCAL over what was set for good would have to bring it back */
-	    !(ps->sw->away && ps->sw->keep && to->local);
-	if (good && ps->begun)
-		depart(ps, &c, !to->local);
-	else if (good && !to->local)
-		good = settle(ps, &c);
+	if (w == WHY_MAX)
+		return PG_SWITCH_LATER;
+	if (w != WHY_EOF) {
+		good = no(ps, w, NULL);
+	} else if ((good = choose(ps, &c))) {
+		c.label = label_for(ps, c.tenant);
+		good = fits(ps, to, value, &c) && change(ps, to, &c);
+	}
+	ps->sw->tried = good ? 0 : hash_of(to);
 	label_unref(&c.label);
-	return good;
+	tenant_unref(&c.tenant);
+	return good ? PG_SWITCH_DONE : PG_SWITCH_NO;
 }
 
-void
-pg_switch_reset(struct pg_session *ps)
+bool
+pg_switch_may_end(const struct pg_session *ps, struct slice text,
+		  unsigned flags)
 {
-	const struct sql_switch home = { .reset = true };
+	unsigned modes;
 
-	/* Where that is elsewhere, none at all is what is left. */
-	if (ps->sw->away || ps->begun || pg_switch_run(ps, &home, ""))
-		return;
-	session_close(&ps->s, WHY_UNSUPPORTED, NULL,
-		      "the organization of the log-in cannot be had again");
+	return ps->sw == NULL || !ps->sw->away || !(flags & SQL_XACT) ||
+	       sql_transaction(text, &modes) != SQL_NO_XACT ||
+	       sql_rolls_to(text);
+}
+
+bool
+pg_switch_is_ending(const struct pg_session *ps)
+{
+	return ps->sw != NULL && ps->sw->ending;
 }
 
 void
 pg_switch_note(struct pg_session *ps, struct slice text, unsigned flags)
 {
+	struct pg_switch *sw = ps->sw;
 	unsigned modes;
 
-	if (ps->sw != NULL && ps->sw->away && flags & SQL_XACT &&
-	    sql_transaction(text, &modes) == SQL_NO_XACT && !sql_rolls_to(text))
-		ps->sw->unsure = true;
+	if (sw == NULL || !sw->away || !(flags & SQL_XACT))
+		return;
+	if (sql_transaction(text, &modes) != SQL_NO_XACT)
+		sw->ending = true;
+	else
+		sw->rolled |= sw->inner;
 }
 
 void
-pg_switch_end(struct pg_session *ps, bool committed)
+pg_switch_rest(struct pg_session *ps)
+{
+	if (ps->sw != NULL)
+		ps->sw->ending = false;
+}
+
+/* ---- and back ----------------------------------------------------------- */
+
+/* What the transaction has left. */
+static void
+come_back(struct pg_session *ps, bool committed)
 {
 	struct pg_switch *sw = ps->sw;
 	struct session *s = &ps->s;
-	struct choice back, stay;
-	enum why w;
+	struct choice back = sw->outer;
+	const struct tenant *stay = s->lessee.tenant;
+	bool unsure = sw->rolled && committed;
+	enum why w = WHY_UNSUPPORTED;
 
-	if (sw == NULL || !sw->away)
-		return;
-	back = sw->outer;
-	stay = (struct choice){ s->lessee.tenant, label_ref(s->lessee.label),
-				s->pool, ps->mode };
 	sw->outer = (struct choice){ 0 };
-	sw->away = false;
-	if (sw->keep && sw->unsure) {
-		session_close(s, WHY_UNSUPPORTED, NULL,
-			      "cannot tell which organization the transaction "
-			      "has left");
-		committed = false;
-	}
+	sw->away = sw->inner = sw->rolled = false;
 	s->lessee.tenant = back.tenant; /* who is seated */
-	if (sw->keep && committed && seats_take(s, s->user, stay.tenant, &w)) {
-		s->lessee.tenant = stay.tenant;
+	if (sw->keep && committed && !unsure &&
+	    seats_take(s, s->user, stay, &w)) {
+		s->lessee.tenant = stay;
 		pool_leave(&back.pool);
 	} else {
+		if (sw->keep && committed)
+			session_close(s, w, NULL,
+				      w == WHY_UNSUPPORTED
+					  ? "cannot tell which organization "
+					    "the transaction has left"
+					  : NULL);
 		/* What it keeps is of the other upstream. */
 		if (s->lessee.server != NULL && back.pool != s->pool)
 			session_close(s, WHY_UNSUPPORTED, NULL,
@@ -330,16 +469,68 @@ pg_switch_end(struct pg_session *ps, bool committed)
 		go(ps, &back);
 	}
 	label_unref(&back.label);
-	label_unref(&stay.label);
+	tenant_unref(&back.tenant);
+}
+
+static void
+go_home(struct pg_session *ps)
+{
+	struct choice c = { .tenant = tenant_ref(ps->sw->home) };
+
+	/* Where that is elsewhere, none at all is what is left. */
+	if (choose(ps, &c)) {
+		c.label = label_ref(ps->sw->home_label);
+		(void)!settle(ps, &c);
+	}
+	if (c.tenant != NULL || c.label != NULL)
+		session_close(
+		    &ps->s, WHY_UNSUPPORTED, NULL,
+		    "the organization of the log-in cannot be had again");
+	label_unref(&c.label);
+	tenant_unref(&c.tenant);
+}
+
+void
+pg_switch_end(struct pg_session *ps, bool committed, bool reset)
+{
+	struct pg_switch *sw = ps->sw;
+	bool changed;
+
+	if (sw == NULL)
+		return;
+	changed = sw->away || reset;
+	if (sw->away)
+		come_back(ps, committed);
+	if (reset && !session_is_over(&ps->s))
+		go_home(ps);
+	if (changed && ps->s.lessee.server != NULL)
+		pg_server_switch(ps->s.lessee.server);
 }
 
 /* ---- answers -------------------------------------------------------------- */
+
+enum { TEXT_OID = 25 };
+
+static int
+put_shape(struct buf *out, const struct sql_switch *to, unsigned format)
+{
+	return pg_put(out, 'T', "hsihihih", 1, to->column, 0, 0, TEXT_OID, -1,
+		      -1, (int)format);
+}
+
+int
+pg_switch_describe(struct buf *out, const struct sql_switch *to)
+{
+	int r = to->param != 0 ? pg_put(out, 't', "hi", 1, TEXT_OID)
+			       : pg_put(out, 't', "h", 0);
+
+	return r | (to->select ? put_shape(out, to, 0) : pg_put(out, 'n', ""));
+}
 
 int
 pg_switch_answer(struct buf *out, const struct sql_switch *to,
 		 const char *value, bool describe, unsigned format)
 {
-	enum { TEXT_OID = 25 };
 	int r = 0;
 
 	if (!to->select) {
@@ -348,8 +539,7 @@ pg_switch_answer(struct buf *out, const struct sql_switch *to,
 		return r | pg_put(out, 'C', "s", to->tag);
 	}
 	if (describe)
-		r |= pg_put(out, 'T', "hsihihih", 1, to->column, 0, 0, TEXT_OID,
-			    -1, -1, (int)format);
+		r |= put_shape(out, to, format);
 	r |= pg_put(out, 'D', "hib", 1, (int)strlen(value), slice_str(value));
 	return r | pg_put(out, 'C', "s", to->tag);
 }

@@ -3,18 +3,31 @@
  *
  * By SET [LOCAL] weir.organization = 'slug', by SET of a variable that says
  * which organization it is, by SELECT set_config() of one, or by RESET.  A
- * text that does one of these and nothing else is answered here and sent to
- * nobody: the session's label and tenant change, and with them what the next
- * bind puts on a server, where that server is, and whose turn it is.  Any
- * other text that sets such a variable is refused, so that nothing runs with
- * an organization that was not chosen here.
+ * text that does one of these and nothing else is answered here: the
+ * session's label and tenant change, and with them what the next bind puts on
+ * a server, where that server is, and whose turn it is.  Any other text that
+ * sets such a variable is refused, so that nothing runs with an organization
+ * that was not chosen here.  One of the directory is looked up, and the
+ * session waits.
  *
  * LOCAL, or the first thing in a transaction, it holds for the lease that the
  * owed BEGIN begins; then what was before comes back, unless the transaction
  * set it for good and committed.
  *
+ * Behind the first statement of a transaction it is put on the server by
+ * set_config(..., true), LOCAL or not: so PostgreSQL takes it back at the end
+ * of the transaction and at a ROLLBACK TO, and what the server's label says is
+ * true again whatever happened.  Until it is confirmed nothing else is sent;
+ * should it fail, the server is closed.  That cannot be where the
+ * organization is on another upstream, where settings have been taken back in
+ * the transaction, and after a ROLLBACK TO, when which one is set is not known
+ * here: there it is an error.
+ *
+ * RESET ALL and DISCARD ALL go to the server, and the session to the
+ * organization of its log-in once they are done and have not been rolled back.
+ *
  * Safety:   a session's tenant changes only while it holds no server, or by a
- *           bind of the one it keeps (pg_server_switch()).
+ *           bind of the one it keeps (pg_server_switch(), ..._local()).
  */
 #ifndef PROXY_PG_SWITCH_H
 #define PROXY_PG_SWITCH_H
@@ -31,27 +44,40 @@ void pg_switch_free(struct pg_session *);
 
 /* Is it such a text?  Of sessions that may not, none is. */
 bool pg_switch_is(const struct pg_session *, struct slice text, struct sql_switch *);
-/* Why it was not carried out. */
-enum pg_switch_wrong {
-	PG_SWITCH_PLACE,	/* the user may choose it, elsewhere */
-	PG_SWITCH_UNKNOWN,	/* there is no such organization for this user */
-	PG_SWITCH_LEAKS		/* rls_check = require keeps from where it is */
+
+enum pg_switched {
+	PG_SWITCH_DONE,
+	PG_SWITCH_LATER,	/* it is being looked up; the session is woken */
+	PG_SWITCH_NO		/* and nothing has changed */
 };
-enum pg_switch_wrong pg_switch_wrong(const struct pg_session *, const struct sql_switch *);
+
 /*
- * Carries it out, with this value: true, or false and nothing has changed.  No
- * server is in hand, or one at rest outside of a transaction.
+ * Carries it out, with this value.  No server is in hand, or one at rest that
+ * is not in a failed transaction.
  */
-bool pg_switch_run(struct pg_session *, const struct sql_switch *, const char *value)
+enum pg_switched pg_switch_run(struct pg_session *, const struct sql_switch *, const char *value)
     __attribute__((warn_unused_result));
-/* RESET ALL: the organization of the log-in. */
-void pg_switch_reset(struct pg_session *);
+/* Did it say NO to that a moment ago?  Why it did, or would: the place is wrong. */
+bool	 pg_switch_tried(const struct pg_session *, const struct sql_switch *);
+enum why pg_switch_why(const struct pg_session *, const struct sql_switch *, const char **text);
 /* What its SELECT returns, or the tag of its command. */
+/* Its ParameterDescription, and RowDescription or NoData. */
+int  pg_switch_describe(struct buf *, const struct sql_switch *);
 int  pg_switch_answer(struct buf *, const struct sql_switch *, const char *value,
     bool describe, unsigned format);
-/* The transaction is over; a server that is kept is at rest. */
-void pg_switch_end(struct pg_session *, bool committed);
-/* A text goes to the server: can its end be told from its tags? */
+/* The transaction is over, and all settings may have been taken back; a server
+ * that is kept is at rest. */
+void pg_switch_end(struct pg_session *, bool committed, bool reset);
+/*
+ * May this text run in the transaction?  One that ends it and goes on is
+ * refused: what is behind the end would have the wrong organization.
+ */
+bool pg_switch_may_end(const struct pg_session *, struct slice text, unsigned flags);
+/* It goes to the server.  Is the end of the transaction on its way?  Then
+ * what follows waits for it. */
 void pg_switch_note(struct pg_session *, struct slice text, unsigned flags);
+bool pg_switch_is_ending(const struct pg_session *);
+/* The server has come to rest, in a transaction or not. */
+void pg_switch_rest(struct pg_session *);
 
 #endif

@@ -53,22 +53,9 @@ may_choose(const struct conf_user *user, const char *slug)
 	return false;
 }
 
-const struct tenant *
-route_choose(const struct conf *c, const struct conf_user *user,
-	     enum route_key key, const char *value)
-{
-	const struct tenant *t = key == ROUTE_ID ? conf_tenant_find_id(c, value)
-						 : conf_tenant_find(c, value);
-
-	return t != NULL && is_service(user) && may_choose(user, t->slug)
-		   ? t
-		   : NULL;
-}
-
-/* The same, of the directory too.  What it may not have is not even asked for. */
-static enum directory_found
-choose(struct session *s, const struct conf_user *user, enum route_key key,
-       const char *value, const struct tenant **t)
+enum directory_found
+route_choose(struct session *s, const struct conf_user *user,
+	     enum route_key key, const char *value, const struct tenant **t)
 {
 	enum directory_found how = DIRECTORY_NOBODY;
 
@@ -89,7 +76,7 @@ agree(struct route *r, struct session *s, enum route_key key, const char *value)
 	const char *name;
 
 	if (r->tenant == NULL && r->may_switch)
-		return choose(s, r->user, key, value, &r->tenant);
+		return route_choose(s, r->user, key, value, &r->tenant);
 	if (r->tenant == NULL)
 		return DIRECTORY_NOBODY;
 	name = key == ROUTE_ID ? r->tenant->id : r->tenant->slug;
@@ -143,7 +130,7 @@ find_signed(struct route *r, struct session *s, const char *slug)
 		return strcmp(slug, r->tenant->slug) == 0 ? DIRECTORY_FOUND
 							  : DIRECTORY_NOBODY;
 	if (is_service(r->user))
-		return choose(s, r->user, ROUTE_SLUG, slug, &r->tenant);
+		return route_choose(s, r->user, ROUTE_SLUG, slug, &r->tenant);
 	return directory_find(s, false, slug, &r->tenant);
 }
 

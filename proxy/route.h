@@ -54,10 +54,10 @@ const struct conf_user *route_user(const struct conf *, const char *name, const 
 
 /* Does this variable say which organization it is, and how? */
 enum route_key route_variable(const struct conf *, const char *name);
-/* The organization of that name, if the user may choose it; else NULL.  Of the
- * configuration: those of the directory take time, and are for log-ins. */
-const struct tenant *route_choose(const struct conf *, const struct conf_user *,
-    enum route_key, const char *value);
+/* The organization of that name, if the user may choose it, as directory_find().
+ * What it may not have is not even asked for. */
+enum directory_found route_choose(struct session *, const struct conf_user *,
+    enum route_key, const char *value, const struct tenant **);
 
 /*
  * Fills the route of an authenticated user, with a reference to its tenant: 0,

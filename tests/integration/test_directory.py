@@ -327,3 +327,203 @@ def test_a_reload_asks_again_and_may_bring_or_end_the_directory(weir, source, ta
     wait_for(lambda: outcome(w, "newco") == ID % 2, 5, "the change")
     w.reload({"directory": None})
     wait_for(lambda: outcome(w, "newco") == "28000", 5, "the end of the directory")
+
+
+# Who may choose, chooses one of the directory at run time.
+
+
+TENANT = "app.current_organization_id"
+SWITCHES = {
+    "SET": pgwire.query("SET weir.organization = newco"),
+    "SET of its id": pgwire.query("SET %s = '%s'" % (TENANT, ID % 1)),
+    "set_config": pgwire.query("SELECT set_config('%s', '%s', false)" % (TENANT, ID % 1)),
+    "set_config of a parameter": pgwire.extended(
+        "SELECT set_config('%s', $1, false)" % TENANT, [ID % 1]),
+    "a statement with a name": pgwire.parse(
+        "SELECT set_config('weir.organization', $1, false)", "sw") + pgwire.describe("S", "sw")
+    + pgwire.sync() + pgwire.bind(["newco"], "sw") + pgwire.execute() + pgwire.sync(),
+}
+BEFORE = {
+    "between transactions": [],
+    "first in a transaction": ["BEGIN"],
+    "inside a transaction": ["BEGIN", "SELECT 1"],
+    "on a server that is kept": ["CREATE TEMPORARY TABLE t (x int)"],
+    "inside a transaction on a server that is kept": [
+        "CREATE TEMPORARY TABLE t (x int)", "BEGIN"],
+}
+
+
+def put(wire, *messages):
+    """All at once; no error."""
+    wire.send(*messages)
+    count = b"".join(messages).count(pgwire.sync())
+    reply = wire.until(count=max(count, 1))
+    assert not pgwire.errors(reply), reply
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_an_organization_of_the_directory_is_chosen(weir, workers, source, table, before):
+    table("newco", id=ID % 1, plan="gold")
+    table("other", id=ID % 2, plan="silver")
+    w = weir(config(source), workers)
+    for way in SWITCHES.values():
+        for home, home_id in ((None, ""), ("other", ID % 2)):
+            wire = enter(w, home)
+            for sql in BEFORE[before]:
+                wire.run(pgwire.query(sql))
+            put(wire, way)
+            assert current(wire) == ID % 1 and current(wire, "app.plan") == "gold"
+            if "BEGIN" in BEFORE[before]:
+                wire.rows(pgwire.query("COMMIT"))
+                assert current(wire) == ID % 1
+            wire.rows(pgwire.query("RESET weir.organization"))
+            assert current(wire) == home_id
+            wire.close()
+    assert asked(source, "newco") <= 2      # by its slug; and what a lapse may cost
+
+
+@pytest.mark.parametrize("local", ["SET LOCAL weir.organization = newco",
+                                   "SELECT set_config('weir.organization', 'newco', true)"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_one_of_the_directory_may_be_local(weir, source, table, local, inside):
+    table("newco", id=ID % 1, plan="gold")
+    w = weir(dict(config(source), **{"postgres main": {"pool_size": 1}}), 1)
+    wire, other = enter(w, "acme"), w.wire("beta_app")
+    home = current(wire)
+    for end in ("COMMIT", "ROLLBACK"):
+        wire.rows(pgwire.query("BEGIN"))
+        if inside:
+            wire.rows(pgwire.query("SELECT 1"))
+        wire.rows(pgwire.query(local))
+        assert (current(wire), current(wire, "app.plan")) == (ID % 1, "gold")
+        wire.rows(pgwire.query(end))
+        assert current(other, "app.plan") in ("", None)
+        assert (current(wire), current(wire, "app.plan")) == (home, "")
+
+
+def test_while_it_is_looked_up_its_session_waits_and_others_do_not(weir, workers, source,
+                                                                   table):
+    table("newco", id=ID % 1)
+    w = weir(dict(config(source, notify_channel=None), **{"postgres main": {"pool_size": 1}}),
+             workers)
+    free, kept, inside = enter(w, None), enter(w, None), enter(w, None)
+    gone = enter(w, None)
+    own = "SELECT current_setting('%s')" % TENANT
+    with held(source):
+        for wire in (free, gone):
+            wire.send(pgwire.query("SET weir.organization = newco"), pgwire.query(own))
+        waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objid = 77 " \
+                  "AND NOT granted"
+        wait_for(lambda: source.run(waiting), 10, "a question")
+        for _ in range(20):
+            assert w.wire("acme_app").value("SELECT 1") == "1"
+        gone.close()
+    assert [pgwire.rows(free.until()) for _ in range(2)] == [[], [[ID % 1]]]
+    # With a server in hand it waits as well.
+    table("late", id=ID % 2)
+    table("later", id=ID % 3)
+    with held(source):
+        inside.rows(pgwire.query("BEGIN"))
+        inside.rows(pgwire.query("SELECT 1"))
+        inside.send(pgwire.query("SET LOCAL weir.organization = late"), pgwire.query(own))
+        wait_for(lambda: source.run(waiting), 10, "a question")
+    assert [pgwire.rows(inside.until()) for _ in range(2)] == [[], [[ID % 2]]]
+    inside.rows(pgwire.query("COMMIT"))
+    kept.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    with held(source):
+        kept.send(pgwire.extended("SELECT set_config('weir.organization', 'later', false)"),
+                  pgwire.extended(own))
+        wait_for(lambda: source.run(waiting), 10, "a question")
+    assert [pgwire.rows(kept.until()) for _ in range(2)] == [[["later"]], [[ID % 3]]]
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_one_that_nobody_knows_is_refused_and_nothing_changes(weir, source, table, before):
+    table("unlisted", id=ID % 2)
+    w = weir(config(source), 2)
+    for send in (pgwire.query, pgwire.extended):
+        wire = enter(w, "acme", "some")
+        home = current(wire)
+        for sql in BEFORE[before]:
+            wire.run(pgwire.query(sql))
+        for sql in ("SET weir.organization = 'newco'", "SET weir.organization = 'unlisted'",
+                    "SET %s = '%s'" % (TENANT, ID % 1), "SET %s = '%s'" % (TENANT, ID % 2)):
+            reply = wire.run(send(sql))
+            expected = "42501"
+            if pgwire.status(reply) == "E" and sql != "SET weir.organization = 'newco'":
+                expected = "25P02"
+            assert [e["C"] for e in pgwire.errors(reply)] == [expected]
+        if pgwire.status(reply) == "E":
+            wire.rows(pgwire.query("ROLLBACK"))
+        assert current(wire) == home
+        wire.close()
+
+
+def test_when_the_directory_is_down_a_switch_says_so_and_the_session_lives(
+        weir, source, table, relay):
+    table("newco", id=ID % 1)
+    table("later", id=ID % 2)
+    line = relay(source.port)
+    w = weir(config(source, {"port": line.port}), 2)
+    listens(source)
+    wire = enter(w, "acme")
+    home = current(wire)
+    wire.rows(pgwire.query("SET weir.organization = newco"))
+    wire.rows(pgwire.query("RESET weir.organization"))
+    line.stop()
+    for send in (pgwire.query, pgwire.extended):
+        for n in range(2):
+            if n:
+                wire.rows(pgwire.query("BEGIN"))
+            reply = wire.run(send("SET weir.organization = later"))
+            (error,) = pgwire.errors(reply)
+            assert error["C"] == "08006" and "cannot be looked up now" in error["M"]
+            if n:
+                wire.rows(pgwire.query("ROLLBACK"))
+            assert current(wire) == home
+    wire.rows(pgwire.query("SET weir.organization = newco"))    # who is known is known
+    assert current(wire) == ID % 1
+    line.start()
+
+    def again():
+        return not pgwire.errors(wire.run(pgwire.query("SET weir.organization = later")))
+    wait_for(again, 10, "later is never found")
+    assert current(wire) == ID % 2
+
+
+def test_who_has_chosen_one_that_is_removed_hears_of_it(weir, workers, source, table):
+    table("newco", id=ID % 1)
+    w = weir(config(source), workers)
+    listens(source)
+    chosen, inside, kept, home = (enter(w, s) for s in (None, "acme", None, None))
+    kept.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    inside.rows(pgwire.query("BEGIN"))
+    inside.rows(pgwire.query("SET LOCAL weir.organization = newco"))
+    for wire in (chosen, kept, home):
+        wire.rows(pgwire.query("SET weir.organization = newco"))
+    for wire in (chosen, kept, inside, home):
+        assert current(wire) == ID % 1
+    home.rows(pgwire.query("RESET weir.organization"))
+    table("newco", notify=True)
+    wait_for(lambda: gone(w), 5, "newco still gets in")
+    assert current(inside) == ID % 1        # its transaction ends as it likes
+    inside.rows(pgwire.query("COMMIT"))
+    assert current(inside) != ID % 1 and current(home) == ""
+    for wire in (chosen, kept):
+        wire.send(pgwire.query("SELECT 1"))
+        assert [e["C"] for e in pgwire.errors(wire.until_closed())] == ["57P01"]
+    reply = home.run(pgwire.query("SET weir.organization = newco"))
+    assert [e["C"] for e in pgwire.errors(reply)] == ["42501"]
+
+
+def test_what_is_changed_is_changed_for_who_chooses_it_next(weir, source, table):
+    table("newco", id=ID % 1, plan="silver")
+    w = weir(config(source), 2)
+    listens(source)
+    wire = enter(w, None)
+    wire.rows(pgwire.query("SET weir.organization = newco"))
+    table("newco", id=ID % 1, plan="gold", notify=True)
+    wait_for(lambda: current(enter(w, "newco"), "app.plan") == "gold", 5, "gold")
+    assert current(wire, "app.plan") == "silver"
+    wire.rows(pgwire.query("SET weir.organization = newco"))
+    assert current(wire, "app.plan") == "gold"

@@ -411,15 +411,242 @@ def test_what_is_set_for_good_in_a_transaction_stays_if_it_commits(proxy, how, p
         assert slug_of(svc) == was
 
 
-def test_behind_the_first_statement_of_a_transaction_it_is_too_late(proxy):
+# Behind the first statement of one.
+
+
+EVERY = {**{"LOCAL " + name: way for name, way in LOCAL.items()}, **FOR_GOOD}
+
+
+def begun(wire, *sql):
+    for text in ("BEGIN", "SELECT 1", *sql):
+        wire.rows(pgwire.query(text))
+
+
+@pytest.mark.parametrize("how", EVERY)
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
+def test_behind_the_first_statement_of_a_transaction_it_holds_until_that_ends(
+        one_server, how, end, pinned):
+    svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
+    if pinned:
+        svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    was = "beta"
+    for slug in ("acme", "gamma"):
+        begun(svc)
+        reply = svc.run(EVERY[how](slug))
+        assert not pgwire.errors(reply) and pgwire.status(reply) == "T"
+        assert slug_of(svc) == slug
+        assert svc.value("SELECT count(*) FROM notes WHERE organization_id <> '%s'"
+                         % IDS[slug]) == "0"
+        svc.run(pgwire.query(end))
+        if end == "SELECT 1/0":
+            svc.rows(pgwire.query("COMMIT"))
+        if how in FOR_GOOD and end == "COMMIT":
+            was = slug
+        assert slug_of(svc) == was
+        if not pinned:
+            assert acme.value(OWN) == ACME
+
+
+@pytest.mark.parametrize("how", LOCAL)
+def test_inside_a_transaction_it_may_be_chosen_again_and_again(one_server, how):
+    svc = login(one_server, "svc.beta")
+    for first in ("SELECT 1", "SET LOCAL weir.organization = gamma"):
+        svc.rows(pgwire.query("BEGIN"))
+        svc.rows(pgwire.query(first))
+        svc.rows(pgwire.query("SET LOCAL work_mem = '77MB'"))
+        for slug in ("acme", "gamma", "gamma", "beta", "acme"):
+            assert not pgwire.errors(svc.run(LOCAL[how](slug)))
+            assert slug_of(svc) == slug
+        assert svc.value("SHOW work_mem") == "77MB"     # the client's own is left alone
+        svc.rows(pgwire.query("COMMIT"))
+        assert slug_of(svc) == "beta"
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
+def test_a_ROLLBACK_TO_takes_back_what_was_chosen_behind_its_savepoint(one_server, pinned):
+    svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
+    if pinned:
+        svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    begun(svc, "SAVEPOINT s", "SET LOCAL weir.organization = acme", "SAVEPOINT t")
+    svc.run(pgwire.query("SELECT 1/0"))
+    svc.rows(pgwire.query("ROLLBACK TO t"))
+    assert slug_of(svc) == "acme"
+    svc.rows(pgwire.query("ROLLBACK TO s"))
+    assert slug_of(svc) == "beta"
+    # Which one is set is not known from here: no other is put in its place.
+    reply = svc.run(pgwire.query("SET LOCAL weir.organization = gamma"))
+    assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+    svc.rows(pgwire.query("ROLLBACK"))
+    assert slug_of(svc) == "beta"
+    begun(svc, "SET LOCAL weir.organization = gamma")
+    assert slug_of(svc) == "gamma"
+    svc.rows(pgwire.query("COMMIT"))
+    assert slug_of(svc) == "beta"
+    if not pinned:
+        assert acme.value(OWN) == ACME
+
+
+def test_who_cannot_be_told_what_it_has_chosen_is_sent_away(one_server):
+    svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
+    begun(svc, "SAVEPOINT s", "SET weir.organization = acme", "ROLLBACK TO s")
+    assert slug_of(svc) == "beta"
+    svc.send(pgwire.query("COMMIT"))
+    assert [e["C"] for e in pgwire.errors(svc.until_closed())] == ["0A000"]
+    assert acme.value(OWN) == ACME
+    svc = login(one_server, "svc.beta")
+    begun(svc, "SAVEPOINT s", "SET weir.organization = acme", "ROLLBACK TO s", "ROLLBACK")
+    assert slug_of(svc) == "beta"
+
+
+def test_in_a_transaction_that_has_failed_it_fails_too(proxy):
     svc = login(proxy, "svc.beta")
     for send in [*FOR_GOOD.values(), *LOCAL.values()]:
-        svc.rows(pgwire.query("BEGIN"))
-        svc.value("SELECT 1")
+        begun(svc)
+        svc.run(pgwire.query("SELECT 1/0"))
         reply = svc.run(send("acme"))
-        assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+        assert [e["C"] for e in pgwire.errors(reply)] == ["25P02"]
         svc.rows(pgwire.query("ROLLBACK"))
         assert slug_of(svc) == "beta"
+
+
+def test_where_settings_were_taken_back_in_the_transaction_none_is_chosen(proxy):
+    svc = login(proxy, "svc.beta")
+    begun(svc, "RESET work_mem")
+    reply = svc.run(pgwire.query("SET LOCAL weir.organization = acme"))
+    assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+    svc.rows(pgwire.query("ROLLBACK"))
+    assert slug_of(svc) == "beta"
+
+
+@pytest.mark.parametrize("how", EVERY)
+def test_what_is_sent_in_one_breath_is_done_in_its_order(one_server, how):
+    svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
+    own = "SELECT current_setting('app.slug')"
+    svc.send(pgwire.query("BEGIN"), pgwire.query(own),
+             EVERY[how]("acme"), pgwire.query(own),
+             EVERY[how]("gamma"), pgwire.extended(own),
+             pgwire.query("COMMIT"), pgwire.extended(own))
+    got = [pgwire.rows(svc.until()) for _ in range(8)]
+    assert [got[i] for i in (1, 3, 5)] == [[["beta"]], [["acme"]], [["gamma"]]]
+    assert got[7] == [["gamma" if how in FOR_GOOD else "beta"]]
+    assert acme.value(OWN) == ACME
+
+
+def test_a_switch_may_come_in_pieces(proxy):
+    """Cut anywhere, with a server in hand and without."""
+    svc = login(proxy, "svc.beta")
+    sql = "SELECT set_config('app.current_organization_id', $1, %s)"
+    for inside in (False, True):
+        whole = by_args(sql % "true", ACME)
+        for cut in range(1, len(whole), 7):
+            svc.rows(pgwire.query("BEGIN"))
+            if inside:
+                svc.rows(pgwire.query("SELECT 1"))
+            svc.send(whole[:cut])
+            # What came first is looked at before the rest is there.
+            proxy.wire("acme_app").close()
+            svc.send(whole[cut:])
+            assert not pgwire.errors(svc.until())
+            assert slug_of(svc) == "acme"
+            svc.rows(pgwire.query("ROLLBACK"))
+
+
+def test_session_pooling_switches_as_well(weir, workers):
+    w = weir(dict(CONFIG, **{"postgres main": {"pool_mode": "session"}}), workers)
+    for how in FOR_GOOD:
+        svc = login(w, "svc.beta")
+        for slug in ("acme", "gamma"):
+            assert not pgwire.errors(svc.run(FOR_GOOD[how](slug)))
+            assert slug_of(svc) == slug
+        begun(svc)
+        assert not pgwire.errors(svc.run(FOR_GOOD[how]("acme")))
+        assert slug_of(svc) == "acme"
+        svc.rows(pgwire.query("ROLLBACK"))
+        assert slug_of(svc) == "gamma"
+        svc.rows(pgwire.query("BEGIN"))
+        assert not pgwire.errors(svc.run(pgwire.query("SET LOCAL weir.organization = acme")))
+        assert slug_of(svc) == "acme"
+        svc.rows(pgwire.query("COMMIT"))
+        assert slug_of(svc) == "gamma"
+        svc.rows(pgwire.query("RESET ALL"))
+        assert slug_of(svc) == "beta"
+        svc.close()
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("sql", [
+    "COMMIT; SELECT body FROM notes", "COMMIT AND CHAIN", "ROLLBACK AND CHAIN",
+    "SELECT 1; ROLLBACK", "COMMIT; BEGIN", "BEGIN; COMMIT; SELECT 1"])
+def test_nothing_runs_behind_the_end_in_the_same_text(one_server, sql, inside):
+    svc = login(one_server, "svc.beta")
+    for how in ("SET LOCAL weir.organization = acme", "SET weir.organization = acme"):
+        for send in (pgwire.query, pgwire.extended):
+            if send == pgwire.extended and ";" in sql:
+                continue
+            svc.rows(pgwire.query("BEGIN"))
+            if inside:
+                svc.rows(pgwire.query("SELECT 1"))
+            svc.rows(pgwire.query(how))
+            reply = svc.run(send(sql))
+            assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+            assert pgwire.status(reply) == "E" and not pgwire.rows(reply)
+            svc.rows(pgwire.query("ROLLBACK"))
+            assert slug_of(svc) == "beta"
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_nothing_runs_behind_the_end_in_the_same_pipeline(one_server, end):
+    svc = login(one_server, "svc.beta")
+    own = "SELECT current_setting('app.slug')"
+
+    def unsynced(sql):
+        return pgwire.parse(sql) + pgwire.bind() + pgwire.execute()
+    for how in ("SET LOCAL weir.organization = acme", "SET weir.organization = acme"):
+        begun(svc, how)
+        reply = svc.run(unsynced(end), unsynced(own), pgwire.sync())
+        assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+        assert pgwire.rows(reply) == []
+        assert slug_of(svc) == ("acme" if end == "COMMIT" and "LOCAL" not in how else "beta")
+        svc.rows(pgwire.query("RESET weir.organization"))
+
+
+# RESET ALL with others in a text.
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
+@pytest.mark.parametrize("sql, stays", [
+    ("RESET ALL; SELECT 1/0", True), ("SELECT 1/0; RESET ALL", True),
+    ("SELECT 1; RESET ALL; SELECT nothing", True), ("RESET ALL; SELECT 1", False),
+    ("BEGIN; RESET ALL; ROLLBACK", True), ("BEGIN; RESET ALL; COMMIT", False),
+    ("BEGIN; RESET ALL; COMMIT; SELECT 1", False),
+    ("RESET ALL; RESET nothing.at_all; SELECT 1/0", True), ("DISCARD ALL", False),
+    ("SELECT 1; DISCARD ALL", True),        # not in a transaction block: an error
+])
+def test_a_RESET_ALL_counts_when_it_has_come_to_pass(one_server, sql, stays, pinned):
+    svc = login(one_server, "svc.beta")
+    if pinned:
+        svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    svc.rows(pgwire.query("SET weir.organization = acme"))
+    svc.run(pgwire.query(sql))
+    assert slug_of(svc) == ("acme" if stays else "beta")
+
+
+@pytest.mark.parametrize("end, stays", [("COMMIT", False), ("ROLLBACK", True),
+                                        ("SELECT 1/0", True)])
+def test_a_RESET_ALL_in_a_transaction_counts_if_that_commits(one_server, end, stays):
+    for first in ("SELECT 1", "SET LOCAL weir.organization = gamma"):
+        svc = login(one_server, "svc.beta")
+        svc.rows(pgwire.query("SET weir.organization = acme"))
+        svc.rows(pgwire.query("BEGIN"))
+        svc.rows(pgwire.query(first))
+        svc.rows(pgwire.query("RESET ALL"))
+        assert svc.value("SELECT count(*) FROM notes") == "0"
+        svc.run(pgwire.query(end))
+        if end == "SELECT 1/0":
+            svc.rows(pgwire.query("COMMIT"))
+        assert slug_of(svc) == ("acme" if stays else "beta")
+        svc.close()
 
 
 def test_clients_that_alternate_among_organizations_see_their_own_rows(proxy):
