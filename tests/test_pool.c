@@ -568,6 +568,186 @@ a_lowered_cap_is_reached_by_closing_what_is_idle(void **state)
 	town_close(&t);
 }
 
+/* ---- organizations in turn -------------------------------------------- */
+
+enum { MANY = 1000 };
+
+/* An organization, and clients of it that wait. */
+struct crowd {
+	struct tenant tenant;
+	struct client *c;
+	int n;
+};
+
+static void
+crowd_comes(struct crowd *crowd, struct town *t, int n, unsigned weight)
+{
+	crowd->tenant = (struct tenant){ .weight = weight };
+	crowd->n = n;
+	crowd->c = calloc((size_t)n, sizeof(*crowd->c));
+	assert_non_null(crowd->c);
+	for (int i = 0; i < n; i++) {
+		client_open(&crowd->c[i], &t->w, &crowd->tenant, NULL);
+		wants(&crowd->c[i], t->w.pool);
+	}
+}
+
+static void
+crowd_leaves(struct crowd *crowd)
+{
+	for (int i = 0; i < crowd->n; i++)
+		client_close(&crowd->c[i]);
+	free(crowd->c);
+}
+
+/* One service ends; the turn in which the next one begins. */
+static void
+one_is_served(struct town *t)
+{
+	struct server *v = t->w.pool->list[SERVER_LEASED];
+	unsigned before = t->w.pool->waiters.n;
+
+	assert_non_null(v);
+	server_release(v);
+	world_turn(&t->w);
+	assert_int_equal(t->w.pool->waiters.n, before - 1);
+}
+
+/* It comes now; how many others are served before it is. */
+static unsigned
+delay_of(struct client *c, struct town *t)
+{
+	unsigned n = 0;
+
+	c->heard[0] = '\0';
+	wants(c, t->w.pool);
+	assert_string_equal(c->heard, "");
+	if (t->w.pool->list[SERVER_LEASED] == NULL) {
+		world_turn(&t->w);
+		n = 1;
+	}
+	for (;; n++) {
+		one_is_served(t);
+		if (c->heard[0] == 'g')
+			return n;
+	}
+}
+
+/*
+ * Whenever the single one comes, it waits for what is left of the other's
+ * turn: `weight` services at most, however many wait and however many servers
+ * there are.
+ */
+static void
+delays_by_a_turn(unsigned servers, unsigned weight, unsigned own)
+{
+	struct crowd flood, one;
+	struct town t;
+	unsigned most = 0, least = UINT32_MAX, n;
+
+	town_open(&t);
+	t.w.upstream.pool_size = servers;
+	town_reload(&t);
+	crowd_comes(&flood, &t, MANY, weight);
+	assert_int_equal(logs_in(&t), (int)servers);
+	assert_int_equal(t.w.pool->waiters.n, MANY - servers);
+	one = (struct crowd){ { .weight = own }, NULL, 0 };
+	one.c = calloc(1, sizeof(*one.c));
+	assert_non_null(one.c);
+	one.n = 1;
+	client_open(one.c, &t.w, &one.tenant, NULL);
+	/* At every place of its turn. */
+	for (unsigned i = 0; i < 4 * weight; i++) {
+		n = delay_of(one.c, &t);
+		most = n > most ? n : most;
+		least = n < least ? n : least;
+		server_release(one.c->l.server);
+		world_turn(&t.w);
+		for (unsigned k = 0; k < i; k++)
+			one_is_served(&t);
+	}
+	assert_int_equal(most, weight);
+	assert_int_equal(least, 1);
+	assert_true(t.w.pool->waiters.n > MANY / 2);
+	crowd_leaves(&one);
+	crowd_leaves(&flood);
+	town_close(&t);
+}
+
+static void
+a_thousand_waiters_delay_a_single_one_by_a_turn(void **state)
+{
+	static const unsigned servers[] = { 1, 2, 4 };
+
+	(void)state;
+	for (int i = 0; i < 3; i++) {
+		delays_by_a_turn(servers[i], 1, 1);
+		delays_by_a_turn(servers[i], 3, 1);
+		delays_by_a_turn(servers[i], 5, 2);
+	}
+}
+
+/* Of several floods the single one waits for a turn of each. */
+static void
+several_floods_delay_a_single_one_by_a_turn_of_each(void **state)
+{
+	struct crowd flood[3], one;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.pool_size = 1;
+	town_reload(&t);
+	for (unsigned i = 0; i < 3; i++)
+		crowd_comes(&flood[i], &t, MANY, i + 1);
+	assert_int_equal(logs_in(&t), 1);
+	for (int i = 0; i < 30; i++)
+		one_is_served(&t);
+	crowd_comes(&one, &t, 1, 1);
+	while (one.c->l.server == NULL)
+		one_is_served(&t);
+	/* From now on it comes again as soon as it was served. */
+	for (int i = 0; i < 50; i++) {
+		server_release(one.c->l.server);
+		assert_int_equal(delay_of(one.c, &t), 1 + 2 + 3);
+	}
+	crowd_leaves(&one);
+	for (int i = 0; i < 3; i++)
+		crowd_leaves(&flood[i]);
+	town_close(&t);
+}
+
+/* Each gets its weight of all services, one turn as well as in the long run. */
+static void
+organizations_are_served_by_their_weight(void **state)
+{
+	struct crowd crowd[3];
+	struct town t;
+	unsigned left[3] = { 0 };
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.pool_size = 1;
+	town_reload(&t);
+	for (unsigned i = 0; i < 3; i++)
+		crowd_comes(&crowd[i], &t, MANY, i + 1);
+	assert_int_equal(logs_in(&t), 1);
+	for (int round = 0; round < 100; round++)
+		for (int i = 0; i < 1 + 2 + 3; i++) {
+			const struct lessee *l =
+			    t.w.pool->list[SERVER_LEASED]->lessee;
+
+			for (int k = 0; k < 3; k++)
+				left[k] += l->tenant == &crowd[k].tenant;
+			one_is_served(&t);
+		}
+	for (unsigned i = 0; i < 3; i++) {
+		assert_int_equal(left[i], 100 * (i + 1));
+		crowd_leaves(&crowd[i]);
+	}
+	town_close(&t);
+}
+
 int
 main(void)
 {
@@ -589,6 +769,11 @@ main(void)
 		    when_there_are_too_many_unused_ones_go_at_once),
 		cmocka_unit_test(
 		    a_lowered_cap_is_reached_by_closing_what_is_idle),
+		cmocka_unit_test(
+		    a_thousand_waiters_delay_a_single_one_by_a_turn),
+		cmocka_unit_test(
+		    several_floods_delay_a_single_one_by_a_turn_of_each),
+		cmocka_unit_test(organizations_are_served_by_their_weight),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
