@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+import crowds
 import figures
 import idle
 import rig as rigs
@@ -65,6 +66,7 @@ class Plan:
     pool: int
     only: set
     workers: list
+    organizations: int
 
 
 def say(text):
@@ -81,7 +83,8 @@ def plan_from(env):
         scale=int(env.get("SCALE", 1 if quick else 10)),
         idle=int(env.get("IDLE", 500 if quick else 2000)),
         pool=int(env.get("POOL", 20)),
-        only=set(env.get("ONLY", "pg,redis,idle").split(",")),
+        only=set(env.get("ONLY", "pg,redis,idle,organizations").split(",")),
+        organizations=int(env.get("ORGANIZATIONS", 500 if quick else 10000)),
         workers=[int(n) for n in env.get("WORKERS", "1" if quick else "1,2").split(",")])
 
 
@@ -98,6 +101,7 @@ class Bench:
         self.pg, self.redis = [], []            # targets
         self.pg_rows, self.redis_rows = [], []
         self.idle_rows = []
+        self.crowds = None
         self.failures = []
 
     # Starting.
@@ -301,6 +305,11 @@ class Bench:
         self.rounds(self.redis_rows, self.redis,
                     lambda t, row: self.redis_benchmark(t, row, count[row.depth]))
 
+    def run_organizations(self):
+        if self.weir_path:
+            self.crowds = crowds.Crowds(self)
+            self.crowds.run(say)
+
     # Idle clients.  A fresh proxy each, so that no load has stretched it.
 
     def run_idle(self):
@@ -384,6 +393,8 @@ class Bench:
             parts.append(self._redis_report())
         if self.idle_rows:
             parts.append(self._idle_report())
+        if self.crowds:
+            parts.append(self.crowds.report())
         if self.failures:
             parts.append("## Not measured\n\n" + "\n".join(f"- {f}" for f in self.failures))
         return "\n\n".join(parts) + "\n"
@@ -498,8 +509,8 @@ class Bench:
             "first command, so it has only connected in the first column."])
 
 
-ENVIRONMENT = ("QUICK", "ROUNDS", "SECONDS_PER", "CLIENTS", "SCALE", "IDLE", "ONLY", "POOL",
-               "PGBOUNCER", "HAPROXY", "NUTCRACKER", "BASELINE", "WEIR", "WORKERS",
+ENVIRONMENT = ("QUICK", "ROUNDS", "SECONDS_PER", "CLIENTS", "SCALE", "IDLE", "ORGANIZATIONS",
+               "ONLY", "POOL", "PGBOUNCER", "HAPROXY", "NUTCRACKER", "BASELINE", "WEIR", "WORKERS",
                "WEIR_POSTGRES", "PG_BIN")
 
 
@@ -523,7 +534,7 @@ def find_weir():
 def measure(bench):
     """All of the plan, or as much of it as there was time for."""
     for name, run in (("pg", bench.run_pg), ("redis", bench.run_redis),
-                      ("idle", bench.run_idle)):
+                      ("idle", bench.run_idle), ("organizations", bench.run_organizations)):
         if name in bench.plan.only:
             run()
 

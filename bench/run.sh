@@ -11,7 +11,8 @@
 #   ROUNDS=5          rounds                  SECONDS_PER=5   seconds per measurement
 #   QUICK=1           a smoke run: one round of one second, fewer rows
 #   CLIENTS=1,32,256  pgbench clients         SCALE=10        pgbench scale
-#   IDLE=2000         idle clients            ONLY=pg,redis,idle
+#   IDLE=2000         idle clients            ONLY=pg,redis,idle,organizations
+#   ORGANIZATIONS=10000 organizations (needs cc)
 #   POOL=20           servers a pooler may use
 #   PGBOUNCER=path    another PgBouncer       HAPROXY=path    another HAProxy
 #   BASELINE=path     another weir, to compare this one with
