@@ -6,6 +6,7 @@
 # make lint         what a compiler cannot know       make bench        the figures in README
 # make fuzz T=conf  libFuzzer on one target, SECONDS=60
 # make bench-redis  the Redis figures: direct, nutcracker, weir
+# make bench-crdt   small INSERTs of many clients: direct, PgBouncer, weir
 # make soak         the leak test of make test for an hour, SECONDS=3600, and
 #                   200 Redis clients that do everything, STORM=600
 # make regress      PostgreSQL's own regression suite, directly and through weir: minutes
@@ -55,6 +56,9 @@ $B/tests/test_%: $B/tests/test_%.o $(CORE)
 $B/bench/bench_%: bench/bench_%.c Makefile
 	@mkdir -p $(@D); echo "  cc    $@"
 	$Q$(CC) $(FLAGS) $(CFLAGS) -o $@ $< $(LIBS) -lhiredis
+$B/bench/%.so: bench/%.c Makefile
+	@mkdir -p $(@D); echo "  cc    $@"
+	$Q$(CC) $(FLAGS) -O2 -shared -fPIC -o $@ $<
 $B/replay_%: $B/tests/fuzz/fuzz_%.o $B/tests/fuzz/replay.o $(CORE)
 	@echo "  link  $@"
 	$Q$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -83,8 +87,8 @@ regress: $B/$(NAME)
 	@tests/regress.sh $B/$(NAME) $(ARGS)
 
 # Two steps, because what setup installs is looked for when a Makefile is read.
-demo test bench bench-redis fuzz soak:
-	@tests/setup.sh build $(patsubst soak,test,$(@:bench-redis=bench))
+demo test bench bench-redis bench-crdt fuzz soak:
+	@tests/setup.sh build $(patsubst soak,test,$(patsubst bench-%,bench,$@))
 	@$(MAKE) --no-print-directory $@-now
 test-now:
 	+@$(MORE) lint
@@ -100,6 +104,9 @@ bench-now:
 bench-redis-now:
 	+@$(MORE) $B/$(NAME) $B/bench/bench_redis
 	@BENCH_REDIS=$B/bench/bench_redis bench/redis.sh $B/$(NAME) $(ARGS)
+bench-crdt-now:
+	+@$(MORE) $B/$(NAME) $B/bench/bench_crdt $B/bench/slow_fsync.so
+	@BENCH_CRDT=$B/bench bench/crdt.sh $B/$(NAME) $(ARGS)
 fuzz-now:
 	@[ -f "tests/fuzz/fuzz_$T.c" ] || { echo "make fuzz T=one of: $(FUZZ)"; exit 1; }
 	@mkdir -p build/fuzz/found/$T
@@ -117,6 +124,6 @@ clean:
 	rm -rf build
 
 .PHONY: all libraries objects unit replay threads lint integration regress clean \
-        $(foreach t,demo test bench bench-redis fuzz soak,$t $t-now)
+        $(foreach t,demo test bench bench-redis bench-crdt fuzz soak,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)

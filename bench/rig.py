@@ -234,7 +234,7 @@ class Rig:
 
     # The servers.
 
-    def postgres(self, scale, max_connections=400):
+    def postgres(self, scale, max_connections=400, **more):
         data, self.pg_port = self.path("data"), self.free_port()
         os.mkdir(data, 0o700)
         if self.account:
@@ -244,6 +244,7 @@ class Rig:
         settings = dict(listen_addresses=HOST, port=self.pg_port, fsync="off",
                         unix_socket_directories="", max_connections=max_connections,
                         shared_buffers="256MB", autovacuum="off", log_min_messages="fatal")
+        settings.update(more)
         argv = [f"{self.pg_bin}/postgres", "-D", data]
         for k, v in settings.items():
             argv += ["-c", f"{k}={v}"]
@@ -258,7 +259,8 @@ class Rig:
             time.sleep(0.1)
         at = ["-h", HOST, "-p", str(self.pg_port), "-U", USER]
         self.run([f"{self.pg_bin}/createdb", *at, DB])
-        self.run([f"{self.pg_bin}/pgbench", *at, "-i", "-q", "-s", str(scale), DB])
+        if scale:
+            self.run([f"{self.pg_bin}/pgbench", *at, "-i", "-q", "-s", str(scale), DB])
         self.run([f"{self.pg_bin}/psql", *at, "-qc", "checkpoint", DB])
 
     def redis(self):
