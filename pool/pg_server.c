@@ -742,6 +742,7 @@ fake_answer(uint8_t kind)
 	case PG_POISON:
 	case PG_STALE:
 	case PG_SHAPE:
+	case PG_TYPES:
 		break;
 	}
 	abort(); /* none of these is ever faked */
@@ -874,6 +875,7 @@ static enum server_verdict {
 	case PG_COPY_END:
 	case PG_STALE:
 	case PG_SHAPE:
+	case PG_TYPES:
 		return WRONG;
 	}
 	return WRONG;
@@ -1046,6 +1048,19 @@ pg_shape(struct pg_server *pg, uint8_t type, const uint8_t *body, size_t n)
 		e->lessee->ops->settled(e->lessee, PG_SHAPE, e->arg, true);
 }
 
+/* A ParameterDescription, likewise. */
+static void
+pg_types(struct pg_server *pg, const uint8_t *body, size_t n)
+{
+	struct ledger_entry *e = ledger_at(&pg->s.ledger, 0);
+
+	if (e->kind != PG_DESCRIBE || e->lessee != pg->s.lessee)
+		return;
+	pg->types = slice_of(body, n);
+	e->lessee->ops->settled(e->lessee, PG_TYPES, e->arg, true);
+	pg->types = slice_of(NULL, 0);
+}
+
 /* In a session that is pinned and has no organization it harms nobody. */
 static bool
 pg_misreads(const struct pg_server *pg, const uint8_t *body, size_t n)
@@ -1164,7 +1179,7 @@ pg_whole(const struct pg_server *pg, const struct pg_frame *f, const uint8_t *p,
 		return is_about_server(pg, p, n < f->size ? n : f->size);
 	if (f->type == 'D' && pg->role_asked)
 		return true;
-	if (f->type == 'T' && asks_shape(pg))
+	if ((f->type == 'T' || f->type == 't') && asks_shape(pg))
 		return f->size <= STREAM_IN_MAX;
 	return !pg_is(f->type, STREAMED);
 }
@@ -1316,6 +1331,8 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 		pg_shape(pg, f.type,
 			 f.size <= STREAM_IN_MAX ? p + PG_HEADER : NULL,
 			 f.size - PG_HEADER);
+	if (f.type == 't' && asks_shape(pg) && f.size <= STREAM_IN_MAX)
+		pg_types(pg, p + PG_HEADER, f.size - PG_HEADER);
 	if (f.type == 'C')
 		pg_tag(pg, p + PG_HEADER, f.size - PG_HEADER);
 	else if (f.type == 'S' || (f.type == 'D' && pg->role_asked))

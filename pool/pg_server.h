@@ -41,7 +41,8 @@ enum pg_kind {
 	PG_POISON,		/* an error we asked for, to be told in our own words */
 	PG_STALE,		/* never in a ledger: of a Bind or Describe whose statement
 				   returns something else than when it was parsed */
-	PG_SHAPE		/* likewise: of a Describe, when `shape` is known */
+	PG_SHAPE,		/* likewise: of a Describe, when `shape` is known */
+	PG_TYPES		/* likewise: when `types` are */
 };
 
 /* In the arg of an unnamed Parse, beside the low bits of which one it is; ids
@@ -63,6 +64,7 @@ struct pg_server {
 	uint64_t	  context_ns;	/* its signed setting is due then; 0: it has none */
 	uint64_t	  context_id;	/* of the key it is signed with */
 	uint64_t	  shape;	/* what the statement described last returns */
+	struct slice	  types;	/* and the types of its parameters: a ParameterDescription's body, while told */
 	char		  status;	/* of the last ReadyForQuery: I T E; 0: not at rest */
 	bool		  failed;	/* its transaction has, whatever it answers to what it was sent */
 	uint8_t		  streaming;	/* type of the message being streamed */

@@ -252,6 +252,19 @@ stmt_names_add(struct stmt_names *names, struct slice name, struct stmt *s)
 }
 
 void
+stmt_names_told_types(struct stmt_entry *e, struct slice types)
+{
+	if (e->types_n == types.n && types.n > 0 &&
+	    memcmp(e->types, types.p, types.n) == 0)
+		return;
+	free(e->types);
+	e->types = types.n > 0 ? need(malloc(types.n)) : NULL;
+	e->types_n = types.n;
+	if (types.n > 0)
+		memcpy(e->types, types.p, types.n);
+}
+
+void
 stmt_names_drop(struct stmt_names *names, struct stmts *all,
 		struct stmt_entry *e)
 {
@@ -265,6 +278,7 @@ stmt_names_drop(struct stmt_names *names, struct stmts *all,
 	names->bytes -= e->stmt ? e->stmt->len : e->closed->len;
 	stmt_unref(all, &e->stmt);
 	stmt_unref(all, &e->closed);
+	free(e->types);
 	free(e);
 }
 

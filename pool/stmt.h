@@ -78,6 +78,8 @@ struct stmt_entry {
 	uint32_t	   epoch;	/* of its client's Syncs, when it was parsed */
 	bool		   asked;	/* its Parse is not answered yet */
 	uint64_t	   shape;	/* what its client was told it returns; 0: nothing */
+	uint8_t		  *types;	/* what it was told of its parameters: as in a */
+	size_t		   types_n;	/* ParameterDescription; NULL: nothing */
 	size_t		   name_len;
 	char		   name[];
 };
@@ -94,6 +96,7 @@ struct stmt_entry *stmt_names_find(const struct stmt_names *, struct slice name)
 struct stmt_entry *stmt_names_find_id(const struct stmt_names *, uint32_t id);
 /* Takes over the reference.  NULL: a bound is reached (the reference stays). */
 struct stmt_entry *stmt_names_add(struct stmt_names *, struct slice name, struct stmt *);
+void		   stmt_names_told_types(struct stmt_entry *, struct slice);
 void		   stmt_names_drop(struct stmt_names *, struct stmts *, struct stmt_entry *);
 /* All there are were asked to be dropped; later that has happened, or not. */
 void		   stmt_names_hide(struct stmt_names *);

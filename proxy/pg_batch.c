@@ -42,10 +42,12 @@ struct pg_batch {
 	unsigned executed;
 	bool failed;           /* an error came: PostgreSQL has rolled back */
 	struct server *server; /* while it has one */
+	struct op *
+	    checked; /* waiting: what its statement returns is being asked, ... */
+	unsigned checked_part; /* ... of this part */
 	uint64_t sent_ns;
-	uint8_t type; /* of the message being passed on */
-	uint32_t remain;
-	bool keep; /* it is for the operation */
+	uint32_t remain; /* of the message being passed on */
+	bool keep;       /* it is for the operation */
 	struct wheel_entry timer;
 };
 
@@ -293,14 +295,21 @@ query_ns(const struct pg_batch *b)
 	return b->terms->snapshot->conf->query_timeout_ms * 1000000u;
 }
 
+/* Is an answer on its way? */
+static bool
+is_busy(const struct pg_batch *b)
+{
+	return b->run.n > 0 || b->checked != NULL;
+}
+
 static void
 arm(struct pg_batch *b)
 {
 	uint64_t when = 0;
 
-	if (b->run.n > 0 && query_ns(b) > 0)
+	if (is_busy(b) && query_ns(b) > 0)
 		when = b->sent_ns + query_ns(b);
-	if (b->waiting.n > 0 && wait_ns(b) > 0) {
+	if (b->waiting.n > 0 && b->checked == NULL && wait_ns(b) > 0) {
 		uint64_t then = b->waiting.head->since_ns + wait_ns(b);
 
 		when = when == 0 || then < when ? then : when;
@@ -326,13 +335,13 @@ on_timer(struct wheel_entry *e)
 					offsetof(struct pg_batch, timer));
 	uint64_t now = b->worker->streams.now_ns, wait = wait_ns(b);
 
-	while (b->waiting.n > 0 && wait > 0 &&
+	while (b->waiting.n > 0 && wait > 0 && b->waiting.head != b->checked &&
 	       now >= b->waiting.head->since_ns + wait)
 		op_fails(b->worker, queue_take(&b->waiting), WHY_POOL_TIMEOUT,
 			 NULL, NULL);
 	if (b->waiting.n == 0)
 		pool_unwant(&b->lessee);
-	if (b->run.n > 0 && query_ns(b) > 0 && now >= b->sent_ns + query_ns(b))
+	if (is_busy(b) && query_ns(b) > 0 && now >= b->sent_ns + query_ns(b))
 		server_close(b->server, WHY_QUERY_TIMEOUT, NULL, NULL);
 	touch(b);
 	arm(b);
@@ -493,27 +502,99 @@ send_part(struct pg_batch *b, const struct op *op, const struct op_part *part,
 		abort();
 }
 
+/*
+ * Who was told what a statement returns must not be sent anything else: where
+ * it would be parsed anew, that is asked first.
+ */
+static bool
+is_unsure(const struct pg_batch *b, const struct op *op, unsigned *part)
+{
+	for (unsigned i = 0; i < op->parts; i++) {
+		struct slice body =
+		    slice_of(op->bytes + op->part[i].body, op->part[i].body_n);
+
+		*part = i;
+		if (op->part[i].shape != 0 &&
+		    !pg_server_holds(b->server,
+				     pg_text_find(b->worker, body)->stmt))
+			return true;
+	}
+	return false;
+}
+
+static struct stmt *
+checked_stmt(const struct pg_batch *b)
+{
+	const struct op_part *part = &b->checked->part[b->checked_part];
+
+	return pg_text_find(b->worker, slice_of(b->checked->bytes + part->body,
+						part->body_n))
+	    ->stmt;
+}
+
+static void
+send_sync(struct pg_batch *b)
+{
+	expect(b, PG_SYNC, 0);
+	if (pg_put(stream_out(&b->server->stream), 'S', "") != 0)
+		abort();
+	b->sent_ns = b->worker->streams.now_ns;
+	arm(b);
+}
+
+static void
+send_check(struct pg_batch *b, unsigned part)
+{
+	b->checked = b->waiting.head;
+	b->checked_part = part;
+	check_stamp(b, b->checked);
+	pg_server_check(b->server, &b->lessee, checked_stmt(b), 1);
+	send_sync(b);
+}
+
+/* The answer: `done` is false if it did not even parse. */
+static void
+checked(struct pg_batch *b, bool done)
+{
+	struct op_part *part = &b->checked->part[b->checked_part];
+	struct stmt *stmt = checked_stmt(b);
+
+	if (!done || pg_server(b->server)->shape == part->shape) {
+		part->shape = 0; /* it says itself what is wrong with it */
+		return;
+	}
+	stmt_renew(&b->worker->pools.stmts, stmt);
+	pg_server_doubt(b->server, stmt);
+	assert(b->checked == b->waiting.head);
+	op_fails(b->worker, queue_take(&b->waiting), WHY_UNSUPPORTED, "0A000",
+		 "cached plan must not change result type");
+}
+
 static bool
 may_join(const struct pg_batch *b, const struct op *op)
 {
 	const struct conf_batch *c = b->terms->batch;
+	unsigned part;
 
-	if (b->run.n == 0)
-		return true;
 	return !op->alone && same_terms(op->terms, b->terms) &&
 	       b->run.n < c->max_ops && b->run.bytes < c->max_bytes &&
-	       !pg_server_full(b->server);
+	       !pg_server_full(b->server) && !is_unsure(b, op, &part);
 }
 
 static void
 send_run(struct pg_batch *b)
 {
 	struct worker *w = b->worker;
+	unsigned part;
 
-	assert(b->run.n == 0 && b->waiting.n > 0);
+	assert(b->run.n == 0 && b->waiting.n > 0 && b->checked == NULL);
 	b->failed = false;
 	b->bad = NULL;
 	b->executed = 0;
+	if (is_unsure(b, b->waiting.head, &part)) {
+		send_check(b, part);
+		return;
+	}
 	do {
 		struct op *op = queue_take(&b->waiting);
 
@@ -524,14 +605,10 @@ send_run(struct pg_batch *b)
 			send_part(b, op, &op->part[i], i + 1 == op->parts);
 	} while (b->waiting.n > 0 && !b->run.head->alone &&
 		 may_join(b, b->waiting.head));
-	expect(b, PG_SYNC, 0);
-	if (pg_put(stream_out(&b->server->stream), 'S', "") != 0)
-		abort();
 	b->at = b->run.head;
-	b->sent_ns = w->streams.now_ns;
 	stats_add(&w->stats, STAT_BATCH_RUNS, 1);
 	stats_add(&w->stats, STAT_QUERIES, b->run.n);
-	arm(b);
+	send_sync(b);
 }
 
 /* ---- borrowing -------------------------------------------------------- */
@@ -552,7 +629,7 @@ granted(struct lessee *l, struct server *v)
 {
 	struct pg_batch *b = (struct pg_batch *)(void *)l;
 
-	assert(l->server == v && b->run.n == 0);
+	assert(l->server == v && !is_busy(b));
 	b->server = v;
 	if (b->waiting.n > 0 && same_terms(b->waiting.head->terms, b->terms))
 		send_run(b);
@@ -623,7 +700,7 @@ may_keep(const struct pg_batch *b)
 static void
 batch_step(struct pg_batch *b)
 {
-	if (b->run.n > 0 || b->lessee.waiting != NULL)
+	if (is_busy(b) || b->lessee.waiting != NULL)
 		return;
 	if (b->waiting.n == 0) {
 		let_go(b);
@@ -745,6 +822,10 @@ settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	struct pg_batch *b = (struct pg_batch *)(void *)l;
 
 	(void)arg;
+	if (kind == PG_CHECK && b->checked != NULL) {
+		checked(b, done);
+		return;
+	}
 	if (kind != PG_EXECUTE || !done || b->at == NULL)
 		return;
 	if (b->at->form == OP_TRANSACTION)
@@ -781,8 +862,11 @@ rest(struct lessee *l)
 	struct op *op = b->run.head;
 
 	touch(b);
-	if (b->run.n == 0)
+	b->checked = NULL;
+	if (b->run.n == 0) {
+		arm(b);
 		return;
+	}
 	if (pg_server(b->server)->status != 'I' ||
 	    (!b->failed && b->executed != b->run.n)) {
 		server_close(b->server, WHY_DOUBT, NULL, NULL);
@@ -858,6 +942,7 @@ lost(struct lessee *l, enum why why, const char *sqlstate, const char *text)
 
 	b->server = NULL;
 	b->remain = 0;
+	b->checked = NULL;
 	if (v == NULL)
 		fail_waiting(b, why, sqlstate, text);
 	else if (b->run.n > 0)

@@ -77,6 +77,7 @@ bool		 pg_terms_hold(const struct pg_terms *, const struct session *, const stru
 struct op_part {
 	uint32_t body, body_n;	/* the statement: text, NUL, count and types */
 	uint32_t args, args_n;	/* of the Bind what follows the names */
+	uint64_t shape;		/* the client was told that it returns this; 0: nothing */
 	bool	 parse;		/* ParseComplete is expected, */
 	bool	 describe;	/* and RowDescription or NoData */
 };

@@ -23,6 +23,7 @@ struct draft {
 	unsigned n;
 	struct draft_part {
 		struct slice body, args;
+		const struct stmt_entry *named; /* NULL: it is unnamed */
 		bool parse, describe;
 	} part[OP_PARTS_MAX];
 	struct slice unnamed; /* its own last unnamed Parse; none: NULL */
@@ -95,24 +96,36 @@ params_of(struct slice body, const struct insert *in)
 	return !r.bad && types > in->params ? types : in->params;
 }
 
-/* The type a Parse's body gives its n-th parameter; 0: none. */
+/* The n-th of a list of types and their number before it; 0: none. */
 static unsigned
-type_in(struct slice body, unsigned n)
+type_at(struct pg_reader r, unsigned n)
 {
-	struct pg_reader r = pg_reader(body.p, body.n);
-	unsigned types, type = 0;
+	unsigned types = pg_read_u16(&r), type = 0;
 
-	pg_read_str(&r);
-	types = pg_read_u16(&r);
 	for (unsigned i = 1; i <= n && i <= types; i++)
 		type = pg_read_u32(&r);
 	return r.bad || n > types ? 0 : type;
 }
 
+/* The type of a statement's n-th parameter, as its Parse or a server has it;
+ * 0: nobody has said. */
+static unsigned
+type_of(const struct draft_part *part, unsigned n)
+{
+	struct pg_reader r = pg_reader(part->body.p, part->body.n);
+	unsigned type;
+
+	pg_read_str(&r);
+	type = type_at(r, n);
+	if (type == 0 && part->named != NULL && part->named->types != NULL)
+		type = type_at(
+		    pg_reader(part->named->types, part->named->types_n), n);
+	return type;
+}
+
 /* All of one request must go by one lane. */
 static bool
-key_of(struct draft *d, const struct insert *in, struct slice body,
-       struct slice args)
+key_of(struct draft *d, const struct insert *in, const struct draft_part *part)
 {
 	const struct insert_column *c;
 	struct slice value = { 0 };
@@ -126,8 +139,8 @@ key_of(struct draft *d, const struct insert *in, struct slice body,
 	if ((c = insert_column(in, d->batch->order_by)) == NULL)
 		return false;
 	if (c->kind == INSERT_PARAM) {
-		type = type_in(body, c->param);
-		if (!argument(args, c->param, &format, &value, &n))
+		type = type_of(part, c->param);
+		if (!argument(part->args, c->param, &format, &value, &n))
 			return false;
 	}
 	if (!insert_key(c, type, format, value.p, n, &key) ||
@@ -168,29 +181,29 @@ draft_parse(struct draft *d, struct pg_reader r)
 	return is_of(d, t->insert);
 }
 
-/* The statement a Bind names: its body, if it may be one of an operation. */
+/* The statement a Bind names, if it may be one of an operation. */
 static bool
-draft_statement(struct draft *d, struct slice name, struct slice *body)
+draft_statement(struct draft *d, struct slice name, struct draft_part *part)
 {
 	const struct pg_session *ps = d->ps;
 	const struct stmt_entry *e;
 
+	part->named = NULL;
 	if (name.n == 0) {
 		if (d->unnamed.p != NULL)
-			*body = d->unnamed;
+			part->body = d->unnamed;
 		else if (ps->has_unnamed && ps->unnamed_flags == 0)
-			*body = slice_of(ps->unnamed, ps->unnamed_n);
+			part->body = slice_of(ps->unnamed, ps->unnamed_n);
 		else
 			return false;
 		return true;
 	}
 	e = stmt_names_find(&ps->names, name);
-	/* Who was told which columns it returns is to get those: that is
-	 * looked at where a server is in hand. */
 	if (e == NULL || e->stmt == NULL || e->stmt->stale ||
-	    e->stmt->flags != 0 || e->shape > 1)
+	    e->stmt->flags != 0)
 		return false;
-	*body = slice_of(e->stmt->body, e->stmt->len);
+	part->named = e;
+	part->body = slice_of(e->stmt->body, e->stmt->len);
 	return true;
 }
 
@@ -202,7 +215,7 @@ draft_bind(struct draft *d, struct pg_reader r)
 	const struct pg_text *t;
 
 	if (r.bad || portal.n > 0 || d->bound || d->n == OP_PARTS_MAX ||
-	    (name.n > 0 && d->parsed) || !draft_statement(d, name, &part->body))
+	    (name.n > 0 && d->parsed) || !draft_statement(d, name, part))
 		return false;
 	t = pg_text_find(d->ps->s.worker, part->body);
 	part->args = slice_of(r.p, (size_t)(r.end - r.p));
@@ -213,7 +226,7 @@ draft_bind(struct draft *d, struct pg_reader r)
 	return t != NULL && t->insert != NULL && !t->insert->block &&
 	       is_of(d, t->insert) &&
 	       is_sound(part->args, params_of(part->body, t->insert)) &&
-	       key_of(d, t->insert, part->body, part->args);
+	       key_of(d, t->insert, part);
 }
 
 static bool
@@ -313,12 +326,12 @@ draft_query(struct draft *d, const struct pg_frame *m)
 		return OP_NONE;
 	part->body = slice_of(text.p + in->at, in->n);
 	part->args = slice_of(no_args, sizeof(no_args));
+	part->named = NULL;
 	part->describe = true;
 	d->form = in->block ? OP_TRANSACTION : OP_QUERY;
 	d->n = 1;
 	d->p += m->size;
-	is_one = in->params == 0 && is_of(d, in) &&
-		 key_of(d, in, slice_of(NULL, 0), part->args);
+	is_one = in->params == 0 && is_of(d, in) && key_of(d, in, part);
 	insert_free(&in);
 	return is_one ? OP_TAKEN : OP_NONE;
 }
@@ -369,6 +382,10 @@ op_of(const struct draft *d)
 		to->args = op_copy(op, &at, from->args);
 		to->args_n = (uint32_t)at - to->args;
 		to->parse = from->parse;
+		/* Without columns it has one shape only. */
+		to->shape = from->named && from->named->shape > 1
+				? from->named->shape
+				: 0;
 		to->describe = from->describe;
 	}
 	assert(at == op->size);

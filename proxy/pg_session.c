@@ -509,6 +509,11 @@ pg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 		learn(ps, kind, e, done);
 		return;
 	}
+	if (kind == PG_TYPES) {
+		if (e != NULL)
+			stmt_names_told_types(e, server_of(ps)->types);
+		return;
+	}
 	if (kind == PG_PARSE) {
 		assert(ps->parses > 0);
 		ps->parses--;

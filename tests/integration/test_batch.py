@@ -505,3 +505,107 @@ def test_each_document_keeps_its_order_over_all_lanes(weir, pg, lanes):
         assert [c for c, in pg.run("SELECT clock FROM ops WHERE doc = %s ORDER BY id",
                                    [DOC % doc])] == list(range(24))
     assert w.metric("batch_operations_total") == 96
+
+
+# Statements whose rows the client has been told of.
+
+ASK = INSERT + " RETURNING id, data"
+
+
+def prepared(w, name="s", sql=ASK):
+    wire = w.wire("acme_app")
+    reply = wire.run(parse(sql, name) + describe("S", name) + sync())
+    assert kinds(reply) == "1tTZ"
+    return wire
+
+
+def told_op(clock):
+    return bind([DOC % 1, str(clock), "{}"], "s") + execute() + sync()
+
+
+def test_a_statement_that_was_described_returns_what_was_said(one_server, pg):
+    """Also on a server that has never heard of it."""
+    wire = prepared(one_server)
+    before = one_server.metric("batch_operations_total")
+    for clock in range(4):
+        if clock % 2:
+            for pid in pg.backends():
+                pg.run("SELECT pg_terminate_backend(%s)", [pid])
+        assert rows(wire.run(told_op(clock)))[0][1] == "{}"
+    assert one_server.metric("batch_operations_total") == before + 4
+
+
+def test_rows_of_another_shape_reach_nobody(one_server, pg):
+    """Its columns have changed since, and the server that knew is gone."""
+    wire, other = prepared(one_server), one_server.wire("acme_app")
+    assert kinds(wire.run(told_op(1))) == "2DCZ"
+    pg.run("DROP TRIGGER act ON ops; DROP TRIGGER act_late ON ops;"
+           " ALTER TABLE ops ALTER data TYPE text")
+    for pid in pg.backends():
+        pg.run("SELECT pg_terminate_backend(%s)", [pid])
+    answer = wire.run(told_op(2))
+    assert [(e["C"], e["M"]) for e in errors(answer)] == [
+        ("0A000", "cached plan must not change result type")]
+    assert tags(other.run(op(1, 3))) == ["INSERT 0 1"]
+    assert [c for c, in pg.run("SELECT clock FROM ops ORDER BY id")] == [1, 3]
+    assert tags(prepared(one_server).run(told_op(4))) == ["INSERT 0 1"]
+
+
+def test_a_statement_that_no_longer_parses_says_so_itself(one_server, pg):
+    wire = prepared(one_server)
+    pg.run("ALTER TABLE ops RENAME data TO payload")
+    for pid in pg.backends():
+        pg.run("SELECT pg_terminate_backend(%s)", [pid])
+    assert [e["C"] for e in errors(wire.run(told_op(1)))] == ["42703"]
+    pg.run("ALTER TABLE ops RENAME payload TO data")
+    assert kinds(wire.run(told_op(2))) == "2DCZ"
+
+
+# Real drivers.
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_asyncpg_and_psycopg_and_sqlalchemy_share_commits(weir, pg, lanes):
+    """Each in its own formats: binary with types only the server told, text, both."""
+    import asyncio
+    import asyncpg
+    import psycopg
+    import sqlalchemy
+    w = weir({"batch ops": {"order_by": "doc", "in_flight": lanes}}, 4)
+    url = "postgresql://acme_app:acme-secret@127.0.0.1:%d/%s" % (w.pg_port, DATABASE)
+    each = 20
+
+    async def with_asyncpg():
+        async with asyncpg.create_pool(url, min_size=4, max_size=4) as pool:
+            async def one(i):
+                got = await pool.fetchrow(
+                    "INSERT INTO ops (doc, clock, data) VALUES ($1, $2, $3)"
+                    " RETURNING clock, organization_id", DOC % 1, i, '{"a": 1}')
+                assert (got["clock"], str(got["organization_id"])) == (i, ACME)
+                await pool.execute("INSERT INTO ops (doc, clock) VALUES ($1, $2)",
+                                   uuid.UUID(DOC % 2), i)
+            await asyncio.gather(*[one(i) for i in range(each)])
+
+    def with_psycopg():
+        with psycopg.connect(url, autocommit=True, prepare_threshold=3) as db:
+            for i in range(each):
+                db.execute("INSERT INTO ops (doc, clock, data) VALUES (%s, %s, %s)",
+                           [uuid.UUID(DOC % 3), i, '{"b": 2}'])
+                got = db.execute("INSERT INTO ops (doc, clock) VALUES (%b, %b) RETURNING clock",
+                                 [uuid.UUID(DOC % 4), i], binary=True).fetchone()
+                assert got == (i,)
+
+    def with_sqlalchemy():
+        engine = sqlalchemy.create_engine(
+            url.replace("postgresql:", "postgresql+psycopg2:"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as db:
+            for i in range(each):
+                db.execute(sqlalchemy.text("INSERT INTO ops (doc, clock) VALUES (:d, :c)"),
+                           {"d": DOC % 5, "c": i})
+        engine.dispose()
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        for f in [pool.submit(asyncio.run, with_asyncpg()), pool.submit(with_psycopg),
+                  pool.submit(with_sqlalchemy)]:
+            f.result()
+    assert count(pg) == 5 * each
+    assert w.metric("batch_operations_total") >= 5 * each - 30      # cold ones go by themselves
