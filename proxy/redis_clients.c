@@ -13,6 +13,7 @@
 enum {
 	WORKER_BITS = 6,
 	ADDRESS_MAX = 128,
+	FLAGS_MAX = 8,
 	LINE_ROOM = REDIS_NAME_MAX + 1024,
 	ROLL_MAX = 256 << 20 /* bytes of lines: max_client_conn is far below */
 };
@@ -85,16 +86,34 @@ seconds_since(const struct session *s, uint64_t ns)
 	return (s->worker->streams.now_ns - ns) / 1000000000u;
 }
 
+/* Redis's letters, in its order. */
+static void
+put_flags(const struct redis_session *rs, char out[FLAGS_MAX])
+{
+	char *p = out;
+
+	if (rs->blocked)
+		*p++ = 'b';
+	if (rs->hold & REDIS_IN_MULTI)
+		*p++ = 'x';
+	if (rs->s.is_unix)
+		*p++ = 'U';
+	if (p == out)
+		*p++ = 'N';
+	*p = '\0';
+}
+
 /* Without its end of line.  Returns its length. */
 static size_t
 put_line(const struct redis_session *rs, char *line)
 {
 	const struct session *s = &rs->s;
-	char addr[ADDRESS_MAX], laddr[ADDRESS_MAX];
+	char addr[ADDRESS_MAX], laddr[ADDRESS_MAX], flags[FLAGS_MAX];
 	size_t in, out = buf_len(&s->stream.out);
 	int n;
 
 	stream_peek(&s->stream, &in);
+	put_flags(rs, flags);
 	address_text(s->stream.fd, getpeername, addr);
 	address_text(s->stream.fd, getsockname, laddr);
 	n = snprintf(
@@ -106,9 +125,9 @@ put_line(const struct redis_session *rs, char *line)
 	    "resp=%u",
 	    redis_client_id(s), addr, laddr, s->stream.fd,
 	    rs->name ? rs->name : "", seconds_since(s, s->opened_ns),
-	    seconds_since(s, rs->ran_ns), s->is_unix ? "U" : "N", rs->db, in,
-	    out, in + out, out > 0 ? "rw" : "r",
-	    rs->ran != NULL ? rs->ran->name : "NULL", s->user->name, rs->resp);
+	    seconds_since(s, rs->ran_ns), flags, rs->db, in, out, in + out,
+	    out > 0 ? "rw" : "r", rs->ran != NULL ? rs->ran->name : "NULL",
+	    s->user->name, rs->resp);
 	assert(n > 0 && n < LINE_ROOM);
 	return (size_t)n;
 }

@@ -255,30 +255,30 @@ pubsub|shardchannels: => pubsub shardchannels
 pubsub|shardnumsub: => pubsub shardnumsub c
 
 # A connection of its own.
-?multi: => multi ; set k v ; get k ; multi ; exec ; get k
-?exec: => exec ; exec x ; multi ; get none ; exec ; multi ; nosuch ; exec
-?discard: => discard ; multi ; set k v ; discard ; get k
-?watch: set k v => watch k ; multi ; incr j ; exec ; unwatch ; watch
-?unwatch: => unwatch ; watch k ; unwatch
+multi: => multi ; set k v ; get k ; multi ; exec ; get k
+exec: => exec ; exec x ; multi ; get none ; exec ; multi ; nosuch ; exec
+discard: => discard ; multi ; set k v ; discard ; get k
+watch: set k v => watch k ; multi ; incr j ; exec ; unwatch ; watch
+unwatch: => unwatch ; watch k ; unwatch
 ?subscribe: => subscribe c ; ping
 ?psubscribe: => psubscribe c* ; ping x
 ?ssubscribe: => ssubscribe c
 ?unsubscribe: => unsubscribe ; unsubscribe c
 ?punsubscribe: => punsubscribe ; punsubscribe c
 ?sunsubscribe: => sunsubscribe ; sunsubscribe c
-?blpop: rpush l a => blpop l 0 ; blpop l 0.01 ; blpop l x
-?brpop: rpush l a => brpop none l 0 ; brpop l 0.01
-?brpoplpush: rpush l a => brpoplpush l d 0 ; brpoplpush l d 0.01
-?blmove: rpush l a => blmove l d left right 0 ; blmove l d left right 0.01
-?blmpop: rpush l a b => blmpop 0 1 l left count 2 ; blmpop 0.01 1 l left
-?bzpopmin: zadd z 1 a => bzpopmin z 0 ; bzpopmin z 0.01
-?bzpopmax: zadd z 1 a => bzpopmax z 0 ; bzpopmax z 0.01
-?bzmpop: zadd z 1 a => bzmpop 0 1 z min ; bzmpop 0.01 1 z min
+blpop: rpush l a => blpop l 0 ; blpop l 0.01 ; blpop l x
+brpop: rpush l a => brpop none l 0 ; brpop l 0.01
+brpoplpush: rpush l a => brpoplpush l d 0 ; brpoplpush l d 0.01
+blmove: rpush l a => blmove l d left right 0 ; blmove l d left right 0.01
+blmpop: rpush l a b => blmpop 0 1 l left count 2 ; blmpop 0.01 1 l left
+bzpopmin: zadd z 1 a => bzpopmin z 0 ; bzpopmin z 0.01
+bzpopmax: zadd z 1 a => bzpopmax z 0 ; bzpopmax z 0.01
+bzmpop: zadd z 1 a => bzmpop 0 1 z min ; bzmpop 0.01 1 z min
 ?monitor: => monitor
 ?wait: => wait 0 10
 ?client|caching: => client caching yes
 ?client|tracking: => client tracking on ; client trackinginfo ; client tracking off
-?client|reply: => client reply on ; client reply x
+client|reply: => client reply on ; client reply x
 ?client|unblock: => client unblock 99999999 ; client unblock x ; client unblock 1 foo
 
 # What weir answers.

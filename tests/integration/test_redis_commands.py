@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import re
+import subprocess
 
 import pytest
 
@@ -284,3 +285,50 @@ def test_before_the_login_nothing_unknown_passes_and_http_never_does(weir, other
             assert b"\r\n:1" not in r.until_closed()
     assert witness.ask("SMEMBERS", "s") == []
     assert {c["id"] for c in other_kind.clients()} == before, "nobody upstream was closed"
+
+
+# Scripts, as the guides tell people to use them.
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("user", ["default", "acme_app"])
+def test_a_script_is_run_from_the_shell_by_the_sha_that_is_kept_in_a_hash(weir, rd, user):
+    w = weir({"redis main": {"profile": "shared"}}, 2)
+    password = REDIS_PASSWORD if user == "default" else USERS[user][1]
+    cli = "redis-cli -p %d --user %s" % (w.redis_port, user)
+
+    def shell(command):
+        return subprocess.run(["sh", "-c", command.replace("redis-cli", cli)], text=True,
+                              capture_output=True, timeout=scaled(20),
+                              env=dict(os.environ, REDISCLI_AUTH=password)).stdout.strip()
+    r = through(w, user, 2)
+    with contextlib.closing(r):
+        r.ask("DEL", "scripts:sha", "old:1", "old:2")
+        script = "return redis.call('DEL', 'old:1', 'old:2')"
+        assert r.ask("MSET", "old:1", 1, "old:2", 2) == "OK"
+        sha = r.ask("SCRIPT", "LOAD", script)
+        assert r.ask("HSET", "scripts:sha", "cleanup", sha) == 1
+        assert shell("redis-cli EVALSHA $(redis-cli HGET scripts:sha cleanup) 0") == "2"
+        assert r.ask("EXISTS", "old:1", "old:2") == 0
+        r.ask("HSET", "scripts:sha", "cleanup", "f" * 40)
+        assert shell("redis-cli EVALSHA $(redis-cli HGET scripts:sha cleanup) 0") \
+            == "NOSCRIPT No matching script. Please use EVAL."
+
+
+@pytest.mark.weir_only
+def test_scripts_and_functions_are_there_for_all_clients_of_the_upstream(weir, workers, rd):
+    w = weir({"redis main": {"profile": "dedicated"}}, workers)
+    clients = [w.resp(proto=2 + n % 2) for n in range(8)]
+    sha = clients[0].ask("SCRIPT", "LOAD", "return {KEYS[1], ARGV[1]}")
+    lib = "#!lua name=mine\nredis.register_function('twice', function(k, a) return a[1] .. a[1] end)"
+    assert clients[1].ask("FUNCTION", "LOAD", "REPLACE", lib) == b"mine"
+    for n, r in enumerate(clients):
+        r.send(encode("EVALSHA", sha, 1, "k", n), encode("FCALL", "twice", 0, n),
+               encode("SCRIPT", "EXISTS", sha, "f" * 40))
+        assert r.replies(3) == [[b"k", b"%d" % n], b"%d%d" % (n, n), [1, 0]]
+    with contextlib.closing(rd.connect()) as direct:
+        direct.script_flush()
+        direct.execute_command("FUNCTION", "FLUSH")
+    for r in clients:
+        assert r.ask("EVALSHA", sha, 0) == "NOSCRIPT No matching script. Please use EVAL."
+        assert r.ask("FCALL", "twice", 0) == "ERR Function not found"
