@@ -30,15 +30,44 @@ key_of(const struct lessee *l)
 }
 
 static struct fair_queue **
+bucket_of(struct fair *f, const void *key)
+{
+	uint64_t hash = (uintptr_t)key * 0x9e3779b97f4a7c15u >> 32;
+
+	return f->many != NULL ? &f->many[hash & (f->buckets - 1)]
+			       : &f->few[hash % FAIR_BUCKETS];
+}
+
+static struct fair_queue **
 fair_find(struct fair *f, const struct lessee *l)
 {
 	const void *key = key_of(l);
-	uintptr_t hash = (uintptr_t)key / 16;
-	struct fair_queue **at = &f->bucket[(hash ^ hash >> 8) % FAIR_BUCKETS];
+	struct fair_queue **at = bucket_of(f, key);
 
 	while (*at != NULL && (*at)->key != key)
 		at = &(*at)->chain;
 	return at;
+}
+
+/* More buckets than there are queues, and all of them put anew. */
+static void
+fair_grow(struct fair *f)
+{
+	struct fair_queue **from = f->many != NULL ? f->many : f->few, *q;
+	unsigned n = f->many != NULL ? f->buckets : FAIR_BUCKETS;
+	struct fair_queue **old = f->many, **at;
+
+	f->buckets = 4 * n;
+	if ((f->many = calloc(f->buckets, sizeof(*f->many))) == NULL)
+		abort();
+	for (unsigned i = 0; i < n; i++)
+		while ((q = from[i]) != NULL) {
+			from[i] = q->chain;
+			at = bucket_of(f, q->key);
+			q->chain = *at;
+			*at = q;
+		}
+	free(old);
 }
 
 static unsigned
@@ -91,6 +120,7 @@ queue_open(struct fair *f, const void *key)
 	q->key = key;
 	q->tail = &q->head;
 	ring_join(f, q);
+	f->queues++;
 	return q;
 }
 
@@ -106,6 +136,10 @@ queue_close(struct fair *f, struct fair_queue **at)
 	else
 		ring_leave(f, q);
 	free(q);
+	if (--f->queues == 0) {
+		free(f->many);
+		f->many = NULL;
+	}
 }
 
 void
@@ -117,6 +151,8 @@ fair_put(struct fair *f, struct lessee *l)
 	if (*at == NULL)
 		*at = queue_open(f, key_of(l));
 	q = *at;
+	if (f->queues > (f->many != NULL ? f->buckets : FAIR_BUCKETS))
+		fair_grow(f);
 	l->next = NULL;
 	l->prev = q->tail;
 	*q->tail = l;

@@ -14,8 +14,9 @@
  * longer ago.  So who comes waits for one service of each worker at most.
  *
  * Owner:    the pool that embeds it; lessees are only linked.
- * Cost:     constant, however many organizations exist: a queue lives only
- *           while somebody waits in it.
+ * Cost:     constant, however many organizations exist or wait: a queue lives
+ *           only while somebody waits in it, and the table of them grows with
+ *           their number and goes with the last of them.
  */
 #ifndef POOL_FAIR_H
 #define POOL_FAIR_H
@@ -29,7 +30,10 @@ enum { FAIR_BUCKETS = 64 };
 struct fair_queue;
 
 struct fair {
-	struct fair_queue *bucket[FAIR_BUCKETS];	/* by tenant */
+	struct fair_queue *few[FAIR_BUCKETS];	/* by tenant */
+	struct fair_queue **many;	/* instead, since more waited than that; NULL: not now */
+	unsigned	   buckets;	/* of `many`, a power of two */
+	unsigned	   queues;
 	struct fair_queue *turn;	/* whose turn it is, in the ring */
 	unsigned	   n;		/* waiters in the ring */
 	unsigned	   held;	/* and of those held back */

@@ -359,6 +359,36 @@ no_more_servers_are_wanted_than_may_be_had(void **state)
 	assert_int_equal(fair_wants(&f, 8), 0);
 }
 
+/* The table of their queues grows and goes; each is found all the while. */
+static void
+thousands_of_organizations_take_their_turn(void **state)
+{
+	enum { ORGANIZATIONS = 5000 };
+	static struct tenant t[ORGANIZATIONS];
+	static struct lessee l[ORGANIZATIONS][2];
+	struct fair f = { 0 };
+
+	(void)state;
+	for (int round = 0; round < 2; round++) {
+		for (int k = 0; k < 2; k++)
+			for (int i = 0; i < ORGANIZATIONS; i++) {
+				l[i][k] = waiter(&t[i], 1);
+				fair_put(&f, &l[i][k]);
+			}
+		assert_int_equal(f.queues, ORGANIZATIONS);
+		assert_true(f.buckets >= ORGANIZATIONS);
+		for (int i = 0; i < ORGANIZATIONS; i += 3)
+			fair_remove(&f, &l[i][0]);
+		for (int i = 0; i < ORGANIZATIONS; i++)
+			assert_ptr_equal(fair_take(&f), &l[i][i % 3 == 0]);
+		for (int i = 0; i < ORGANIZATIONS; i++)
+			if (i % 3 != 0)
+				assert_ptr_equal(fair_take(&f), &l[i][1]);
+		assert_int_equal(f.queues, 0);
+		assert_null(f.many);
+	}
+}
+
 /*
  * Two workers with a ring each, one with a thousand waiters that came first,
  * the other with a single one; the servers are all at the first.
@@ -449,6 +479,7 @@ main(void)
 		cmocka_unit_test(
 		    who_is_held_back_is_passed_over_and_delays_nobody),
 		cmocka_unit_test(a_flood_on_two_workers_does_not_delay_a_third),
+		cmocka_unit_test(thousands_of_organizations_take_their_turn),
 		cmocka_unit_test(an_organization_stays_one_over_a_reload),
 		cmocka_unit_test(no_more_servers_are_wanted_than_may_be_had),
 		cmocka_unit_test(
