@@ -179,7 +179,7 @@ static const struct conf_row rows[] = {
 	{ KIND_ORGANIZATION, "weight", T_UINT, 1, 100, .def = "1", .off = T(weight) },
 	{ KIND_ORGANIZATION, "rate_queries", T_RATE, .off = T(rate_queries) },
 	{ KIND_ORGANIZATION, "rate_connections", T_RATE, .off = T(rate_connections) },
-	{ KIND_ORGANIZATION, "rate_operations", T_RATE, .off = T(rate_operations), .later = "*" },
+	{ KIND_ORGANIZATION, "rate_operations", T_RATE, .off = T(rate_operations) },
 
 	{ KIND_USER, "auth", T_WORD, .def = "scram-sha-256", .off = U(auth), .words = auths },
 	{ KIND_USER, "password", T_TEXT, ANY_TEXT, .off = U(password), .secret = true },

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -75,6 +76,65 @@ is_printed(unsigned row)
 	return false;
 }
 
+static const struct histogram_row {
+	const char *metric;
+	double unit;
+	const char *help;
+} histograms[STATS_HISTOGRAM_MAX] = {
+#define X(name, metric, unit, help) [STATS_##name] = { metric, unit, help },
+	STATS_HISTOGRAMS(X)
+#undef X
+};
+
+static int print_line(struct buf *b, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
+
+static int
+print_line(struct buf *b, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+	int n;
+
+	va_start(ap, fmt);
+	n = vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	assert(n > 0 && (size_t)n < sizeof(text));
+	return buf_put(b, text, (size_t)n);
+}
+
+static int
+print_histogram(struct buf *b, struct stats *const *s, unsigned blocks,
+		enum stats_histogram which)
+{
+	const struct histogram_row *r = &histograms[which];
+	uint64_t n = 0, sum = 0;
+	int failed;
+
+	failed = print_line(b, "# HELP weir_%s %s\n# TYPE weir_%s histogram\n",
+			    r->metric, r->help, r->metric);
+	for (unsigned i = 0; i <= STATS_BUCKETS; i++) {
+		for (unsigned k = 0; k < blocks; k++)
+			n += atomic_load_explicit(
+			    &s[k]->histogram[which].bucket[i],
+			    memory_order_relaxed);
+		if (i == STATS_BUCKETS)
+			break;
+		failed |= print_line(
+		    b, "weir_%s_bucket{le=\"%.9g\"} %" PRIu64 "\n", r->metric,
+		    r->unit * (double)(UINT64_C(1) << i), n);
+	}
+	for (unsigned k = 0; k < blocks; k++)
+		sum += atomic_load_explicit(&s[k]->histogram[which].sum,
+					    memory_order_relaxed);
+	return failed | print_line(b,
+				   "weir_%s_bucket{le=\"+Inf\"} %" PRIu64 "\n"
+				   "weir_%s_sum %.9g\n"
+				   "weir_%s_count %" PRIu64 "\n",
+				   r->metric, n, r->metric,
+				   r->unit * (double)sum, r->metric, n);
+}
+
 int
 stats_print(struct buf *b, struct stats *const *s, unsigned blocks)
 {
@@ -94,5 +154,8 @@ stats_print(struct buf *b, struct stats *const *s, unsigned blocks)
 				return -1;
 		}
 	}
+	for (unsigned i = 0; i < STATS_HISTOGRAM_MAX; i++)
+		if (print_histogram(b, s, blocks, (enum stats_histogram)i) != 0)
+			return -1;
 	return 0;
 }

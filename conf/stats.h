@@ -15,6 +15,16 @@
 
 struct buf;
 
+/*
+ * Distributions, in buckets of which each reaches twice as far as the one
+ * before: up to 1, 2, 4 ... 2^(STATS_BUCKETS - 1), and above.
+ *  name   metric   a unit of its samples in units of the metric   help
+ */
+#define STATS_HISTOGRAMS(X)                                                                       \
+	X(BATCH_SIZE,	   "batch_size", 1, "operations that shared a commit")                      \
+	X(BATCH_WAIT,	   "batch_wait_seconds", 1e-6, "from an operation's arrival until it was sent") \
+	X(BATCH_COMMIT,	   "batch_commit_seconds", 1e-6, "from sending operations until they were committed")
+
 /*  name   metric, without the weir_ prefix   labels or ""   kind   help */
 #define STATS_TABLE(X)                                                                            \
 	X(PG_CLIENTS,	   "clients", "proto=\"postgres\"", GAUGE, "client connections open")       \
@@ -32,6 +42,7 @@ struct buf;
 	X(TENANT_HELD,	   "organization_held_total", "", COUNTER, "times requests waited because their organization had pool_size servers") \
 	X(RATE_CONNECTIONS, "rate_limit_refused_total", "limit=\"connections\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
 	X(RATE_QUERIES,	   "rate_limit_refused_total", "limit=\"queries\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
+	X(RATE_OPERATIONS, "rate_limit_refused_total", "limit=\"operations\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
 	X(PG_WAITING,	   "clients_waiting", "proto=\"postgres\"", GAUGE, "lessees waiting for a server") \
 	X(REDIS_WAITING,   "clients_waiting", "proto=\"redis\"", GAUGE, "lessees waiting for a server") \
 	X(PG_SERVERS,	   "servers", "proto=\"postgres\"", GAUGE, "server connections open")       \
@@ -77,8 +88,21 @@ enum stat_id {
 	STAT_MAX
 };
 
+enum { STATS_BUCKETS = 24 };
+
+enum stats_histogram {
+#define X(name, metric, unit, help) STATS_##name,
+	STATS_HISTOGRAMS(X)
+#undef X
+	STATS_HISTOGRAM_MAX
+};
+
 struct stats {
 	_Alignas(64) _Atomic uint64_t n[STAT_MAX];
+	struct {
+		_Atomic uint64_t bucket[STATS_BUCKETS + 1];
+		_Atomic uint64_t sum;
+	} histogram[STATS_HISTOGRAM_MAX];
 };
 
 static inline void
@@ -87,6 +111,25 @@ stats_add(struct stats *s, enum stat_id which, int64_t n)
 	uint64_t v = atomic_load_explicit(&s->n[which], memory_order_relaxed);
 
 	atomic_store_explicit(&s->n[which], v + (uint64_t)n, memory_order_relaxed);
+}
+
+static inline void
+stats_count(_Atomic uint64_t *at, uint64_t n)
+{
+	uint64_t v = atomic_load_explicit(at, memory_order_relaxed);
+
+	atomic_store_explicit(at, v + n, memory_order_relaxed);
+}
+
+static inline void
+stats_observe(struct stats *s, enum stats_histogram which, uint64_t sample)
+{
+	unsigned i = 0;
+
+	while (i < STATS_BUCKETS && sample > UINT64_C(1) << i)
+		i++;
+	stats_count(&s->histogram[which].bucket[i], 1);
+	stats_count(&s->histogram[which].sum, sample);
 }
 
 /* The sum over `blocks` blocks; a gauge never reads below 0. */

@@ -105,6 +105,7 @@ entry_set(struct rates_entry *e, const struct tenant *t, uint64_t now_ns)
 {
 	rate_set(&e->rate[RATE_CONNECTIONS], &t->rate_connections, now_ns);
 	rate_set(&e->rate[RATE_QUERIES], &t->rate_queries, now_ns);
+	rate_set(&e->rate[RATE_OPERATIONS], &t->rate_operations, now_ns);
 }
 
 static bool

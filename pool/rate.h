@@ -27,7 +27,7 @@
 
 #include "conf/tenant.h"
 
-enum rate_kind { RATE_CONNECTIONS, RATE_QUERIES, RATE_KINDS };
+enum rate_kind { RATE_CONNECTIONS, RATE_QUERIES, RATE_OPERATIONS, RATE_KINDS };
 
 struct rate {
 	_Atomic uint64_t full_ns;	/* when it is full, if nobody takes more */

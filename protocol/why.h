@@ -45,6 +45,7 @@
 	X(USER_FULL,        0, "53300", "ERR",      "client connections exceeded (max_client_conn of the user)") \
 	X(RATE_CONNECTIONS, 0, "53300", "ERR",      "the organization connects too often (rate_connections)") \
 	X(RATE_QUERIES,     0, "53400", "ERR",      "the organization asks too often (rate_queries)") \
+	X(RATE_OPERATIONS,  0, "53400", "ERR",      "the organization writes too often (rate_operations)") \
 	X(QUEUE_FULL,       0, "53300", "ERR",      "too many clients wait for a server (max_waiting_clients)") \
 	X(POOL_TIMEOUT,     1, "53300", "ERR",      "query_wait_timeout")                      \
 	X(UPSTREAM_DOWN,    1, "08006", "ERR",      "upstream is unreachable")                 \

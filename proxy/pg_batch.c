@@ -599,6 +599,8 @@ send_run(struct pg_batch *b)
 		struct op *op = queue_take(&b->waiting);
 
 		check_stamp(b, op);
+		stats_observe(&w->stats, STATS_BATCH_WAIT,
+			      (w->streams.now_ns - op->since_ns) / 1000u);
 		op->reply.tail = op->reply.head; /* of an earlier try */
 		queue_put(&b->run, op);
 		for (unsigned i = 0; i < op->parts; i++)
@@ -850,7 +852,12 @@ run_again(struct pg_batch *b)
 static void
 run_committed(struct pg_batch *b)
 {
-	stats_add(&b->worker->stats, STAT_TRANSACTIONS, b->run.n);
+	struct stats *s = &b->worker->stats;
+
+	stats_add(s, STAT_TRANSACTIONS, b->run.n);
+	stats_observe(s, STATS_BATCH_SIZE, b->run.n);
+	stats_observe(s, STATS_BATCH_COMMIT,
+		      (b->worker->streams.now_ns - b->sent_ns) / 1000u);
 	while (b->run.n > 0)
 		op_ends(b->worker, queue_take(&b->run));
 }

@@ -451,6 +451,23 @@ submit(struct pg_session *ps, struct op *op)
 	pg_batch_submit(s->worker, op);
 }
 
+/* Its organization writes too often: it is answered here, and that is all. */
+static enum op_take
+refuse(struct pg_session *ps, struct feed *f, size_t size)
+{
+	const struct why_row *row = &why_table[WHY_RATE_OPERATIONS];
+	struct buf *out = stream_out(&ps->s.stream);
+
+	pg_message_drop(ps, f, (uint32_t)size);
+	if (pg_put_retry(out, "ERROR", row->sqlstate, row->text,
+			 ps->s.retry_ms) != 0 ||
+	    pg_put_ready(out, 'I') != 0)
+		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+	else
+		session_rearm(&ps->s);
+	return OP_TAKEN;
+}
+
 static enum op_take
 take(struct draft *d, struct feed *f)
 {
@@ -465,8 +482,11 @@ take(struct draft *d, struct feed *f)
 	if (!may_follow(ps, d, lane, worker))
 		return OP_NONE;
 	for (unsigned i = 0; i < d->n; i++)
+		if (!seat_pay_operation(&ps->s))
+			return ps->ops != NULL ? OP_LATER : refuse(ps, f, size);
+	for (unsigned i = 0; i < d->n; i++)
 		if (!seat_pay(&ps->s))
-			return OP_NONE;
+			return OP_NONE; /* it hears of it there */
 	op = op_of(d);
 	op->terms = pg_terms_ref(ps->terms);
 	op->lane = lane;

@@ -218,3 +218,12 @@ seat_pay(struct session *s)
 	s->paid = false;
 	return true;
 }
+
+bool
+seat_pay_operation(struct session *s)
+{
+	if (s->rates == NULL || rate_has(s, s->rates, RATE_OPERATIONS))
+		return true;
+	stats_add(&s->worker->stats, STAT_RATE_OPERATIONS, 1);
+	return false;
+}

@@ -47,5 +47,7 @@ struct budget *seat_share(const struct session *, const struct tenant *);
 bool seat_pay(struct session *) __attribute__((warn_unused_result));
 /* The same ahead of the request that it is for, once. */
 bool seat_pay_ahead(struct session *) __attribute__((warn_unused_result));
+/* One more operation of a batch, by its rate_operations. */
+bool seat_pay_operation(struct session *) __attribute__((warn_unused_result));
 
 #endif

@@ -924,8 +924,6 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 	refuses(LEAST "[organization o]\n[user u]\nauth = trust\n"
 		      "organization = o\norganizations = o\n",
 		"9: [user u]: only one of organization and organizations");
-	refuses(LEAST "[organization o]\nrate_operations = 1/1s\n",
-		"6: rate_operations = 1/1s is not supported yet");
 	refuses(LEAST "[organization o]\nrate_queries = 1\n",
 		"6: rate_queries = 1: expected a rate");
 	done(loads(LEAST "multiplex = off\nmin_pool_size = 1\n"

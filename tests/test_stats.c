@@ -105,9 +105,9 @@ is_sample(const char *line, char name[128])
 	char labels[128], number[32];
 	int n = 0;
 
-	if (sscanf(line, "%127[a-z0-9_]{%127[^}]} %31[0-9]%n", name, labels,
+	if (sscanf(line, "%127[a-z0-9_]{%127[^}]} %31[0-9.e+-]%n", name, labels,
 		   number, &n) != 3 &&
-	    sscanf(line, "%127[a-z0-9_] %31[0-9]%n", name, number, &n) != 2)
+	    sscanf(line, "%127[a-z0-9_] %31[0-9.e+-]%n", name, number, &n) != 2)
 		return false;
 	return line[n] == '\0';
 }
@@ -135,12 +135,42 @@ each_metric_is_announced_once_and_then_listed(void **state)
 			assert_string_equal(name, announced);
 		} else {
 			assert_true(is_sample(line, name));
-			assert_string_equal(name, announced);
+			/* A histogram's are its name and a little more. */
+			assert_int_equal(
+			    strncmp(name, announced, strlen(announced)), 0);
 			assert_int_equal(strncmp(name, "weir_", 5), 0);
 			samples++;
 		}
 	}
-	assert_int_equal(samples, STAT_MAX);
+	assert_int_equal(samples,
+			 STAT_MAX + STATS_HISTOGRAM_MAX * (STATS_BUCKETS + 3));
+	free(text);
+}
+
+static void
+a_histogram_counts_each_sample_in_all_buckets_it_fits(void **state)
+{
+	static const uint64_t samples[] = {
+		0, 1, 2, 3, 4, 5, 1u << 23, (1u << 23) + 1, 1u << 30
+	};
+	char *text;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(samples) / sizeof(samples[0]); i++)
+		stats_observe(i % 2 ? &one : &two, STATS_BATCH_SIZE,
+			      samples[i]);
+	text = print();
+	assert_non_null(strstr(text, "# TYPE weir_batch_size histogram\n"
+				     "weir_batch_size_bucket{le=\"1\"} 2\n"
+				     "weir_batch_size_bucket{le=\"2\"} 3\n"
+				     "weir_batch_size_bucket{le=\"4\"} 5\n"
+				     "weir_batch_size_bucket{le=\"8\"} 6\n"));
+	assert_non_null(strstr(text, "{le=\"8388608\"} 7\n"
+				     "weir_batch_size_bucket{le=\"+Inf\"} 9\n"
+				     "weir_batch_size_sum "));
+	assert_non_null(strstr(text, "weir_batch_size_count 9\n"));
+	assert_non_null(
+	    strstr(text, "weir_batch_wait_seconds_bucket{le=\"1e-06\"} 0\n"));
 	free(text);
 }
 
@@ -198,6 +228,7 @@ main(void)
 		TEST(a_counter_uses_all_of_its_bits),
 		TEST(labels_share_one_help_and_type),
 		TEST(each_metric_is_announced_once_and_then_listed),
+		TEST(a_histogram_counts_each_sample_in_all_buckets_it_fits),
 		TEST(a_full_buf_is_reported),
 		TEST(readers_never_see_a_counter_fall),
 	};

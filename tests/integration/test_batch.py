@@ -609,3 +609,35 @@ def test_asyncpg_and_psycopg_and_sqlalchemy_share_commits(weir, pg, lanes):
             f.result()
     assert count(pg) == 5 * each
     assert w.metric("batch_operations_total") >= 5 * each - 30      # cold ones go by themselves
+
+
+# What it costs, and tells.
+
+
+def test_a_rate_of_operations_is_kept(weir, pg, workers):
+    w = weir({**CONFIG, "organization acme": {"rate_operations": "5/1h"}}, workers)
+    wires = [w.wire("acme_app") for _ in range(2)]
+    answers = [wires[i % 2].run(op(1, i)) for i in range(8)]
+    assert [tags(a) for a in answers[:5]] == [["INSERT 0 1"]] * 5
+    assert [errors(a)[0]["C"] for a in answers[5:]] == ["53400"] * 3
+    assert errors(answers[5])[0]["H"].startswith("Retry in")
+    assert w.wire("beta_app").run(op(2, 1))[-2][0] == "C"       # another's
+    assert wires[0].value("SELECT count(*) FROM ops") == "5"
+    assert w.metric('rate_limit_refused_total{limit="operations"}') == 3
+
+
+def test_a_group_waits_for_company_if_it_is_told_to(weir, pg):
+    w = weir({"batch ops": {"order_by": "doc", "max_delay_ms": 300}})
+    wires = [w.wire("acme_app") for _ in range(5)]
+    for i, wire in enumerate(wires):
+        wire.send(op(1, i))
+    assert [tags(x.until("Z")) for x in wires] == [["INSERT 0 1"]] * 5
+    assert w.metric("batch_commits_total") == 1
+    assert w.metric("batch_size_sum") == 5 and w.metric("batch_size_count") == 1
+
+
+def test_the_bounds_of_a_commit_are_kept(weir, pg):
+    w = weir({"batch ops": {"order_by": "doc", "max_ops": 4}})
+    _, answers, commits = behind(w, pg, [op(1, i) for i in range(10)])
+    assert [tags(a) for a in answers] == [["INSERT 0 1"]] * 10
+    assert commits == 1 + 3
