@@ -231,6 +231,26 @@ def test_a_wrong_number_of_arguments_is_told_in_redis_own_words(weir, twins, pro
     assert r.ask("PING") == direct.ask("PING") == "PONG"
 
 
+@pytest.mark.weir_only
+def test_before_the_login_each_command_is_refused_as_redis_refuses_it(weir, twins):
+    there, behind = twins
+    url = "redis://:%s@127.0.0.1:%d" % (behind.server.password, behind.server.port)
+    w = weir({"redis main": {"url": url, "profile": "shared"}}, 1)
+    r, direct = w.resp(login=False), respwire.Resp(there.server.port)
+    wrong = {}
+    for name, fact in commands().items():
+        words = name.split("|")
+        words += ["x"] * (abs(fact[1]) - len(words))
+        if "no_auth" in fact[2]:
+            continue
+        r.send(encode(*words)), direct.send(encode(*words))
+        said, want = r.raw(), direct.raw()
+        if said != want or not want.startswith(b"-"):
+            wrong[name] = want, said
+    direct.close()
+    assert not wrong
+
+
 # Commands that are in no table.
 
 
