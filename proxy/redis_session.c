@@ -588,6 +588,16 @@ redis_unknown_sub(struct redis_session *rs, const struct redis_cmd *cmd,
 	return redis_reject(rs, text);
 }
 
+static enum redis_did
+redis_say_noauth(struct redis_session *rs, const struct redis_cmd *cmd)
+{
+	if (strcmp(cmd->name, "exec") == 0)
+		return redis_say_error(
+		    rs, "EXECABORT Transaction discarded because of: NOAUTH "
+			"Authentication required.");
+	return redis_say_error(rs, "NOAUTH Authentication required.");
+}
+
 /* Checks in the order Redis has them: existence, arity, log-in. */
 static enum redis_did
 redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
@@ -610,7 +620,7 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 		return redis_reject(rs, text);
 	}
 	if (rs->s.user == NULL && !row->no_auth)
-		return redis_say_error(rs, "NOAUTH Authentication required.");
+		return redis_say_noauth(rs, row);
 	rs->ran = row;
 	rs->ran_ns = rs->s.worker->streams.now_ns;
 	if (row->risk != REDIS_SAFE && redis_local_forbids(rs, row, arg, argc))
