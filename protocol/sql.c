@@ -419,6 +419,14 @@ speaks_of_who(const struct lexer *at)
 	return false;
 }
 
+static const char peeked[] = "pg_prepared_statement"; /* a view, a function */
+
+static bool
+may_peek(const char *p, const char *end)
+{
+	return sql_mentions(slice_of(p, (size_t)(end - p)), peeked);
+}
+
 /* A function that runs its argument as a statement: one that can be read. */
 static unsigned
 scan_speaker(const struct lexer *at)
@@ -432,10 +440,11 @@ scan_speaker(const struct lexer *at)
 		l.p++;
 	text = l.p;
 	if (l.p < l.end && *l.p == '\'' && next_token(&l) == OTHER &&
+	    !may_peek(text, l.p) &&
 	    !sql_mentions(slice_of(text, (size_t)(l.p - text)), "set_config") &&
 	    next_token(&l) == PUNCT && (l.punct == ',' || l.punct == ')'))
 		return 0;
-	return SQL_PIN | SQL_SETTING | SQL_HIDES;
+	return SQL_PIN | SQL_SETTING | SQL_HIDES | SQL_PEEKS;
 }
 
 /* A default of a role or database is for everybody who logs in as it. */
@@ -447,6 +456,18 @@ sets_default(const struct lexer *at)
 
 	while ((t = next_token(&l)) != END && (t != PUNCT || l.punct != ';'))
 		if (t == WORD && (is_key(&l, "set") || is_key(&l, "reset")))
+			return true;
+	return false;
+}
+
+/* An UPDATE of a view of that view is one of it. */
+static bool
+defines_view(const struct lexer *at)
+{
+	struct lexer l = *at;
+
+	while (next_token(&l) == WORD && !l.quoted)
+		if (is(&l, "view") || is(&l, "rule"))
 			return true;
 	return false;
 }
@@ -471,8 +492,13 @@ scan_define(const struct lexer *at)
 	if (is_any(word, owners))
 		return SQL_SETTING | (sets_default(&l) ? SQL_HIDES : 0);
 	if (is_any(word, bodies))
-		return SQL_SETTING | (speaks_of_who(&l) ? SQL_HIDES : 0);
-	return 0;
+		return SQL_SETTING | (speaks_of_who(&l) ? SQL_HIDES : 0) |
+		       (may_peek(l.p, l.end) ? SQL_PEEKS : 0);
+	return defines_view(at) &&
+		       sql_mentions(slice_of(l.p, (size_t)(l.end - l.p)),
+				    "pg_settings")
+		   ? SQL_SETTING | SQL_HIDES
+		   : 0;
 }
 
 /* A rule of that view makes an UPDATE of it a set_config(). */
@@ -533,7 +559,8 @@ scan_first(const struct lexer *at)
 		if (!is_key(&l, "do"))
 			return 0;
 		return SQL_PIN | SQL_SETTING |
-		       (speaks_of_who(&l) ? SQL_HIDES : 0);
+		       (speaks_of_who(&l) ? SQL_HIDES : 0) |
+		       (may_peek(l.p, l.end) ? SQL_PEEKS : 0);
 	case 'p':
 		return is_key(&l, "prepare") ? scan_prepare(&l) : 0;
 	case 'l':
@@ -559,6 +586,8 @@ scan_word(const struct lexer *l, struct slice before)
 	case 's':
 		if (is(l, "set_config"))
 			return scan_set_config(l);
+		if (begins(l, "schema_to_xml"))
+			return SQL_PEEKS;
 		return is(l, "setseed") ? SQL_PIN | SQL_TAINTS : 0;
 	case 'c':
 		return is(l, "currval") ? SQL_RECALLS : 0;
@@ -567,6 +596,8 @@ scan_word(const struct lexer *l, struct slice before)
 	case 't':
 		if (is(l, "ts_stat") || is(l, "ts_rewrite"))
 			return scan_speaker(l);
+		if (begins(l, "table_to_xml"))
+			return SQL_PEEKS;
 		return (is_key(l, "temp") || is_key(l, "temporary")) &&
 			       is_any(before, before_temp)
 			   ? SQL_PIN
@@ -578,8 +609,12 @@ scan_word(const struct lexer *l, struct slice before)
 			   ? SQL_PIN
 			   : 0;
 	case 'd':
+		if (begins(l, "database_to_xml"))
+			return SQL_PEEKS;
 		return begins(l, "dblink_connect") ? SQL_PIN | SQL_TAINTS : 0;
 	case 'p':
+		if (begins(l, peeked))
+			return SQL_PEEKS;
 		if (begins(l, "pg_temp"))
 			return SQL_PIN;
 		if (begins(l, "pg_advisory_lock") ||

@@ -25,7 +25,9 @@ enum sql_flag {
 	SQL_FORGETS = 1 << 6,	/* drops all prepared statements: DISCARD ALL, DEALLOCATE ALL */
 	SQL_XACT = 1 << 7,	/* a statement begins like those of sql_transaction() */
 	SQL_DROPS = 1 << 8,	/* a statement is a DEALLOCATE of one name */
-	SQL_RESETS = 1 << 9	/* a statement is RESET ALL or DISCARD ALL */
+	SQL_RESETS = 1 << 9,	/* a statement is RESET ALL or DISCARD ALL */
+	SQL_PEEKS = 1 << 10	/* names pg_prepared_statements, where the texts of all who had
+				   the server before can be read, or what could read it */
 };
 
 unsigned sql_scan(struct slice text);

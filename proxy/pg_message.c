@@ -7,6 +7,7 @@
 
 #include "protocol/sql.h"
 #include "proxy/pg_switch.h"
+#include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -169,6 +170,24 @@ is_guarded(const struct pg_session *ps, struct slice text, unsigned flags)
 	       sql_mentions(text, c->context.variable);
 }
 
+/*
+ * Who belongs to no organization and may choose none may not name one either,
+ * as at its log-in.  What else it sets is its own affair.
+ */
+static bool
+is_foreign(const struct pg_session *ps, struct slice text, unsigned flags)
+{
+	const struct conf *c = ps->s.snapshot->conf;
+
+	if (!(flags & SQL_SETTING) || pg_message_is_watched(ps))
+		return false;
+	for (size_t i = 0; i < c->variables_n; i++)
+		if (route_variable(c, c->variables[i].name) != ROUTE_NO_KEY &&
+		    sql_mentions(text, c->variables[i].name))
+			return true;
+	return false;
+}
+
 bool
 pg_message_is_watched(const struct pg_session *ps)
 {
@@ -277,17 +296,26 @@ refusal(const struct pg_session *ps, struct slice text, unsigned flags)
 		"settings that name the organization belong to the proxy"
 	};
 
+	static const struct refusal peeks = {
+		WHY_GUARDED,
+		"pg_prepared_statements shows what others have prepared on "
+		"this server"
+	};
 	struct sql_switch to;
 
 	/* To parse it is free; poison_switch() is for when it is run. */
 	if (pg_switch_is(ps, text, &to))
 		return NULL;
 	/* A switch by who may not; else nobody knows that setting. */
-	if (ps->sw == NULL && ps->s.lessee.tenant != NULL &&
-	    flags & SQL_SETTING && sql_switch(text, &to) &&
+	if (ps->sw == NULL && flags & SQL_SETTING && sql_switch(text, &to) &&
 	    strcmp(to.name, "weir.organization") == 0)
 		return &guarded;
-	return is_guarded(ps, text, flags) ? &guarded : NULL;
+	if (flags & SQL_PEEKS && pg_message_is_watched(ps) &&
+	    ps->mode != POOL_MODE_SESSION)
+		return &peeks;
+	return is_guarded(ps, text, flags) || is_foreign(ps, text, flags)
+		   ? &guarded
+		   : NULL;
 }
 
 bool

@@ -489,6 +489,8 @@ says_when_the_name_of_a_setting_cannot_be_read(void **state)
 		"pg_settings"
 		" WHERE name = 'restrict_nonsystem_relation_kind'",
 		"UPDATE t SET role = 1",
+		"CREATE VIEW v AS SELECT * FROM my_settings",
+		"CREATE TABLE t AS SELECT * FROM pg_settings",
 		"ALTER ROLE me LOGIN",
 		"ALTER DATABASE d OWNER TO me; SET x = 1",
 		"DO $$ BEGIN UPDATE t SET a = 1 WHERE role = 2; END $$",
@@ -517,6 +519,28 @@ says_who_asks_for_a_sequence_s_last_value_out_of_the_blue(void **state)
 		{ "SELECT 'lastval()'", 0 },
 		{ "SELECT lastval(); LISTEN x", SQL_RECALLS | SQL_PIN },
 		{ "; ;SELECT lastval()", SQL_RECALLS },
+	};
+
+	(void)state;
+	CHECK_ALL(e);
+}
+
+static void
+says_who_reads_what_others_have_prepared(void **state)
+{
+	static const struct example e[] = {
+		{ "SELECT * FROM pg_prepared_statements", SQL_PEEKS },
+		{ "TABLE pg_catalog.\"pg_prepared_statements\"", SQL_PEEKS },
+		{ "select PG_Prepared_Statement()", SQL_PEEKS },
+		{ "SELECT 'pg_prepared_statements'", 0 },
+		{ "SELECT * FROM pg_prepared_xacts", 0 },
+		{ "SELECT schema_to_xml('x', true, true, '')", SQL_PEEKS },
+		{ "SELECT query_to_xml('TABLE t', true, true, '')", 0 },
+		{ "SELECT query_to_xml('TABLE pg_prepared_statements', true, "
+		  "true, '')",
+		  SQL_PIN | SQL_SETTING | SQL_PEEKS },
+		{ "CREATE FUNCTION f() AS 'TABLE pg_prepared_statements'",
+		  SQL_SETTING | SQL_PEEKS },
 	};
 
 	(void)state;
@@ -767,6 +791,7 @@ main(void)
 		    says_when_the_name_of_a_setting_cannot_be_read),
 		cmocka_unit_test(
 		    says_who_asks_for_a_sequence_s_last_value_out_of_the_blue),
+		cmocka_unit_test(says_who_reads_what_others_have_prepared),
 		cmocka_unit_test(finds_a_setting_however_it_is_quoted),
 		cmocka_unit_test(reads_every_form_of_a_transaction_command),
 		cmocka_unit_test(writes_a_begin_that_it_reads_as_the_same),

@@ -5,6 +5,13 @@ Method: a locked client of acme tries to become beta by every route there is,
         one test each, by the simple and by the extended protocol where both
         can.  It hears 42501, counts no row but its own afterwards, and neither
         does the next client of that very server.
+
+What is refused here is refused by its text: names of settings, and words that
+set them, however they are written, quoted, escaped or put together there.  A text
+cannot be told from what it makes later: a DO block or a function that puts the
+name together when it runs, a function that somebody else has installed, or another
+language inside the server set what they like.  Against those the signed context
+holds (test_context.py), and nothing else does.
 """
 import struct
 
@@ -90,6 +97,23 @@ ROUTES = {
         "COPY (SELECT set_config('app.current_organization_id', '%s', false)) TO STDOUT",
     "by_set_config_in_an_EXPLAIN":
         "EXPLAIN ANALYZE SELECT set_config('app.current_organization_id', '%s', false)",
+    "by_set_config_in_escaped_quotes":
+        r"""SELECT U&"\0073et_config"('app.current_organization_id', '%s', false)""",
+    "by_set_config_in_quotes_and_capitals":
+        "SELECT \"SET_CONFIG\"('app.current_organization_id', '%s', false)",
+    "by_set_config_of_a_name_in_unicode_escapes":
+        r"SELECT set_config(U&'app.current_organizatio\006e_id', '%s', false)",
+    "by_set_config_between_comments":
+        "SELECT set_config/* ' */(/* /* */ */ 'app.current'--'\n'_organization_id'"
+        ", '%s', false)",
+    "by_set_config_as_a_default":
+        "CREATE TABLE scratch.t (x text DEFAULT"
+        " set_config('app.current_organization_id', '%s', false))",
+    "by_set_config_in_a_rule":
+        "CREATE RULE r AS ON INSERT TO notes DO ALSO"
+        " SELECT set_config('app.current_organization_id', '%s', false)",
+    "by_set_config_in_a_CALL":
+        "CALL scratch.p(set_config('app.current_organization_id', '%s', false))",
     "by_PREPARE":
         "PREPARE p AS SELECT set_config('app.current_organization_id', '%s', false)",
     "by_PREPARE_of_any_setting": "PREPARE p AS SELECT set_config($1, '%s', false)",
@@ -100,6 +124,16 @@ ROUTES = {
     "by_an_update_of_pg_settings_in_a_CTE":
         "WITH u AS (UPDATE pg_catalog.pg_settings SET setting = '%s'"
         " WHERE name ~ '^app.current_org' RETURNING 1) SELECT 1",
+    "by_an_update_of_only_pg_settings":
+        "UPDATE ONLY (pg_settings) SET setting = '%s' WHERE name ~ 'current_organ'",
+    "by_an_update_of_pg_settings_in_quotes":
+        "UPDATE pg_catalog . \"pg_settings\" AS s SET setting = '%s'"
+        " WHERE name LIKE 'app.current%'",
+    "by_an_update_of_pg_settings_in_a_rule":
+        "CREATE RULE r AS ON INSERT TO notes DO ALSO UPDATE pg_settings"
+        " SET setting = '%s' WHERE name ~ 'current_organ'",
+    "by_a_view_of_pg_settings":
+        "CREATE OR REPLACE TEMPORARY VIEW v AS SELECT name, setting FROM pg_settings --%s",
     "by_a_query_to_xml":
         "SELECT query_to_xml($$SELECT set_config('app.current_organization_id', '%s',"
         " false)$$, true, true, '')",
@@ -111,6 +145,9 @@ ROUTES = {
         "'app.current_organization_id', '%s', false))$$)",
     "by_DO":
         "DO $$ BEGIN PERFORM set_config('app.current_organization_id', '%s', false); END $$",
+    "by_what_a_DO_formats":
+        "DO $$ BEGIN EXECUTE format('SET app.%I = %L', 'current_organization_id', '%s');"
+        " END $$",
     "by_a_SET_in_a_DO": "DO $$ BEGIN SET app.current_organization_id = '%s'; END $$",
     "by_a_function":
         "CREATE FUNCTION scratch.hop() RETURNS text LANGUAGE sql AS"
@@ -124,6 +161,9 @@ ROUTES = {
     "by_altering_a_function":
         "ALTER FUNCTION own_organization() SET app.current_organization_id = '%s'",
     "by_ALTER_ROLE": "ALTER ROLE weir_upstream SET app.current_organization_id = '%s'",
+    "by_ALTER_ROLE_IN_DATABASE":
+        "ALTER ROLE CURRENT_USER IN DATABASE collab SET app.current_organization_id = '%s'",
+    "by_ALTER_SYSTEM": "ALTER SYSTEM SET app.current_organization_id = '%s'",
     "by_ALTER_USER": "ALTER USER CURRENT_USER SET app.current_organization_id = '%s'",
     "by_ALTER_DATABASE": "ALTER DATABASE collab SET app.current_organization_id = '%s'",
     "by_another_default_of_its_role": "ALTER ROLE CURRENT_USER SET search_path = scratch --%s",
@@ -158,6 +198,34 @@ def make(name, sql):
 
 for _name, _sql in ROUTES.items():
     globals()["test_a_locked_client_cannot_leave_" + _name] = make(_name, _sql)
+
+
+PEEKS = [
+    "SELECT statement FROM pg_prepared_statements",
+    "TABLE pg_catalog . \"pg_prepared_statements\"",
+    "SELECT * FROM pg_prepared_statement()",
+    r"""SELECT * FROM U&"pg_prepared_statement\0073" """,
+    "COPY (SELECT * FROM pg_prepared_statements) TO STDOUT",
+    "WITH x AS (SELECT * FROM pg_prepared_statements) SELECT count(*) FROM x, notes",
+    "CREATE TEMPORARY VIEW v AS SELECT * FROM pg_prepared_statements",
+    "PREPARE p AS SELECT * FROM pg_prepared_statements",
+    "SELECT query_to_xml('TABLE pg_prepared_statements', true, true, '')",
+    "SELECT query_to_xml('TABLE pg_prepared' || '_statements', true, true, '')",
+    "SELECT table_to_xml('pg_prepared_statements', true, true, '')",
+    "SELECT schema_to_xml('pg_catalog', true, true, '')",
+    "SELECT database_to_xml(true, true, '')",
+    "DO $$ BEGIN PERFORM * FROM pg_prepared_statements; END $$",
+    "CREATE FUNCTION scratch.peek() RETURNS SETOF text LANGUAGE sql AS"
+    " 'SELECT statement FROM pg_prepared_statements'",
+]
+
+
+@pytest.mark.parametrize("sql", PEEKS)
+def test_a_locked_client_cannot_read_what_others_have_prepared(acme, one_server, sql):
+    beta = one_server.wire("beta_app")
+    beta.run(parse("SELECT 'a secret of beta'", "s"), sync())
+    must_refuse(acme, sql)
+    beta.rows(bind(name="s"), execute(), sync())
 
 
 # set_config('role', ...) with a plain name is one more.

@@ -337,6 +337,33 @@ def test_a_parameter_is_looked_at_too(proxy):
     assert proxy.metric('organization_refused_total{at="statement"}') > before
 
 
+NAMES = [
+    "SET %s = '%s'", "SET SESSION %s TO '%s'", "SET LOCAL %s = '%s'",
+    "SELECT set_config('%s', '%s', false)", "SELECT set_config('%s', '%s', true)",
+    "SELECT 1; SET %s = '%s'", "WITH x AS (SELECT set_config('%s', '%s', true)) TABLE x",
+    "DO $$ BEGIN SET %s = '%s'; END $$", "PREPARE p AS SELECT set_config('%s', '%s', false)",
+]
+
+
+@pytest.mark.parametrize("sql", NAMES)
+@pytest.mark.parametrize("user", ["open_app", "plain_app"])
+def test_who_may_name_none_at_its_log_in_may_not_later(proxy, sql, user):
+    wire = proxy.wire(user)
+    for name, value in (("app.current_organization_id", ACME), ("App.Slug", "acme")):
+        for send in (pgwire.query, pgwire.extended):
+            if send == pgwire.extended and ";" in sql and "DO" not in sql:
+                continue
+            reply = wire.run(send(sql % (name, value)))
+            assert [e["C"] for e in pgwire.errors(reply)] == ["42501"]
+            assert slug_of(wire) == ""
+    reply = wire.run(pgwire.query("SET weir.organization = acme"))
+    assert [e["C"] for e in pgwire.errors(reply)] == ["42501"]
+    # What else there is to set is its own affair.
+    for mine in ("SET app.other = 'x'", "SET app.color = 'x'", "SET ROLE NONE",
+                 "SELECT set_config('app.other', 'x', false)"):
+        wire.rows(pgwire.query(mine))
+
+
 # In transactions.
 
 
