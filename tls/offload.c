@@ -5,10 +5,24 @@
 #include <stddef.h>
 #include <stdlib.h>
 
+enum { BUCKETS = 256 };
+
+/* The jobs of a key that wait; there is none without. */
+struct line {
+	struct line *next; /* whose turn is next */
+	struct line *peer; /* of its bucket */
+	uint64_t key;
+	struct job *head, **tail;
+	unsigned n;
+};
+
 struct offload {
 	pthread_mutex_t lock;
-	pthread_cond_t work; /* a job came, or it is time to go */
-	struct job *head, **tail;
+	pthread_cond_t work;       /* a job came, or it is time to go */
+	struct line *head, **tail; /* in the order of their turns */
+	struct line *bucket[BUCKETS];
+	unsigned keyed;   /* jobs that wait, of keys but 0 */
+	uint64_t started; /* jobs ever */
 	bool closing;
 	unsigned threads;
 	pthread_t thread[];
@@ -25,6 +39,78 @@ job_done(struct message *m, void *owner)
 
 static_assert(offsetof(struct job, message) == 0, "a job is its message");
 
+static struct line **
+bucket_of(struct offload *o, uint64_t key)
+{
+	return &o->bucket[(key ^ key >> 32) % BUCKETS];
+}
+
+static struct line *
+line_find(struct offload *o, uint64_t key)
+{
+	struct line *l = *bucket_of(o, key);
+
+	while (l != NULL && l->key != key)
+		l = l->peer;
+	return l;
+}
+
+/* Behind all others. */
+static void
+line_queue(struct offload *o, struct line *l)
+{
+	l->next = NULL;
+	*o->tail = l;
+	o->tail = &l->next;
+}
+
+static struct line *
+line_new(struct offload *o, uint64_t key)
+{
+	struct line *l = calloc(1, sizeof(*l)), **bucket = bucket_of(o, key);
+
+	if (l == NULL)
+		abort(); /* no more than there are jobs */
+	l->key = key;
+	l->tail = &l->head;
+	l->peer = *bucket;
+	*bucket = l;
+	line_queue(o, l);
+	return l;
+}
+
+static void
+line_free(struct offload *o, struct line *l)
+{
+	struct line **at = bucket_of(o, l->key);
+
+	while (*at != l)
+		at = &(*at)->peer;
+	*at = l->peer;
+	free(l);
+}
+
+/* The first job of the line whose turn it is. */
+static struct job *
+line_serve(struct offload *o)
+{
+	struct line *l = o->head;
+	struct job *j = l->head;
+
+	if ((o->head = l->next) == NULL)
+		o->tail = &o->head;
+	if ((l->head = j->next) == NULL)
+		l->tail = &l->head;
+	l->n--;
+	o->keyed -= l->key != 0;
+	if (l->n > 0)
+		line_queue(o, l);
+	else
+		line_free(o, l);
+	j->passed = o->started++ - j->passed;
+	return j;
+}
+
 /* Waits for one; NULL when there is none and none may come. */
 static struct job *
 job_take(struct offload *o)
@@ -34,8 +120,7 @@ job_take(struct offload *o)
 	pthread_mutex_lock(&o->lock);
 	while (o->head == NULL && !o->closing)
 		pthread_cond_wait(&o->work, &o->lock);
-	if ((j = o->head) != NULL && (o->head = j->next) == NULL)
-		o->tail = &o->head;
+	j = o->head != NULL ? line_serve(o) : NULL;
 	pthread_mutex_unlock(&o->lock);
 	return j;
 }
@@ -109,10 +194,34 @@ offload_close(struct offload **op)
 	free(o);
 }
 
-void
-offload_run(struct offload *o, struct job *j, struct mailbox *home,
-	    void (*work)(struct job *), void (*done)(struct job *, void *owner))
+/* -1: there is no room for one more. */
+static int
+job_put(struct offload *o, struct job *j, const struct offload_turn *turn)
 {
+	struct line *l = line_find(o, turn->key);
+
+	assert(!o->closing);
+	if (turn->key != 0 &&
+	    (o->keyed >= turn->all || (l != NULL && l->n >= turn->each)))
+		return -1;
+	if (l == NULL)
+		l = line_new(o, turn->key);
+	j->passed = o->started;
+	*l->tail = j;
+	l->tail = &j->next;
+	l->n++;
+	o->keyed += turn->key != 0;
+	pthread_cond_signal(&o->work);
+	return 0;
+}
+
+static int
+offload_put(struct offload *o, struct job *j, const struct offload_turn *turn,
+	    struct mailbox *home, void (*work)(struct job *),
+	    void (*done)(struct job *, void *owner))
+{
+	int r;
+
 	*j = (struct job){
 		.message.run = job_done,
 		.work = work,
@@ -120,9 +229,26 @@ offload_run(struct offload *o, struct job *j, struct mailbox *home,
 		.home = home,
 	};
 	pthread_mutex_lock(&o->lock);
-	assert(!o->closing);
-	*o->tail = j;
-	o->tail = &j->next;
-	pthread_cond_signal(&o->work);
+	r = job_put(o, j, turn);
 	pthread_mutex_unlock(&o->lock);
+	return r;
+}
+
+void
+offload_run(struct offload *o, struct job *j, struct mailbox *home,
+	    void (*work)(struct job *), void (*done)(struct job *, void *owner))
+{
+	static const struct offload_turn nobodys = { 0 };
+
+	if (offload_put(o, j, &nobodys, home, work, done) != 0)
+		abort(); /* key 0 is not bounded */
+}
+
+int
+offload_try(struct offload *o, struct job *j, const struct offload_turn *turn,
+	    struct mailbox *home, void (*work)(struct job *),
+	    void (*done)(struct job *, void *owner))
+{
+	assert(turn->key != 0);
+	return offload_put(o, j, turn, home, work, done);
 }
