@@ -44,7 +44,7 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 	X(CONFIG,	"config")		/* an error or warning in it */ \
 	X(DRAIN,	"drain")		/* stop asked for */          \
 	X(STOP,		"stop")			/* gone */                    \
-	X(AUTH,		"auth")			/* why a proof was wrong */   \
+	X(AUTH,		"auth")			/* how a proof was looked at */ \
 	X(LOGIN,	"login")		/* a client is in */          \
 	X(REFUSE,	"refuse")		/* a client was turned away */ \
 	X(CLOSE,	"close")		/* a client has left */       \

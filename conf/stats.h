@@ -37,12 +37,14 @@ struct buf;
 	X(REDIS_REFUSED,   "clients_refused_total", "proto=\"redis\"", COUNTER, "clients turned away") \
 	X(USER_FULL,	   "client_limit_refused_total", "limit=\"user\"", COUNTER, "logins refused by a max_client_conn") \
 	X(TENANT_FULL,	   "client_limit_refused_total", "limit=\"organization\"", COUNTER, "logins refused by a max_client_conn") \
+	X(LOGINS_FULL,	   "client_limit_refused_total", "limit=\"logins\"", COUNTER, "logins refused by a max_client_conn") \
 	X(NO_TENANT_LOGIN, "organization_refused_total", "at=\"login\"", COUNTER, "clients and statements that named no organization they may use") \
 	X(NO_TENANT_STMT,  "organization_refused_total", "at=\"statement\"", COUNTER, "clients and statements that named no organization they may use") \
 	X(TENANT_HELD,	   "organization_held_total", "", COUNTER, "times requests waited because their organization had pool_size servers") \
 	X(RATE_CONNECTIONS, "rate_limit_refused_total", "limit=\"connections\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
 	X(RATE_QUERIES,	   "rate_limit_refused_total", "limit=\"queries\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
 	X(RATE_OPERATIONS, "rate_limit_refused_total", "limit=\"operations\"", COUNTER, "log-ins and requests refused by a rate of an organization") \
+	X(LOGIN_HASHES,	   "login_hashes_total", "", COUNTER, "passwords hashed for log-ins, because no one had been with it before") \
 	X(PG_WAITING,	   "clients_waiting", "proto=\"postgres\"", GAUGE, "lessees waiting for a server") \
 	X(REDIS_WAITING,   "clients_waiting", "proto=\"redis\"", GAUGE, "lessees waiting for a server") \
 	X(PG_SERVERS,	   "servers", "proto=\"postgres\"", GAUGE, "server connections open")       \

@@ -46,6 +46,7 @@
 	X(RATE_CONNECTIONS, 0, "53300", "ERR",      "the organization connects too often (rate_connections)") \
 	X(RATE_QUERIES,     0, "53400", "ERR",      "the organization asks too often (rate_queries)") \
 	X(RATE_OPERATIONS,  0, "53400", "ERR",      "the organization writes too often (rate_operations)") \
+	X(LOGINS_FULL,      0, "53300", "ERR",      "too many log-ins of the user or its organization at once") \
 	X(QUEUE_FULL,       0, "53300", "ERR",      "too many clients wait for a server (max_waiting_clients)") \
 	X(POOL_TIMEOUT,     1, "53300", "ERR",      "query_wait_timeout")                      \
 	X(UPSTREAM_DOWN,    1, "08006", "ERR",      "upstream is unreachable")                 \

@@ -111,6 +111,8 @@ scram_first(struct session *s, struct pg_reader *r)
 	if (!ready)
 		pg_auth_make_verifier(s, &v);
 	OPENSSL_cleanse(&v, sizeof(v));
+	if (session_is_over(s))
+		return STEP_WAIT;
 	a->phase = PG_AUTH_PROOF;
 	if (pg_put(stream_out(&s->stream), 'R', "ib", PG_AUTH_SASL_CONTINUE,
 		   slice_str(out)) != 0)

@@ -12,12 +12,18 @@
 #include "proxy/verifiers.h"
 #include "proxy/worker.h"
 
+/* Log-ins of one organization or user that may wait: a quarter of all the
+ * clients there may be, and not fewer than this. */
+enum { EACH_LEAST = 16 };
+
 struct pg_auth_job {
 	struct job job;
 	struct session *session;        /* NULL: it has gone */
 	struct snapshot *snapshot;      /* whose keys are used */
+	struct verifiers *verifiers;    /* where the result is kept */
 	char *name, *text;              /* the text is a password or a token */
 	struct scram_verifier verifier; /* salt and rounds in, all out */
+	bool made;                      /* not found */
 	int failed;
 	struct jwt *jwt;
 	const char *why;
@@ -29,6 +35,45 @@ job_of(struct job *job)
 	return (struct pg_auth_job *)(void *)job;
 }
 
+static void job_free(struct pg_auth_job *);
+
+static uint64_t
+hash(uint64_t h, const char *text)
+{
+	do
+		h = (h ^ (uint8_t)*text) * 1099511628211ull;
+	while (*text++ != '\0');
+	return h;
+}
+
+/*
+ * Whose turn its job waits for: that of its organization, as far as it is known
+ * by now, or else of its user.  What is not known to the configuration names no
+ * turn: a client could make as many as it likes.
+ */
+static struct offload_turn
+turn_of(const struct session *s, const struct pg_hello *h)
+{
+	const struct conf *c = s->snapshot->conf;
+	const struct conf_user *u = s->user;
+	const char *slug =
+	    u && u->organization ? u->organization->slug : h->slug;
+	unsigned each = c->max_client_conn / 4;
+	uint64_t key;
+
+	if (slug != NULL && conf_tenant_find(c, slug) != NULL)
+		key = hash(hash(14695981039346656037ull, "organization"), slug);
+	else
+		key = hash(hash(14695981039346656037ull, "user"),
+			   u ? u->name : "");
+	return (struct offload_turn){
+		.key = key ? key : 1,
+		.each = each < EACH_LEAST ? EACH_LEAST : each,
+		.all = c->max_client_conn,
+	};
+}
+
+/* The session is told later, or refused now, where too many wait. */
 static void
 job_start(struct session *s, struct slice text, void (*work)(struct job *),
 	  void (*done)(struct job *, void *owner),
@@ -36,6 +81,7 @@ job_start(struct session *s, struct slice text, void (*work)(struct job *),
 {
 	struct pg_hello *h = pg_session(s)->hello;
 	struct pg_auth_job *j = calloc(1, sizeof(*j));
+	struct offload_turn turn = turn_of(s, h);
 
 	assert(h->auth.job == NULL);
 	if (j == NULL || (j->name = strdup(h->user)) == NULL ||
@@ -43,12 +89,18 @@ job_start(struct session *s, struct slice text, void (*work)(struct job *),
 		abort();
 	j->session = s;
 	j->snapshot = snapshot_ref(s->snapshot);
+	j->verifiers = s->worker->weir->verifiers;
 	if (salt != NULL)
 		j->verifier = *salt;
+	if (offload_try(s->worker->weir->cpu, &j->job, &turn,
+			&s->worker->mailbox, work, done) != 0) {
+		job_free(j);
+		stats_add(&s->worker->stats, STAT_LOGINS_FULL, 1);
+		session_close(s, WHY_LOGINS_FULL, NULL, NULL);
+		return;
+	}
 	h->auth.job = j;
 	s->worker->jobs++;
-	offload_run(s->worker->weir->cpu, &j->job, &s->worker->mailbox, work,
-		    done);
 }
 
 /* Back on the worker: whose it is, if it is still there. */
@@ -60,6 +112,9 @@ job_back(struct pg_auth_job *j, struct worker *w)
 	w->jobs--;
 	if (j->session == NULL)
 		return NULL;
+	LOG(w->weir->log, LOG_DEBUG, LOG_EV_AUTH,
+	    log_id("session", w->id, j->session->id), log_str("user", j->name),
+	    log_num("passed", j->job.passed));
 	a = &pg_session(j->session)->hello->auth;
 	assert(a->job == j);
 	a->job = NULL;
@@ -79,14 +134,20 @@ job_free(struct pg_auth_job *j)
 	free(j);
 }
 
+/* Of those who came together the first has made it for all. */
 static void
 make_verifier(struct job *job)
 {
 	struct pg_auth_job *j = job_of(job);
 	struct scram_verifier salt = j->verifier;
 
+	if (verifiers_find(j->verifiers, j->name, j->text, &j->verifier))
+		return;
+	j->made = true;
 	j->failed = scram_verifier_make(&j->verifier, j->text, salt.salt,
 					salt.salt_len, salt.iterations);
+	if (!j->failed)
+		verifiers_keep(j->verifiers, j->name, j->text, &j->verifier);
 }
 
 static void
@@ -96,9 +157,8 @@ verifier_made(struct job *job, void *owner)
 	struct worker *w = owner;
 	struct pg_auth *a = job_back(j, w);
 
-	if (!j->failed)
-		verifiers_keep(w->weir->verifiers, j->name, j->text,
-			       &j->verifier);
+	if (j->made)
+		stats_add(&w->stats, STAT_LOGIN_HASHES, 1);
 	if (!j->failed && a != NULL)
 		a->scram.verifier = j->verifier;
 	job_free(j);

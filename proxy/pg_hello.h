@@ -78,7 +78,8 @@ enum step pg_auth_begin(struct session *);
 
 /*
  * pg_auth_job.c: on another thread.  auth.job is set until the result is in
- * auth, and the session is woken.
+ * auth, and the session is woken.  Where too many of its organization or user
+ * wait already, the session is closed.
  */
 void pg_auth_make_verifier(struct session *, const struct scram_verifier *salt);
 void pg_auth_open_token(struct session *, struct slice token);
