@@ -24,7 +24,7 @@ from servers import REDIS_PASSWORD, scaled
 
 NEIGHBOURS = 20
 THREADS = 4
-CONNECTIONS = 4
+CONNECTIONS, DEDICATED = 4, 40
 BIG = 100_000
 
 
@@ -144,4 +144,4 @@ def redis_way(request, pg, rd, authority, folder):
     if not getattr(request.node, "has_failed", False) and not way.direct:
         proxy.hang_up()
         proxy.settled()
-        assert proxy.metrics()['weir_servers{proto="redis"}'] <= CONNECTIONS
+        assert proxy.metrics()['weir_servers{proto="redis"}'] <= CONNECTIONS + DEDICATED

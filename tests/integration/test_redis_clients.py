@@ -15,12 +15,13 @@ import redis
 import redis.asyncio
 
 import nodejs
-from redisways import WAYS, redis_way, workers              # noqa: F401
+from redisways import (CONNECTIONS, DEDICATED, WAYS,           # noqa: F401
+                       redis_way, workers)
 from respwire import encode
 from servers import scaled
 from ways import HERE
 
-CONFIG = {"redis main": {"connections": 4}}
+CONFIG = {"redis main": {"connections": CONNECTIONS, "dedicated_connections": DEDICATED}}
 RESP2 = [w for w in WAYS if w.endswith("2")]
 
 
@@ -37,7 +38,12 @@ def node():
 def test_ioredis_and_node_redis(redis_way, node):
     node(redis_way, "redis.js",
          "ioredisValues", "ioredisPipelines", "ioredisScripts", "ioredisIterates",
-         "ioredisSessions", "nodeRedisValues", "nodeRedisPool")
+         "ioredisSessions", "ioredisTransactions", "ioredisBlocks",
+         "nodeRedisValues", "nodeRedisPool")
+
+
+def test_locks_sessions_and_queues(redis_way, node):
+    node(redis_way, "redis_apps.js", "locks", "sessions", "queues")
 
 
 # Redis's own tools.
@@ -61,6 +67,7 @@ def test_redis_cli(redis_way):
     assert cli("HSET", "scripts:sha", "cleanup", sha) == "1\n"
     assert cli("EVALSHA", cli("HGET", "scripts:sha", "cleanup").strip(), "0") == "OK\n"
     assert cli("GET", "cli:cleaned") == "yes\n"
+    assert cli(input="MULTI\nINCR cli:m\nINCR cli:m\nEXEC\n").split()[-2:] == ["1", "2"]
     assert cli("--eval", "/dev/stdin", "cli", ",", "x",
                input="return {KEYS[1], ARGV[1]}").split() in (["cli", "x"], ["1)", '"cli"', "2)", '"x"'])
 
@@ -127,6 +134,9 @@ def test_redis_py(redis_way):
             assert lock.owned()
             assert not r.lock("py:lock", blocking=False).acquire()
         assert r.exists("py:lock") == 0
+        assert r.pipeline().set("py:n", 1).incr("py:n").execute() == [True, 2]
+        assert r.transaction(lambda p: (p.multi(), p.incr("py:n")), "py:n") == [3]
+        assert r.blpop("py:empty", timeout=1) is None
         with connected(redis_way, db=3) as other:
             assert other.set("py", 3) and len(r.get("py")) == len(big)
             assert other.delete("py") == 1

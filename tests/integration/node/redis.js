@@ -133,6 +133,69 @@ const ioredisSessions = each(async (c, k, open) => {
 	wrong.disconnect()
 })
 
+const ioredisTransactions = each(async (c, k, open) => {
+	const replies = await c.multi().set(k, 1).incr(k).get(k).exec()
+	assert.deepEqual(replies, [[null, 'OK'], [null, 2], [null, '2']])
+	await assert.rejects(c.multi().set(k).exec(), /EXECABORT/)
+	await c.multi({ pipeline: false })
+	assert.equal(await c.incr(k), 'QUEUED')
+	assert.deepEqual(await c.exec(), [[null, 3]])
+
+	// Optimistic locking: each increment is lost, or counts.
+	await c.set(k, 0)
+	await together(5, async () => {
+		const own = open()
+		for (let done = false; !done;) {
+			await own.watch(k)
+			const n = Number(await own.get(k))
+			done = await own.multi().set(k, n + 1).exec() !== null
+		}
+		await own.quit()
+	})
+	assert.equal(await c.get(k), '5')
+})
+
+const ioredisBlocks = each(async (c, k, open) => {
+	const waiting = together(5, async i => {
+		const own = open()
+		const [, value] = await own.blpop(`${k}:list:${i}`, 0)
+		await own.quit()
+		return value
+	})
+	assert.equal(await c.blpop(`${k}:empty`, 0.01), null)
+	await together(5, i => c.rpush(`${k}:list:${i}`, `for ${i}`))
+	assert.deepEqual(await waiting, Array.from({ length: 5 }, (_, i) => `for ${i}`))
+	const reader = open()
+	const read = reader.xread('BLOCK', 0, 'STREAMS', `${k}:stream`, '0')
+	await c.xadd(`${k}:stream`, '1-1', 'a', 'b')
+	assert.deepEqual(await read, [[`${k}:stream`, [['1-1', ['a', 'b']]]]])
+	const never = reader.blpop(`${k}:empty`, 0)
+	reader.disconnect()
+	await assert.rejects(never, /closed/)
+})
+
+const ioredisSubscribes = each(async (c, k, open) => {
+	const sub = open(), heard = []
+	const all = new Promise(r => sub.on('message', (channel, text) => {
+		heard.push(`${channel} ${text}`)
+		if (heard.length === 100)
+			r()
+	}))
+	const matched = new Promise(r => sub.on('pmessage', (...args) => r(args)))
+	assert.equal(await sub.subscribe(`${k}:a`, `${k}:b`), 2)
+	assert.equal(await sub.psubscribe(`${k}:p*`), 3)
+	for (let i = 0; i < 100; i++)
+		await c.publish(`${k}:${i % 2 ? 'a' : 'b'}`, i)
+	await all
+	assert.deepEqual(heard, Array.from({ length: 100 }, (_, i) => `${k}:${i % 2 ? 'a' : 'b'} ${i}`))
+	await c.publish(`${k}:pattern`, 'x')
+	assert.deepEqual(await matched, [`${k}:p*`, `${k}:pattern`, 'x'])
+	assert.equal(await sub.unsubscribe(`${k}:a`, `${k}:b`), 1)
+	assert.equal(await sub.punsubscribe(`${k}:p*`), 0)
+	assert.equal(await sub.set(k, 1), 'OK')
+	await sub.quit()
+})
+
 // ---- node-redis --------------------------------------------------------------
 
 async function nodeRedisValues() {
@@ -166,6 +229,34 @@ async function nodeRedisValues() {
 	await c.close()
 }
 
+async function nodeRedisShares() {
+	const c = await nodeRedis(), k = `node-redis:shares:${RESP}`
+	assert.deepEqual(await c.multi().set(k, 1).incr(k).exec(), ['OK', 2])
+	await c.watch(k)
+	const other = await nodeRedis()
+	await other.set(k, 'changed')
+	await assert.rejects(c.multi().get(k).exec(), { name: /WatchError|Error/ })
+
+	const blocked = await nodeRedis()
+	const pop = blocked.blPop(`${k}:list`, 0)
+	await c.rPush(`${k}:list`, 'x')
+	assert.deepEqual({ ...await pop }, { key: `${k}:list`, element: 'x' })
+
+	const sub = await nodeRedis(), heard = []
+	await sub.subscribe(`${k}:channel`, text => heard.push(text))
+	await new Promise(resolve => {
+		sub.sSubscribe(`${k}:shard`, resolve).then(async () => {
+			for (let i = 0; i < 50; i++)
+				await c.publish(`${k}:channel`, String(i))
+			await c.sPublish(`${k}:shard`, 'last')
+		})
+	})
+	await sub.unsubscribe(`${k}:channel`)
+	assert.deepEqual(heard, Array.from({ length: 50 }, (_, i) => String(i)))
+	await sub.sUnsubscribe()
+	await Promise.all([c, other, blocked, sub].map(x => x.close()))
+}
+
 async function nodeRedisPool() {
 	const pool = createClientPool({ url, RESP: Number(RESP) }, { minimum: 2, maximum: 20 })
 	pool.on('error', e => { throw e })
@@ -179,4 +270,5 @@ async function nodeRedisPool() {
 }
 
 await main({ ioredisValues, ioredisPipelines, ioredisScripts, ioredisIterates, ioredisSessions,
-	nodeRedisValues, nodeRedisPool }, async () => {})
+	ioredisTransactions, ioredisBlocks, ioredisSubscribes,
+	nodeRedisValues, nodeRedisShares, nodeRedisPool }, async () => {})
