@@ -15,7 +15,9 @@
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
-enum { BUCKETS = 256 };
+/* A server that is kept from one commit to the next goes back to its pool after
+ * so many, where its age is looked at. */
+enum { BUCKETS = 256, KEEP_MAX = 100 };
 
 /* As whose the unnamed statement is parsed: no session's number. */
 #define BATCH_OWNER   UINT64_MAX
@@ -41,10 +43,12 @@ struct pg_batch {
 	struct op *bad; /* whose answer was an error */
 	unsigned executed;
 	bool failed;           /* an error came: PostgreSQL has rolled back */
+	bool stale;            /* namely of a plan that is no longer true */
 	struct server *server; /* while it has one */
 	struct op *
 	    checked; /* waiting: what its statement returns is being asked, ... */
 	unsigned checked_part; /* ... of this part */
+	unsigned kept;         /* times it has sent by this server */
 	uint64_t sent_ns;
 	uint32_t remain; /* of the message being passed on */
 	bool keep;       /* it is for the operation */
@@ -488,7 +492,7 @@ send_part(struct pg_batch *b, const struct op *op, const struct op_part *part,
 	const char *name;
 
 	name = send_statement(b, op, part);
-	expect(b, PG_BIND, 0);
+	expect(b, PG_BIND, 1); /* told of stale plans alone */
 	if (pg_put(out, 'B', "ssb", "", name,
 		   slice_of(op->bytes + part->args, part->args_n)) != 0)
 		abort();
@@ -588,9 +592,11 @@ send_run(struct pg_batch *b)
 	unsigned part;
 
 	assert(b->run.n == 0 && b->waiting.n > 0 && b->checked == NULL);
-	b->failed = false;
+	b->failed = b->stale = false;
 	b->bad = NULL;
 	b->executed = 0;
+	b->remain = 0;
+	b->kept++;
 	if (is_unsure(b, b->waiting.head, &part)) {
 		send_check(b, part);
 		return;
@@ -601,13 +607,13 @@ send_run(struct pg_batch *b)
 		check_stamp(b, op);
 		stats_observe(&w->stats, STATS_BATCH_WAIT,
 			      (w->streams.now_ns - op->since_ns) / 1000u);
-		op->reply.tail = op->reply.head; /* of an earlier try */
+		buf_truncate(&op->reply, 0); /* of an earlier try */
 		queue_put(&b->run, op);
+		b->at = b->run.head; /* what need not be asked is told now */
 		for (unsigned i = 0; i < op->parts; i++)
 			send_part(b, op, &op->part[i], i + 1 == op->parts);
 	} while (b->waiting.n > 0 && !b->run.head->alone &&
 		 may_join(b, b->waiting.head));
-	b->at = b->run.head;
 	stats_add(&w->stats, STAT_BATCH_RUNS, 1);
 	stats_add(&w->stats, STAT_QUERIES, b->run.n);
 	send_sync(b);
@@ -633,6 +639,7 @@ granted(struct lessee *l, struct server *v)
 
 	assert(l->server == v && !is_busy(b));
 	b->server = v;
+	b->kept = 0;
 	if (b->waiting.n > 0 && same_terms(b->waiting.head->terms, b->terms))
 		send_run(b);
 	else
@@ -693,7 +700,8 @@ may_keep(const struct pg_batch *b)
 {
 	const struct server *v = b->server;
 
-	return v != NULL && same_terms(b->waiting.head->terms, b->terms) &&
+	return v != NULL && b->kept < KEEP_MAX &&
+	       same_terms(b->waiting.head->terms, b->terms) &&
 	       v->pool->waiters.n == 0 && !v->leaving &&
 	       pg_server((struct server *)(uintptr_t)v)->status == 'I' &&
 	       !v->ops->dirty(v);
@@ -812,6 +820,8 @@ reply(struct lessee *l, const uint8_t *p, size_t n)
 		take = n < b->remain ? n : b->remain;
 		if (b->keep && b->server != NULL)
 			op_put(b, op, p, take);
+		if (b->server == NULL)
+			return; /* it was too much, and all is over */
 		b->remain -= (uint32_t)take;
 		p += take;
 		n -= take;
@@ -828,10 +838,14 @@ settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 		checked(b, done);
 		return;
 	}
+	if (kind == PG_STALE)
+		b->stale = true;
 	if (kind != PG_EXECUTE || !done || b->at == NULL)
 		return;
 	if (b->at->form == OP_TRANSACTION)
 		op_put_tag(b, b->at, "COMMIT");
+	if (b->server == NULL)
+		return;
 	b->at = b->at->next;
 	b->executed++;
 }
@@ -847,6 +861,27 @@ run_again(struct pg_batch *b)
 	for (op = b->run.head; op != NULL; op = op->next)
 		op->alone |= b->failed && (b->bad == op || b->bad == NULL);
 	queue_put_back(&b->waiting, &b->run);
+}
+
+/* Whoever was told nothing of its columns gets those of now: a new plan, under
+ * another name, as parsing it anew would have made. */
+static bool
+is_renewed(struct pg_batch *b, struct op *op)
+{
+	if (!b->stale || op->renewed || op->form != OP_EXTENDED)
+		return false;
+	for (unsigned i = 0; i < op->parts; i++) {
+		struct slice body =
+		    slice_of(op->bytes + op->part[i].body, op->part[i].body_n);
+		struct stmt *stmt = pg_text_find(b->worker, body)->stmt;
+
+		if (op->part[i].shape != 0)
+			return false;
+		pg_server_doubt(b->server, stmt);
+		stmt_renew(&b->worker->pools.stmts, stmt);
+	}
+	op->renewed = true;
+	return true;
 }
 
 static void
@@ -881,7 +916,7 @@ rest(struct lessee *l)
 	}
 	if (!b->failed) {
 		run_committed(b);
-	} else if (b->run.n > 1) {
+	} else if (b->run.n > 1 || is_renewed(b, op)) {
 		run_again(b);
 	} else {
 		queue_take(&b->run);

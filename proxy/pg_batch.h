@@ -97,6 +97,7 @@ struct op {
 	unsigned	 worker;	/* where its batch is */
 	enum op_form	 form;
 	bool		 alone;		/* shares no commit */
+	bool		 renewed;	/* its statements were, once */
 	uint8_t		 tries;
 	/* How it ended: */
 	bool		 failed;	/* by its own fault: the answer is an error */

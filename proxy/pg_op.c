@@ -429,8 +429,8 @@ may_follow(const struct pg_session *ps, const struct draft *d, unsigned lane,
 
 	if (ps->ops == NULL)
 		return true;
-	return d->form != OP_TRANSACTION && last->lane == lane &&
-	       last->worker == worker;
+	return d->form != OP_TRANSACTION && ps->ops_n < OPS_MAX &&
+	       last->lane == lane && last->worker == worker;
 }
 
 static void
@@ -446,6 +446,7 @@ submit(struct pg_session *ps, struct op *op)
 	else
 		ps->ops_last->behind = op;
 	ps->ops_last = op;
+	ps->ops_n++;
 	if (s->state == SESSION_IDLE)
 		session_enter(s, SESSION_BATCH);
 	pg_batch_submit(s->worker, op);
@@ -595,12 +596,15 @@ pg_op_home(struct worker *w, struct op *op)
 	op->done = true;
 	while ((op = ps->ops) != NULL && op->done) {
 		ps->ops = op->behind;
+		ps->ops_n--;
 		if (!session_is_over(&ps->s))
 			answer(ps, op);
 		op_free(op);
 	}
 	if (ps->ops == NULL)
 		is_over(ps);
+	else if (ps->ops_n + 1 == OPS_MAX)
+		session_wake(&ps->s); /* there is room for one more */
 }
 
 void
@@ -610,6 +614,7 @@ pg_op_part(struct pg_session *ps)
 
 	while ((op = ps->ops) != NULL) {
 		ps->ops = op->behind;
+		ps->ops_n--;
 		op->session = NULL;
 		if (op->done)
 			op_free(op);

@@ -15,6 +15,8 @@
 #include "proxy/pg_message.h"
 #include "proxy/pg_session.h"
 
+enum { OPS_MAX = 256 }; /* of a client, under way at once */
+
 enum op_take {
 	OP_NONE,	/* it is none: it goes the way of all others */
 	OP_TAKEN,

@@ -44,6 +44,7 @@ struct pg_session {
 	uint32_t	  remain;	/* bytes of a message being streamed, still to come */
 	struct pg_terms	 *terms;	/* of its last operation; counted, NULL: none yet */
 	struct op	 *ops, *ops_last; /* BATCH: under way, oldest first */
+	unsigned	  ops_n;
 	int		  faults;	/* of its last operations (pg_op.c) */
 	size_t		  kept;		/* bytes of its input that are under way, and still there */
 	bool		  by_itself;	/* what it asks next shares no commit */

@@ -551,8 +551,22 @@ def test_rows_of_another_shape_reach_nobody(one_server, pg):
     assert tags(prepared(one_server).run(told_op(4))) == ["INSERT 0 1"]
 
 
+def test_who_was_told_nothing_gets_the_rows_of_now(one_server, pg):
+    """As by a direct connection, where each of its requests is parsed anew."""
+    wire = one_server.wire("acme_app")
+    ask = " RETURNING data, clock -- of now"
+    before = one_server.metric("batch_operations_total")
+    assert kinds(wire.run(op(1, 1, "{}", more=ask))) == "12TDCZ"
+    pg.run("DROP TRIGGER act ON ops; DROP TRIGGER act_late ON ops;"
+           " ALTER TABLE ops ALTER data TYPE text")
+    answer = wire.run(op(1, 2, "{}", more=ask))
+    assert kinds(answer) == "12TDCZ" and rows(answer) == [["{}", "2"]]
+    assert struct.unpack("!I", answer[2][1][2 + 5 + 6:][:4]) == (25,)      # text now
+    assert one_server.metric("batch_operations_total") == before + 2
+
+
 def test_a_statement_that_no_longer_parses_says_so_itself(one_server, pg):
-    wire = prepared(one_server)
+    wire = prepared(one_server, sql=ASK + " -- parses")
     pg.run("ALTER TABLE ops RENAME data TO payload")
     for pid in pg.backends():
         pg.run("SELECT pg_terminate_backend(%s)", [pid])
@@ -641,3 +655,23 @@ def test_the_bounds_of_a_commit_are_kept(weir, pg):
     _, answers, commits = behind(w, pg, [op(1, i) for i in range(10)])
     assert [tags(a) for a in answers] == [["INSERT 0 1"]] * 10
     assert commits == 1 + 3
+
+
+def test_a_client_that_asks_for_much_at_once_is_answered_in_order(proxy, pg):
+    wire, n = proxy.wire("acme_app"), 700
+    wire.send(*[op(1, i, more=" RETURNING clock") for i in range(n)])
+    assert [rows(wire.until("Z")) for _ in range(n)] == [[[str(i)]] for i in range(n)]
+
+
+def test_an_answer_of_megabytes_arrives_whole(proxy, pg):
+    """What it returns is longer than what was sent; and more than weir holds back
+    for one is the end of the server, with the outcome unknown."""
+    wire = proxy.wire("acme_app")
+    data = '{"a": "%s"}' % ("x" * 39500)
+    columns = ", ".join(["data"] * 200)
+    reply = wire.run(op(1, 1, data, " RETURNING " + columns))
+    assert len(rows(reply)[0]) == 200 and tags(reply) == ["INSERT 0 1"]
+    columns = ", ".join(["data"] * 450)
+    assert [e["C"] for e in errors(wire.run(op(1, 2, data, " RETURNING " + columns)))] \
+        == ["08007"]
+    assert tags(wire.run(op(1, 3))) == ["INSERT 0 1"]
