@@ -841,7 +841,7 @@ class RedisClient(Client):
         """bytes of a line with its kind; ("$", bytes), None or a list."""
         line = await self.line()
         kind, rest = line[:1], line[1:]
-        if kind == b"-" and re.match(rb"-ERR weir: (upstream|state of)", line):
+        if kind == b"-" and re.match(rb"-ERR weir: (upstream|state of|query_timeout|idle_tr)", line):
             raise Lost(line.decode())
         if kind in b"+-:" or kind == b"#":
             return line
@@ -862,8 +862,11 @@ class RedisClient(Client):
 
     async def heard(self, shared=False):
         got = await self.reply()
-        for value in got if isinstance(got, list) else [got]:
-            if value:
+        todo = [got]
+        for value in todo:
+            if isinstance(value, list):
+                todo += value
+            elif value:
                 self.judge(value[1] if isinstance(value, tuple) else value, shared)
         return got
 
@@ -872,7 +875,7 @@ class RedisClient(Client):
         await self.send(encode(*args))
         return await self.heard()
 
-    def command(self):
+    def command(self, moves=True):
         """A command on this client's own keys, and the reply it must have."""
         what, m = self.rng.random(), self.mark()
         name = self.key("k%d" % self.rng.randrange(6))
@@ -887,7 +890,7 @@ class RedisClient(Client):
             return ("MGET", *names), [(b"$", now[n]) if n in now else None for n in names]
         if what < 0.8:
             return ("DEL", name), b":%d" % (now.pop(name, None) is not None)
-        if what < 0.85:
+        if what < 0.85 and moves:
             self.db = self.rng.randrange(self.DATABASES)
             return ("SELECT", self.db), b"+OK"
         if what < 0.9:
@@ -910,6 +913,46 @@ class RedisClient(Client):
                 self.leave(self.rng.choice(["FIN", "RST"]))
             self.same(await self.heard(), expected, " ".join(map(str, args))[:100])
 
+    async def queued(self):
+        """A transaction, in one write or not, that ends well, or not, or not at all."""
+        before = dict(self.values.setdefault(self.db, {}))
+        both = [(("MULTI",), b"+OK")]
+        if self.rng.random() < 0.3:
+            both.insert(0, (("WATCH", self.key("k0")), b"+OK"))
+        replies = []
+        for _ in range(self.rng.randrange(1, 8)):
+            args, expected = self.command(moves=False)
+            both.append((args, b"+QUEUED"))
+            replies.append(expected)
+        end = self.rng.choice(["EXEC"] * 4 + ["DISCARD", "leave"])
+        if end != "leave":
+            both.append(((end,), replies if end == "EXEC" else b"+OK"))
+        if end == "DISCARD":
+            self.values[self.db] = before
+        if self.rng.random() < 0.5:
+            self.did("a transaction of %d: %s" % (len(replies), end))
+            await self.send(b"".join(encode(*args) for args, _ in both))
+            for args, expected in both:
+                self.same(await self.heard(), expected, " ".join(map(str, args))[:100])
+        else:
+            for args, expected in both:
+                self.same(await self.ask(*args), expected, " ".join(map(str, args))[:100])
+        if end == "leave":
+            self.leave(self.rng.choice(["FIN", "RST"]))
+
+    async def blocking(self):
+        """Its own element of its own list, or that nobody gave it one."""
+        name, m = self.key("list"), self.mark()
+        self.same(await self.ask("DEL", name), b":0", "DEL of a list")
+        self.same(await self.ask("RPUSH", name, m), b":1", "RPUSH")
+        if self.rng.random() < 0.1:
+            self.writer.write(encode("BLPOP", name, name + "more", 5))
+            self.leave(self.rng.choice(["FIN", "RST"]))
+        self.same(await self.ask("BLPOP", name, 5),
+                  [(b"$", name.encode()), (b"$", m.encode())], "BLPOP")
+        if self.rng.random() < 0.3:
+            self.same(await self.ask("BLPOP", name, 0.01), None, "BLPOP of nothing")
+
     async def shared(self):
         """Keys of the whole organization: whoever wrote last, it was one of us."""
         name, m = "leak:%02d:all:%d" % (self.org, self.rng.randrange(5)), self.mark()
@@ -926,7 +969,7 @@ class RedisClient(Client):
         if not got.startswith(b"-ERR unknown command") or m.encode() not in got:
             raise Leak("an unknown command: %r" % got)
 
-    ACTS = [one, one, one, one, pipeline, pipeline, shared, mistake]
+    ACTS = [one, one, one, one, pipeline, pipeline, shared, mistake, queued, queued, blocking]
 
 
 # The process.

@@ -77,8 +77,8 @@ def config(rd, slower):
                  "query_wait_timeout": int(scaled(60)), "query_timeout": int(scaled(2)),
                  "idle_transaction_timeout": int(scaled(1))},
         "postgres main": {"pool_size": SERVERS},
-        "redis main": {"connections": 1, "profile": "dedicated", "url": "redis://:%s@127.0.0.1:%d/0" % (
-            rd.password, slower.port)},
+        "redis main": {"connections": 1, "dedicated_connections": 4, "profile": "dedicated",
+                       "url": "redis://:%s@127.0.0.1:%d/0" % (rd.password, slower.port)},
         "variables": {"app.current_organization_id": "%{organization.id}",
                       "app.slug": "%{organization.slug}",
                       "app.who": "%{user}/%{organization.slug}"},
