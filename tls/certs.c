@@ -97,6 +97,19 @@ check_dates(const X509 *x, const struct certs_pair *p, const struct conf *c,
 				 p->cert_key, p->cert);
 }
 
+/* What OpenSSL works out about a certificate when it is first used, it does now:
+ * later all workers would at once. */
+static void
+work_out(SSL_CTX *ctx)
+{
+	STACK_OF(X509) *chain = NULL;
+
+	X509_check_purpose(SSL_CTX_get0_certificate(ctx), -1, 0);
+	SSL_CTX_get0_chain_certs(ctx, &chain);
+	for (int i = 0; i < sk_X509_num(chain); i++)
+		X509_check_purpose(sk_X509_value(chain, i), -1, 0);
+}
+
 int
 certs_put(SSL_CTX *ctx, const struct certs_pair *p, const struct conf *c,
 	  struct conf_errors *e)
@@ -119,8 +132,10 @@ certs_put(SSL_CTX *ctx, const struct certs_pair *p, const struct conf *c,
 		tls_cannot(c, e, p->key_line, p->key_key, p->key, key);
 		rc = -1;
 	}
-	if (rc == 0)
+	if (rc == 0) {
+		work_out(ctx);
 		check_dates(SSL_CTX_get0_certificate(ctx), p, c, e);
+	}
 	return rc;
 }
 
