@@ -363,7 +363,7 @@ class PgClient(Client):
         if self.rng.random() < 0.02:
             # Its server's answer is on its way when it is closed.
             self.awaits = "57014"
-            await self.gives("SELECT '%s', pg_sleep(60)" % m, "none")
+            await self.gives("SELECT '%s', pg_sleep(%d)" % (m, self.run.patience / 10), "none")
         if self.rng.random() < 0.02:
             await self.talk(query("BEGIN; SELECT '%s'" % m), "idles in a transaction")
             self.awaits = "25P03"
@@ -813,7 +813,7 @@ class RedisClient(Client):
                       b"%", "HELLO 3")
         else:
             self.same(await self.ask("AUTH", slug(self.org), "x"), b"+OK", "AUTH")
-        for act in self.acts(60, self.ACTS):
+        for act in self.acts(60, self.ACTS + (self.ALONE if self.run.soak else [])):
             await self.run.rest()
             self.doing = "redis " + act.__name__
             await act(self)
@@ -969,7 +969,8 @@ class RedisClient(Client):
         if not got.startswith(b"-ERR unknown command") or m.encode() not in got:
             raise Leak("an unknown command: %r" % got)
 
-    ACTS = [one, one, one, one, pipeline, pipeline, shared, mistake, queued, queued, blocking]
+    ACTS = [one, one, one, one, pipeline, pipeline, shared, mistake]
+    ALONE = [queued, queued, blocking]      # on a connection of its own, for that long
 
 
 # The process.
@@ -979,8 +980,9 @@ GRACE = 5               # and in which clients may end what they do, in a hurry 
 
 
 class Run:
-    def __init__(self, proto, port, seed, seconds, clients, process, patience, database, share):
-        self.share, self.begun = share, time.monotonic()
+    def __init__(self, proto, port, seed, seconds, clients, process, patience, database, share,
+                 soak):
+        self.share, self.begun, self.soak = share, time.monotonic(), soak
         self.port, self.seed, self.database = port, seed, database
         self.kind = {"postgres": PgClient, "redis": RedisClient}[proto]
         self.clients, self.patience, self.process = clients, patience, process

@@ -10,7 +10,8 @@ Method: random clients (leak.py) of 20 organizations, of both protocols, on four
 
 A minute of it in bursts, so that other tests may run beside; WEIR_LEAK=3600 for an
 hour at full speed (make soak), WEIR_SEED to choose as they did when it failed; what
-meets what is up to the clock, so it may take a few runs.
+meets what is up to the clock, so it may take a few runs.  WEIR_SOAK=1: Redis clients
+transact and block as well.
 """
 import contextlib
 import json
@@ -106,8 +107,9 @@ class Trouble:
         """Other limits, and now and then another way to the same PostgreSQL."""
         self.weir.config["weir"]["server_idle_timeout"] = self.rng.randrange(100, 600)
         one = "organization " + leak.slug(self.rng.randrange(leak.ORGANIZATIONS))
+        # Each process has one client that keeps its server for as long as it lives.
         self.weir.config[one].update(weight=self.rng.randrange(1, 4),
-                                     pool_size=self.rng.randrange(1, SERVERS + 1))
+                                     pool_size=self.rng.randrange(3, SERVERS + 1))
         self.weir.config["postgres main"]["host"] = self.rng.choice(["127.0.0.1", "127.0.0.2"])
         self.weir.write(self.weir.config)
         self.weir.signal(signal.SIGHUP)
@@ -151,7 +153,8 @@ class Trouble:
 def start(proto, clients, n, weir):
     options = dict(proto=proto, seed=SEED, seconds=SECONDS, clients=clients, process=n + 1,
                    port=weir.pg_port if proto == "postgres" else weir.redis_port,
-                   patience=scaled(60), database=DATABASE, share=SHARE)
+                   patience=scaled(60), database=DATABASE, share=SHARE,
+                   soak=bool(os.environ.get("WEIR_SOAK")))
     return subprocess.Popen([sys.executable, leak.__file__, json.dumps(options)],
                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, text=True)
