@@ -431,6 +431,8 @@ run_select(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (db != rs->db) {
 		if (!redis_is_idle(rs))
 			return REDIS_LATER;
+		if (rs->hold != 0)
+			return redis_own_select(rs, arg, argc, (unsigned)db);
 		redis_rehome(rs);
 		rs->db = (unsigned)db;
 	}
@@ -476,6 +478,7 @@ run_reset(struct redis_session *rs, const struct slice *arg, size_t argc)
 	redis_rehome(rs);
 	free(rs->name);
 	rs->name = NULL;
+	rs->mute = REDIS_LOUD;
 	rs->resp = 2;
 	rs->redis = NULL;
 	rs->s.user = NULL;
@@ -551,12 +554,19 @@ static enum redis_did
 run_reply(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	(void)argc;
-	if (slice_is_word(arg[2], "on"))
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	if (slice_is_word(arg[2], "on")) {
+		rs->mute = REDIS_LOUD;
 		return say_ok(rs);
-	if (slice_is_word(arg[2], "off") || slice_is_word(arg[2], "skip"))
-		return redis_say_error(rs, "ERR weir: CLIENT REPLY is not "
-					   "supported yet");
-	return say_syntax(rs);
+	}
+	if (slice_is_word(arg[2], "off"))
+		rs->mute = REDIS_OFF;
+	else if (!slice_is_word(arg[2], "skip"))
+		return say_syntax(rs);
+	else if (rs->mute != REDIS_OFF)
+		rs->mute = REDIS_SKIP;
+	return REDIS_DONE;
 }
 
 /* ---- INFO, ACL -------------------------------------------------------- */

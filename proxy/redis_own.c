@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "protocol/resp_number.h"
 #include "proxy/redis_session.h"
@@ -124,7 +125,8 @@ run_alone(struct redis_session *rs, const struct slice *arg, size_t argc,
 
 	if (!seat_pay_ahead(&rs->s))
 		return redis_say_rate(rs);
-	if ((v = redis_lend(rs, hold == 0, &did)) == NULL)
+	if ((v = redis_lend(rs, !(hold & (REDIS_IN_MULTI | REDIS_WATCHES)),
+			    &did)) == NULL)
 		return did;
 	if (redis_server_full(v, &rs->s.lessee)) {
 		redis_server_queue(v, &rs->s.lessee);
@@ -187,6 +189,87 @@ run_blocking(struct redis_session *rs, const struct slice *arg, size_t argc)
 	return did;
 }
 
+/* Redis waits for the replicas to have all that was done when this connection
+ * last did something, and that is more than what its client did. */
+static enum redis_did
+run_wait(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	const struct slice ping = slice_str("PING");
+	enum redis_did did;
+	struct server *v;
+
+	if (!seat_pay_ahead(&rs->s))
+		return redis_say_rate(rs);
+	if ((v = redis_lend(rs, true, &did)) == NULL)
+		return did;
+	if (!redis_server_full(v, &rs->s.lessee))
+		redis_server_slip(v, &ping, 1);
+	return run_blocking(rs, arg, argc);
+}
+
+/* From its reply on the server speaks unasked; if it says yes. */
+static enum redis_did
+run_talking(struct redis_session *rs, const struct slice *arg, size_t argc,
+	    unsigned hold)
+{
+	enum redis_did did;
+
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	did = run_alone(rs, arg, argc, hold);
+	if (did != REDIS_DONE || redis_is_idle(rs))
+		return did;
+	redis_server_judge(rs->via, rs->last);
+	redis_server_talks(rs->via, true);
+	rs->judged = hold;
+	return REDIS_DONE;
+}
+
+/* As Redis compares the words of an option: up to a NUL. */
+static bool
+is_option(struct slice s, const char *word)
+{
+	size_t n = strlen(word);
+
+	return s.n >= n && strncasecmp((const char *)s.p, word, n) == 0 &&
+	       (s.n == n || s.p[n] == '\0');
+}
+
+static enum redis_did
+run_tracking(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	if (is_option(arg[2], "off")) {
+		rs->stained |= (rs->hold & REDIS_TRACKS) != 0;
+		rs->hold &= ~(unsigned)REDIS_TRACKS;
+		return rs->s.lessee.server ? run_alone(rs, arg, argc, 0)
+					   : redis_forward(rs, arg, argc);
+	}
+	for (size_t i = 3; i < argc; i++)
+		if (is_option(arg[i], "redirect"))
+			return redis_say_error(
+			    rs, "ERR weir: CLIENT TRACKING with REDIRECT is "
+				"not supported");
+	if (!is_option(arg[2], "on") || (rs->hold & REDIS_TRACKS))
+		return redis_forward(rs, arg, argc);
+	return run_talking(rs, arg, argc, REDIS_TRACKS);
+}
+
+enum redis_did
+redis_own_select(struct redis_session *rs, const struct slice *arg, size_t argc,
+		 unsigned db)
+{
+	enum redis_did did;
+
+	assert(redis_is_idle(rs) && rs->hold != 0);
+	did = run_alone(rs, arg, argc, 0);
+	if (did != REDIS_DONE || redis_is_idle(rs))
+		return did;
+	redis_server_judge(rs->via, rs->last);
+	rs->selects = true;
+	rs->next_db = db;
+	return REDIS_DONE;
+}
+
 enum redis_did
 redis_own(struct redis_session *rs, const struct redis_cmd *cmd,
 	  const struct slice *arg, size_t argc)
@@ -203,6 +286,14 @@ redis_own(struct redis_session *rs, const struct redis_cmd *cmd,
 		return run_watch(rs, arg, argc);
 	if (is_row(cmd, "unwatch") && (rs->hold & REDIS_WATCHES))
 		return run_end(rs, arg, argc);
+	if (is_row(cmd, "wait"))
+		return run_wait(rs, arg, argc);
+	if (is_row(cmd, "monitor"))
+		return run_talking(rs, arg, argc, REDIS_MONITORS);
+	if (is_row(cmd, "client|tracking"))
+		return run_tracking(rs, arg, argc);
+	if (is_row(cmd, "client|caching"))
+		return redis_forward(rs, arg, argc);
 	if (cmd->blocks)
 		return run_blocking(rs, arg, argc);
 	for (size_t i = 0; i < sizeof(blocking) / sizeof(blocking[0]); i++)
@@ -283,9 +374,12 @@ redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 	assert(rs->hold != 0 && rs->s.lessee.server != NULL);
 	if (rs->hold & REDIS_IN_MULTI)
 		return run_queued(rs, cmd, arg, argc);
-	if (is_row(cmd, "hello") || is_row(cmd, "auth") ||
-	    is_row(cmd, "select"))
-		return say_not_here(rs, cmd, "while keys are watched");
+	if ((rs->hold & REDIS_MONITORS) && !is_row(cmd, "quit") &&
+	    !is_row(cmd, "reset") && !is_row(cmd, "ping"))
+		return say_not_here(rs, cmd, "while it monitors");
+	if (is_row(cmd, "hello") || is_row(cmd, "auth"))
+		return say_not_here(rs, cmd,
+				    "while keys are watched or tracked");
 	if (cmd->class == REDIS_SHARED &&
 	    (!cmd->blocks || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED))
 		return redis_forward(rs, arg, argc);
@@ -297,6 +391,13 @@ redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 void
 redis_own_judged(struct redis_session *rs, bool done)
 {
-	if (!done)
+	if (rs->selects && done) {
+		rs->db = rs->next_db;
+		rs->moved = true;
+	} else if (!done && !rs->selects) {
+		rs->hold &= ~rs->judged;
 		rs->stained = true;
+	}
+	rs->selects = false;
+	rs->judged = 0;
 }

@@ -25,6 +25,10 @@ redis_say(struct redis_session *rs)
 {
 	struct held h = { .after = rs->sent };
 
+	if (rs->mute != REDIS_LOUD) {
+		assert(buf_len(&rs->held) == 0);
+		return &rs->held;
+	}
 	if (redis_is_idle(rs))
 		return stream_out(&rs->s.stream);
 	redis_server_mark(rs->via, rs->last);
@@ -40,7 +44,9 @@ redis_said(struct redis_session *rs, int failed)
 	struct held h = { .after = rs->sent };
 
 	stats_add(&rs->s.worker->stats, STAT_COMMANDS_LOCAL, 1);
-	if (failed) {
+	if (rs->mute != REDIS_LOUD) {
+		buf_free(&rs->held);
+	} else if (failed) {
 		session_close(&rs->s, WHY_TOO_BIG, NULL, NULL);
 	} else if (!redis_is_idle(rs)) {
 		h.n = buf_len(&rs->held) - rs->held_at - sizeof(h);
@@ -104,6 +110,8 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		return;
 	assert(rs->via != NULL &&
 	       (rs->via == s->lessee.server || rs->via->pool == s->pool));
+	if (rs->mute != REDIS_LOUD)
+		return;
 	if (stream_put(&s->stream, p, n) != 0) {
 		session_close(s, WHY_SLOW_READER, NULL, NULL);
 		return;
@@ -188,7 +196,8 @@ redis_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 		redis_answered(rs, arg);
 		break;
 	case REDIS_UNANSWERED:
-		if (resp_put_error(stream_out(&s->stream),
+		if (rs->mute == REDIS_LOUD &&
+		    resp_put_error(stream_out(&s->stream),
 				   "ERR weir: upstream connection lost") != 0)
 			session_close(s, WHY_SLOW_READER, NULL, NULL);
 		else
@@ -238,6 +247,7 @@ redis_granted(struct lessee *l, struct server *v)
 
 	if (l->mode == LEASE_EXCLUSIVE) {
 		redis_borrow(redis_session(s), v);
+		redis_session(s)->fresh = true;
 	} else {
 		assert(v->pool == s->pool && l->server == NULL);
 		session_enter(s, SESSION_IDLE);
@@ -407,6 +417,7 @@ redis_upstream(struct redis_session *rs, enum redis_did *did)
 		redis_say_down(rs);
 		return NULL;
 	}
+	s->lessee.mode = LEASE_SHARED;
 	if (pool_want(s->pool, &s->lessee)) {
 		/* Shared: what we hold is an entry in its ledger, no lease. */
 		rs->via = s->lessee.server;
@@ -674,6 +685,27 @@ is_foreign(const uint8_t *p, size_t n)
 	return p[0] == 0 || (n > 1 && p[0] == 0x16 && p[1] == 3);
 }
 
+/* Whose reply is heard?  False: that of the last one is to be dropped first. */
+static bool
+redis_may_speak(struct redis_session *rs)
+{
+	if (rs->mute != REDIS_SKIPS)
+		return true;
+	if (!redis_is_idle(rs))
+		return false;
+	rs->mute = REDIS_LOUD;
+	return true;
+}
+
+static void
+redis_spoke(struct redis_session *rs, uint8_t before)
+{
+	if (rs->mute == REDIS_SKIP)
+		rs->mute = REDIS_SKIP_NEXT;
+	else if (rs->mute == REDIS_SKIP_NEXT && before == REDIS_SKIP_NEXT)
+		rs->mute = REDIS_SKIPS;
+}
+
 /* The next request, if all of it is there: LATER when it is not, or must wait
  * (*stop: for replies, not for bytes). */
 static enum redis_did
@@ -683,6 +715,7 @@ redis_request(struct redis_session *rs, bool *stop)
 	struct stream *st = &rs->s.stream;
 	enum redis_did did = REDIS_DONE;
 	char text[64];
+	uint8_t before;
 	const uint8_t *p;
 	ssize_t used;
 	size_t n;
@@ -707,8 +740,13 @@ redis_request(struct redis_session *rs, bool *stop)
 		return REDIS_LATER;
 	}
 	rs->bytes = (struct slice){ p, (size_t)used };
+	if (!redis_may_speak(rs))
+		return REDIS_LATER;
+	before = rs->mute;
 	if (rs->request.argc > 0)
 		did = redis_command(rs, rs->request.arg, rs->request.argc);
+	if (did == REDIS_DONE && rs->request.argc > 0)
+		redis_spoke(rs, before);
 	if (did == REDIS_DONE && !session_is_over(&rs->s)) {
 		stream_consume(st, (size_t)used + rs->more);
 		rs->more = 0;
@@ -774,7 +812,10 @@ redis_touch(struct session *s)
 static void
 redis_end_lease(struct redis_session *rs)
 {
-	if (!redis_is_done(rs))
+	bool fresh = rs->fresh;
+
+	rs->fresh = false;
+	if (fresh || !redis_is_done(rs))
 		return;
 	redis_give_back(rs);
 	session_enter(&rs->s, SESSION_IDLE);

@@ -74,6 +74,15 @@ enum redis_hold {
 	REDIS_MONITORS = 8
 };
 
+/* CLIENT REPLY: Redis is asked all the same, and its reply dropped here. */
+enum redis_mute {
+	REDIS_LOUD,
+	REDIS_OFF,
+	REDIS_SKIP,	/* just said */
+	REDIS_SKIP_NEXT,
+	REDIS_SKIPS	/* that one's reply is to come */
+};
+
 struct redis_session {
 	struct session	    s;
 	struct resp_request request;	/* memory only while half a request is there */
@@ -100,8 +109,10 @@ struct redis_session {
 	bool		    selects;
 	bool		    moved;	/* that one is in another database than its pool's */
 	bool		    stained;	/* and is in a state of which we are not sure */
+	bool		    fresh;	/* one was just granted: for the command that waits */
 	bool		    blocked;	/* the command outstanding may take its time */
 	bool		    cut;	/* it has lost a connection it held */
+	uint8_t		    mute;	/* enum redis_mute; changes when nothing is outstanding */
 	uint8_t		    resp;	/* 2 or 3 */
 	uint8_t		    down;	/* enum why: no server in this step; 0: not tried */
 	bool		    calling;	/* the answer is on its way */
@@ -157,7 +168,9 @@ enum redis_did redis_own_held(struct redis_session *, const struct redis_cmd *,
     const struct slice *arg, size_t argc);
 /* It is answered with this error; a transaction that it is part of will fail. */
 enum redis_did redis_reject(struct redis_session *, const char *text);
-/* A judged command was answered. */
+/* SELECT of a database it may have, while a connection is held. */
+enum redis_did redis_own_select(struct redis_session *, const struct slice *arg, size_t argc, unsigned db);
+/* A command that stood alone was answered. */
 void	       redis_own_judged(struct redis_session *, bool done);
 
 /* redis_local.c */

@@ -138,6 +138,29 @@ a_clean_connection_goes_to_the_next_as_it_is(void **state)
 }
 
 static void
+several_who_wait_for_one_connection_have_it_in_turn(void **state)
+{
+	int a = client(0), b = client(1), c = client(2), own;
+
+	(void)state;
+	says(a, WATCH);
+	own = upstream(0, AUTH PING);
+	hears(own, WATCH);
+	says(own, "+OK\r\n");
+	says(b, BLPOP);
+	says(c, BLPOP);
+	says(a, "UNWATCH\r\n");
+	hears(own, "*1\r\n$7\r\nUNWATCH\r\n");
+	says(own, "+OK\r\n");
+	hears(own, BLPOP);
+	says(own, "*2\r\n:1\r\n:1\r\n");
+	hears(b, "*2\r\n:1\r\n:1\r\n");
+	hears(own, BLPOP);
+	says(own, "*2\r\n:2\r\n:2\r\n");
+	hears(c, "*2\r\n:2\r\n:2\r\n");
+}
+
+static void
 a_connection_left_in_a_state_is_reset_and_logged_in_again(void **state)
 {
 	int a = client(0), b = client(1), own;
@@ -391,6 +414,7 @@ main(void)
 		T(a_shared_connection_goes_on_after_an_aborted_exec),
 		T(drains_the_shared_connection_before_it_takes_one_of_its_own),
 		T(a_clean_connection_goes_to_the_next_as_it_is),
+		T(several_who_wait_for_one_connection_have_it_in_turn),
 		T(a_connection_left_in_a_state_is_reset_and_logged_in_again),
 		T(a_connection_that_is_not_reset_is_closed),
 		T(an_error_of_ours_makes_exec_fail_upstream),
