@@ -658,7 +658,7 @@ check_ids(struct conf *c, struct conf_errors *e)
 struct redis_home {
 	const struct conf_redis *redis;
 	const char *user;
-	const struct tenant *tenant;
+	struct tenant *tenant;
 };
 
 /* One server is one server, whatever its sections are called: a database of
@@ -675,7 +675,7 @@ by_home(const void *a, const void *b)
 }
 
 static struct redis_home
-home_of(const struct conf *c, const struct tenant *t)
+home_of(const struct conf *c, struct tenant *t)
 {
 	const struct conf_redis *r = t->redis ? t->redis : &c->redis[0];
 	const char *user = t->redis_user ? t->redis_user : r->user;
@@ -695,6 +695,7 @@ warn_of_home(const struct conf *c, struct conf_errors *e,
 	for (size_t i = 0; i < n; i++) {
 		unsigned line = conf_line(c, &home[i].tenant->slug);
 
+		home[i].tenant->redis_shared = true;
 		if (i == 0 || line < first)
 			first = line;
 	}
@@ -715,7 +716,11 @@ check_homes(const struct conf *c, struct conf_errors *e)
 		return;
 	home = mem_zero(c->tenant_n, sizeof(*home), "a list");
 	for (size_t i = 0; i < c->tenant_n; i++) {
-		home[n] = home_of(c, &c->tenant[i]);
+		struct tenant *t = &c->tenant[i];
+
+		/* The directory may send others where it has no user. */
+		t->redis_shared = c->directory.postgres && !t->redis_user;
+		home[n] = home_of(c, t);
 		n += home[n].redis->host != NULL; /* else told already */
 	}
 	qsort(home, n, sizeof(*home), by_home);

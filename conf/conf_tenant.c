@@ -209,6 +209,7 @@ conf_tenant_new(const struct conf *c, const char *slug,
 		return NULL;
 	}
 	keep_names(t);
+	t->redis_shared = t->redis_user == NULL;
 	t->life = mem_zero(1, sizeof(*t->life), "an organization");
 	atomic_init(&t->life->refs, 1);
 	return t;

@@ -74,6 +74,11 @@ struct buf;
 	X(REDIS_HELD,	   "redis_held_total", "", COUNTER, "times Redis clients began to keep a connection of their own") \
 	X(COMMANDS,	   "redis_commands_total", "", COUNTER, "Redis commands forwarded")          \
 	X(COMMANDS_LOCAL,  "redis_commands_local_total", "", COUNTER, "Redis commands answered by weir") \
+	X(REDIS_SUBSCRIPTIONS, "redis_subscriptions", "", GAUGE, "subscriptions of Redis clients")       \
+	X(REDIS_CHANNELS,  "redis_channels", "", GAUGE, "channels and patterns subscribed to upstream for them") \
+	X(REDIS_MESSAGES,  "redis_messages_total", "", COUNTER, "messages delivered to subscribers") \
+	X(REDIS_SUB_LOST,  "redis_subscribers_lost_total", "", COUNTER, "subscribers closed because their upstream connection was lost") \
+	X(REDIS_SUB_SLOW,  "redis_subscribers_slow_total", "", COUNTER, "subscribers closed because they did not read") \
 	X(BYTES_FROM_CLIENTS, "client_received_bytes_total", "", COUNTER, "bytes received from clients") \
 	X(BYTES_TO_CLIENTS, "client_sent_bytes_total", "", COUNTER, "bytes sent to clients")         \
 	X(BYTES_FROM_SERVERS, "server_received_bytes_total", "", COUNTER, "bytes received from servers") \

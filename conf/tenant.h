@@ -45,6 +45,7 @@ struct tenant {
 	char			   *dbname;		/* NULL: the database's */
 	char			   *redis_user;
 	char			   *redis_password;
+	bool			    redis_shared;	/* others have its user there, or may have */
 	unsigned		    pool_size;		/* servers at once; 0: no cap */
 	unsigned		    max_client_conn;	/* 0: no cap */
 	unsigned		    weight;		/* at least 1 */

@@ -160,6 +160,8 @@ pool_limit(const struct pool *p)
 {
 	if (p->replication != NULL)
 		return (int)p->postgres->max_replication_connections;
+	if (p->subscribes)
+		return 1;
 	if (p->lends)
 		return (int)p->redis->dedicated_connections;
 	return p->postgres ? (int)p->postgres->pool_size
@@ -187,6 +189,8 @@ pool_timer(struct wheel_entry *e)
 static int
 pool_cap(const struct pool *p)
 {
+	if (p->subscribes)
+		return (int)p->redis->dedicated_connections;
 	if (p->redis != NULL || p->replication != NULL)
 		return pool_limit(p);
 	return p->postgres->max_connections ? (int)p->postgres->max_connections
@@ -202,8 +206,8 @@ pool_budgets(struct pools *home, const struct pool *like, const char *key,
 	snprintf(name, sizeof(name), "%s %.100s",
 		 like->replication ? "replication"
 		 : like->postgres  ? "postgres"
-		 : like->lends     ? "redis-dedicated"
-				   : "redis",
+		 : like->lends || like->subscribes ? "redis-dedicated"
+						   : "redis",
 		 like->postgres ? like->postgres->name : like->redis->name);
 	*cap = budget_find(home->budgets, name, pool_cap(like));
 	if (*cap == NULL)
@@ -432,6 +436,28 @@ pool_find_redis_lent(struct pools *home, struct snapshot *snap,
 		     const char *password, unsigned db, int resp)
 {
 	return find_redis(home, snap, up, user, password, db, resp, true);
+}
+
+struct pool *
+pool_find_redis_sub(struct pools *home, struct snapshot *snap,
+		    const struct conf_redis *up, const char *user,
+		    const char *password)
+{
+	char key[1024];
+	struct pool *p, like = { .ops = &redis_sub_ops,
+				 .snapshot = snap,
+				 .redis = up,
+				 .user = (char *)(uintptr_t)user,
+				 .password = (char *)(uintptr_t)password,
+				 .resp = 2,
+				 .subscribes = true };
+
+	if (!pool_key(key, sizeof(key), up->name, user ? user : "",
+		      "redis subscribe", 0))
+		return NULL;
+	if ((p = pool_lookup(home, key)) != NULL)
+		return pool_renew(p, snap, password);
+	return pool_make(home, &like, key);
 }
 
 void

@@ -89,6 +89,7 @@ struct pool {
 	unsigned		     db;		/* Redis */
 	int			     resp;		/* Redis: 2 or 3 */
 	bool			     lends;		/* Redis: its servers are one lessee's at a time, not shared */
+	bool			     subscribes;	/* Redis: its one connection does nothing else */
 	struct budget		    *budget;	/* of the pool, on all workers */
 	struct budget		    *cap;	/* of the upstream */
 	unsigned		     users;	/* sessions that point here */
@@ -168,6 +169,12 @@ struct pool *pool_find_redis(struct pools *, struct snapshot *, const struct con
  * are dedicated_connections of the upstream, shared by all these pools. */
 struct pool *pool_find_redis_lent(struct pools *, struct snapshot *, const struct conf_redis *,
     const char *user, const char *password, unsigned db, int resp);
+/*
+ * Of one connection, lent exclusively, that subscribes (redis_sub.h); asked
+ * for on one worker only.  Its place is one of dedicated_connections, too.
+ */
+struct pool *pool_find_redis_sub(struct pools *, struct snapshot *, const struct conf_redis *,
+    const char *user, const char *password);
 
 /*
  * A client has proved that it knows the password of this verifier, and here is

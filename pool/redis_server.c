@@ -357,15 +357,13 @@ redis_tell(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n,
 	   bool done)
 {
 	struct lessee *l = rv->s.lessee;
-	bool was_midway;
 
 	run_flush(r);
 	if (!rv->talks || l == NULL || rv->s.lessee != l)
 		return;
-	was_midway = l->midway;
 	l->midway = !done;
 	l->ops->reply(l, p, n);
-	if (was_midway && done)
+	if (done)
 		l->ops->settled(l, REDIS_ANSWERED, 0, true);
 }
 
@@ -505,8 +503,8 @@ login_send(struct redis_server *rv)
 	login_ask(rv, (const char *[]){ "PING" }, 1);
 }
 
-static void
-redis_opened(struct server *v)
+void
+redis_server_opened(struct server *v)
 {
 	const struct conf_redis *up = v->pool->redis;
 	SSL_CTX *ctx = v->pool->snapshot->redis[up->index];
@@ -549,15 +547,15 @@ login_done(struct server *v)
 		return;
 	}
 	server_ready(v);
-	if (v->pool->lends)
+	if (v->pool->lends || v->pool->subscribes)
 		server_rest(v);
 	else
 		server_enter(v, SERVER_SHARED);
 }
 
 /* A server that refuses us may answer before it was asked, and then close. */
-static void
-redis_login_input(struct server *v)
+void
+redis_server_login(struct server *v)
 {
 	struct redis_server *rv = redis_server(v);
 	const uint8_t *p;
@@ -607,7 +605,7 @@ redis_input(struct server *v)
 	assert(!rv->in_input);
 	rv->in_input = true;
 	if (v->state == SERVER_LOGIN || v->state == SERVER_RESET)
-		redis_login_input(v);
+		redis_server_login(v);
 	if (v->state == SERVER_SHARED || v->state == SERVER_LEASED)
 		redis_replies(v);
 	else if (v->state == SERVER_IDLE)
@@ -721,7 +719,7 @@ const struct server_ops redis_server_ops = {
 	.stat_out = STAT_BYTES_TO_SERVERS,
 	.stat_open = STAT_REDIS_SERVERS,
 	.init = redis_init,
-	.opened = redis_opened,
+	.opened = redis_server_opened,
 	.input = redis_input,
 	.bind = redis_bind,
 	.dirty = redis_dirty,

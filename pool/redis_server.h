@@ -81,6 +81,11 @@ struct redis_server {
 	bool		   in_input;	/* redis_input() runs, and goes on by itself */
 };
 
+/* Connected, or TLS is up: the log-in goes out. */
+void redis_server_opened(struct server *);
+/* Answers to it; idle or shared after the last. */
+void redis_server_login(struct server *);
+
 /* Commands one session may have outstanding. */
 unsigned redis_server_share(const struct server *);
 /* No more of this one for now; redis_server_queue() lets it hear room(). */

@@ -108,6 +108,6 @@ void	       server_rest(struct server *);	/* cleaned */
 const char    *server_state_name(enum server_state);
 bool	       server_may_go(enum server_state from, enum server_state to);
 
-extern const struct server_ops pg_server_ops, redis_server_ops;
+extern const struct server_ops pg_server_ops, redis_server_ops, redis_sub_ops;
 
 #endif

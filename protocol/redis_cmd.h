@@ -30,6 +30,7 @@ enum redis_class {
 enum redis_risk {
 	REDIS_SAFE,		/* nobody but who may name the key; Redis's own ACL decides */
 	REDIS_PROBE,		/* shows or reaches what is others': who has an organization */
+	REDIS_HEARS,		/* hears others', where their user is the same: an organization's */
 	REDIS_OTHER_DB,		/* is a probe where it names another database */
 	REDIS_DANGER		/* harms everybody on that upstream: all */
 };

@@ -43,12 +43,12 @@ BLOCKS = "xread xreadgroup".split()
 
 LOCAL = """
 asking auth client command echo hello info ping quit readonly readwrite reset
-role select
+role select subscribe psubscribe ssubscribe unsubscribe punsubscribe
+sunsubscribe
 """.split()
 
 DEDICATED = """
-multi exec discard watch unwatch subscribe psubscribe ssubscribe unsubscribe
-punsubscribe sunsubscribe blpop brpop brpoplpush blmove blmpop bzpopmin
+multi exec discard watch unwatch blpop brpop brpoplpush blmove blmpop bzpopmin
 bzpopmax bzmpop monitor wait
 """.split()
 
@@ -65,7 +65,8 @@ slaveof slowlog swapdb
 
 # What a command or subcommand may do to others on the same upstream.  Profile
 # `shared` refuses DANGER to everybody, PROBE to who belongs to an
-# organization, OTHER_DB to the same where it names another database.  A
+# organization, HEARS to the same where others have its user upstream, OTHER_DB
+# to the same where it names another database.  A
 # container's is its subcommands' that are listed nowhere.
 RISK = {
     "DANGER": """
@@ -87,6 +88,7 @@ RISK = {
         client|caching client|tracking dbsize function|dump function|list
         lastsave monitor move pubsub randomkey scan
     """.split(),
+    "HEARS": "subscribe psubscribe ssubscribe".split(),
     "OTHER_DB": ["copy"],
     "SAFE": """
         acl|cat acl|genpass acl|help acl|whoami latency|help memory|help

@@ -9,6 +9,8 @@
 #include "protocol/resp_number.h"
 #include "protocol/secret.h"
 #include "proxy/redis_clients.h"
+#include "proxy/redis_pubsub.h"
+#include "proxy/redis_session.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
@@ -59,6 +61,9 @@ redis_local_forbids(const struct redis_session *rs, const struct redis_cmd *cmd,
 		       redis_cmd_other_db(arg, argc, rs->db);
 	case REDIS_PROBE:
 		return rs->s.lessee.tenant != NULL;
+	case REDIS_HEARS:
+		return rs->s.lessee.tenant != NULL &&
+		       rs->s.lessee.tenant->redis_shared;
 	case REDIS_DANGER:
 		break;
 	}
@@ -218,6 +223,12 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 		return LOGIN_LATER;
 	if (result < 0) {
 		say_refused(rs, u, w);
+		return LOGIN_REFUSED;
+	}
+	if (!redis_pubsub_allows(rs, &r)) {
+		tenant_unref(&r.tenant);
+		redis_say_error(rs, "ERR weir: not as somebody else while "
+				    "subscribed");
 		return LOGIN_REFUSED;
 	}
 	if (!seats_take(&rs->s, r.user, r.tenant, &w)) {
@@ -439,11 +450,25 @@ run_select(struct redis_session *rs, const struct slice *arg, size_t argc)
 	return say_ok(rs);
 }
 
+/* Among messages it looks like one. */
+static enum redis_did
+say_pong(struct redis_session *rs, struct slice text)
+{
+	struct buf *b = redis_say(rs);
+	int bad = resp_put_array(b, 2);
+
+	bad |= resp_put_bulk(b, "pong", 4);
+	bad |= resp_put_bulk(b, text.p, text.n);
+	return redis_said(rs, bad);
+}
+
 static enum redis_did
 run_ping(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	if (argc > 2)
 		return say_arity(rs, "ping");
+	if (redis_pubsub_pongs(rs))
+		return say_pong(rs, argc == 2 ? arg[1] : slice_str(""));
 	if (argc == 2)
 		return say_bulk(rs, arg[1]);
 	return redis_said(rs, resp_put_simple(redis_say(rs), "PONG"));
@@ -475,6 +500,7 @@ run_reset(struct redis_session *rs, const struct slice *arg, size_t argc)
 	(void)argc;
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;
+	redis_pubsub_end(rs);
 	redis_rehome(rs);
 	free(rs->name);
 	rs->name = NULL;
@@ -704,6 +730,12 @@ static const struct {
 	{ "unwatch", run_ok },
 	{ "exec", run_exec },
 	{ "discard", run_discard },
+	{ "subscribe", redis_pubsub_subscribe },
+	{ "psubscribe", redis_pubsub_subscribe },
+	{ "ssubscribe", redis_pubsub_subscribe },
+	{ "unsubscribe", redis_pubsub_unsubscribe },
+	{ "punsubscribe", redis_pubsub_unsubscribe },
+	{ "sunsubscribe", redis_pubsub_unsubscribe },
 };
 
 enum redis_did

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "proxy/redis_clients.h"
+#include "proxy/redis_pubsub.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -116,6 +117,12 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		session_close(s, WHY_SLOW_READER, NULL, NULL);
 		return;
 	}
+	rs->midway = true;
+	/* Nobody waits for one that subscribes: it is closed instead. */
+	if (redis_pubsub_is_on(rs)) {
+		redis_pubsub_is_slow(rs);
+		return;
+	}
 	if (rs->slow == NULL && buf_len(&s->stream.out) > REDIS_SLOW_MAX &&
 	    redis_server_pause(rs->via, l)) {
 		rs->slow = rs->via;
@@ -172,6 +179,9 @@ redis_answered(struct redis_session *rs, uint32_t n)
 	rs->since_ns = now_ns(rs);
 	if (redis_is_idle(rs))
 		rs->blocked = false;
+	rs->midway = false;
+	if (rs->sub != NULL)
+		redis_pubsub_go_on(rs);
 	redis_release(rs);
 	if ((rs->leaving && redis_is_idle(rs)) || redis_is_done(rs))
 		session_wake(&rs->s);
@@ -636,6 +646,8 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	rs->ran_ns = rs->s.worker->streams.now_ns;
 	if (row->risk != REDIS_SAFE && redis_local_forbids(rs, row, arg, argc))
 		return redis_local_noperm(rs, row);
+	if (redis_pubsub_bars(rs, row))
+		return redis_pubsub_say_barred(rs, row);
 	if (rs->hold != 0)
 		return redis_own_held(rs, row, arg, argc);
 	if (row->class == REDIS_SHARED &&
@@ -660,7 +672,7 @@ redis_may_go(const struct redis_session *rs)
 	return buf_len(&rs->s.stream.out) <= redis_out_max(rs) &&
 	       rs->sent - rs->answered < redis_depth(rs) &&
 	       buf_len(&rs->held) <= REDIS_HELD_MAX && !rs->s.lessee.midway &&
-	       rs->judged == 0 && !rs->selects;
+	       rs->judged == 0 && !rs->selects && !redis_pubsub_waits(rs);
 }
 
 /* Told in Redis's words once all before it is answered; then closed. */
@@ -925,10 +937,11 @@ static void
 redis_refuse(struct session *s, enum why w, const char *sqlstate,
 	     const char *text)
 {
+	const struct redis_session *rs = redis_session(s);
 	char line[256];
 
 	(void)sqlstate;
-	if (!redis_is_idle(redis_session(s)) || w == WHY_IDLE ||
+	if (redis_pubsub_is_mute(rs) || !redis_is_idle(rs) || w == WHY_IDLE ||
 	    w == WHY_IDLE_TRANSACTION || w == WHY_UPSTREAM_LOST ||
 	    w == WHY_SHUTDOWN || w == WHY_BAD_FRAME || w == WHY_SLOW_READER ||
 	    why_table[w].redis[0] == '\0')
@@ -985,7 +998,9 @@ redis_patience(const struct redis_session *rs, uint64_t *ms)
 	*ms = c->idle_transaction_timeout_ms;
 	if (*ms != 0 && (rs->hold & (REDIS_IN_MULTI | REDIS_WATCHES)))
 		return WHY_IDLE_TRANSACTION;
-	*ms = rs->hold & REDIS_MONITORS ? 0 : c->client_idle_timeout_ms;
+	*ms = c->client_idle_timeout_ms;
+	if ((rs->hold & REDIS_MONITORS) || redis_pubsub_is_mute(rs))
+		*ms = 0; /* silent for ever, as Redis has it */
 	return *ms == 0 ? WHY_MAX : WHY_IDLE;
 }
 
@@ -1023,6 +1038,7 @@ redis_part(struct session *s)
 	struct server *slow = rs->slow;
 	bool idle = redis_is_idle(rs);
 
+	redis_pubsub_end(rs);
 	redis_leave_queue(rs);
 	redis_clients_part(rs);
 	rs->answered = rs->sent;
@@ -1043,6 +1059,7 @@ redis_fini(struct session *s)
 	struct redis_session *rs = redis_session(s);
 
 	assert(redis_is_idle(rs) && rs->slow == NULL);
+	redis_pubsub_fini(rs);
 	resp_request_free(&rs->request);
 	buf_free(&rs->held);
 	free(rs->name);

@@ -3,8 +3,8 @@
  *
  * redis_session.c moves commands and replies; redis_local.c knows the commands
  * weir answers itself, among them all that say who the client is; redis_own.c
- * those that need a connection of their own; redis_clients.c tells of the
- * others.
+ * those that need a connection of their own; redis_pubsub.c those that
+ * subscribe; redis_clients.c tells of the others.
  *
  * Order: forwarded commands all go to one shared server and come back in
  * order.  A local reply that stands behind outstanding ones is held until so
@@ -101,6 +101,7 @@ struct redis_session {
 	const struct redis_cmd *ran;	/* its last command, and when: for CLIENT LIST */
 	uint64_t	    ran_ns;
 	struct redis_roll  *roll;	/* CLIENT LIST or KILL: its answer (redis_clients.h) */
+	struct redis_sub   *sub;	/* what it subscribes to (redis_pubsub.h); NULL: it never did */
 	size_t		    more;	/* bytes taken behind the request being run */
 	uint64_t	    since_ns;	/* outstanding: for so long at most; idle: likewise */
 	unsigned	    hold;	/* enum redis_hold, several; 0: none */
@@ -118,6 +119,7 @@ struct redis_session {
 	bool		    calling;	/* the answer is on its way */
 	bool		    leaving;	/* its side is closed; replies are on their way */
 	bool		    stopped;	/* its input waits for replies or room */
+	bool		    midway;	/* a part of a reply has gone out */
 };
 
 static inline struct redis_session *

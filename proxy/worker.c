@@ -7,6 +7,7 @@
 #include "proxy/listener.h"
 #include "proxy/pg_batch.h"
 #include "proxy/pg_text.h"
+#include "proxy/redis_hub.h"
 #include "proxy/session.h"
 
 static void
@@ -71,6 +72,7 @@ worker_main(void *arg)
 	while (!worker_is_done(w))
 		worker_turn(w);
 	cancels_abort(w);
+	hubs_stop(w->hubs);
 	pools_close(&w->pools);
 	/* Jobs of ours on other threads come home before we go. */
 	while (w->jobs > 0 || w->pools.jobs > 0 || w->dead != NULL ||
@@ -107,7 +109,9 @@ worker_open(struct weir *weir, unsigned id)
 	w->cancels = cancels_open();
 	w->batches = pg_batches_open(w);
 	w->texts = calloc(PG_TEXTS, sizeof(*w->texts));
+	w->hubs = hubs_open(w);
 	if (w->base == NULL || w->cancels == NULL || w->texts == NULL ||
+	    w->hubs == NULL ||
 	    mailbox_init(&w->mailbox, w) != 0 ||
 	    streams_init(&w->streams, w->base, &w->stats) != 0 ||
 	    worker_events(w) != 0)
@@ -138,8 +142,10 @@ worker_close(struct worker **at)
 	struct worker *w = *at;
 
 	*at = NULL;
-	/* Servers on their way to us when we went. */
+	hubs_stop(w->hubs);
+	/* Servers, and answers, on their way to us when we went. */
 	mailbox_drain(&w->mailbox);
+	hubs_close(&w->hubs);
 	pools_close(&w->pools);
 	cancels_reap(w);
 	pools_reap(&w->pools);

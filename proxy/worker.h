@@ -47,6 +47,7 @@ struct worker {
 	unsigned	 sessions_n;
 	unsigned	 jobs;		/* log-ins being judged on other threads */
 	uint64_t	 last_id;
+	struct hubs	*hubs;		/* Redis subscriptions (redis_hub.h) */
 	struct cancels	*cancels;	/* keys we gave out (cancel.h) */
 	struct pg_batches *batches;
 	struct pg_text	*texts;		/* PG_TEXTS of them (pg_text.h) */

@@ -1,0 +1,454 @@
+#include "proxy/redis_pubsub.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conf/mem.h"
+#include "proxy/redis_hub.h"
+#include "proxy/route.h"
+#include "proxy/seat.h"
+#include "proxy/worker.h"
+
+struct redis_sub {
+	struct hub_member member; /* first */
+	struct redis_session *rs;
+	struct buf held;         /* messages, while a reply is half out */
+	struct wheel_entry soft; /* set as long as too much is unread */
+	bool fenced;             /* what it leaves behind has been heard */
+	bool mute;               /* it waits for an answer it will not have */
+};
+
+static const struct hub_ops member_ops;
+
+static struct redis_session *
+session_of(struct hub_member *m)
+{
+	return ((struct redis_sub *)(void *)m)->rs;
+}
+
+static uint64_t
+now_ns(const struct redis_session *rs)
+{
+	return rs->s.worker->streams.now_ns;
+}
+
+bool
+redis_pubsub_is_on(const struct redis_session *rs)
+{
+	return rs->sub != NULL && hub_count(&rs->sub->member) > 0;
+}
+
+bool
+redis_pubsub_waits(const struct redis_session *rs)
+{
+	return rs->sub != NULL && rs->sub->member.asked != NULL;
+}
+
+bool
+redis_pubsub_is_mute(const struct redis_session *rs)
+{
+	return redis_pubsub_is_on(rs) || redis_pubsub_waits(rs) ||
+	       (rs->sub != NULL && rs->sub->mute);
+}
+
+/* ---- slow readers ----------------------------------------------------- */
+
+static void
+set_soft(struct redis_sub *sub, uint64_t when)
+{
+	wheel_set(&sub->rs->s.worker->streams.wheel, &sub->soft, when);
+}
+
+/* It had too much unread at every look, and there is one for each message. */
+static void
+on_soft(struct wheel_entry *e)
+{
+	struct redis_sub *sub =
+	    (struct redis_sub *)(void *)((char *)e -
+					 offsetof(struct redis_sub, soft));
+	struct redis_session *rs = sub->rs;
+
+	if (buf_len(&rs->s.stream.out) + buf_len(&sub->held) <= REDIS_SUB_SOFT)
+		return;
+	stats_add(&rs->s.worker->stats, STAT_REDIS_SUB_SLOW, 1);
+	session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+}
+
+bool
+redis_pubsub_is_slow(struct redis_session *rs)
+{
+	struct redis_sub *sub = rs->sub;
+	size_t left = buf_len(&rs->s.stream.out) + buf_len(&sub->held);
+
+	if (left > REDIS_SUB_HARD) {
+		stats_add(&rs->s.worker->stats, STAT_REDIS_SUB_SLOW, 1);
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+		return true;
+	}
+	if (left <= REDIS_SUB_SOFT)
+		set_soft(sub, 0);
+	else if (sub->soft.deadline_ns == 0)
+		set_soft(sub, now_ns(rs) + REDIS_SUB_SOFT_S * 1000000000ull);
+	return false;
+}
+
+/* ---- what it hears ---------------------------------------------------- */
+
+static struct buf *
+push_out(struct redis_session *rs)
+{
+	return rs->midway ? &rs->sub->held : stream_out(&rs->s.stream);
+}
+
+/* RESP3 differs from RESP2 in the first byte. */
+static void
+hear_message(struct hub_member *m, const uint8_t *p, size_t n)
+{
+	struct redis_session *rs = session_of(m);
+	struct buf *out = push_out(rs);
+	const char *type = rs->resp == 3 ? ">" : "*";
+
+	if (session_is_over(&rs->s))
+		return;
+	if (tenant_is_gone(rs->s.lessee.tenant)) {
+		session_close(&rs->s, WHY_TENANT_GONE, NULL, NULL);
+		return;
+	}
+	if (buf_put(out, type, 1) != 0 || buf_put(out, p + 1, n - 1) != 0) {
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+		return;
+	}
+	stats_add(&rs->s.worker->stats, STAT_REDIS_MESSAGES, 1);
+	redis_pubsub_is_slow(rs);
+}
+
+void
+redis_pubsub_go_on(struct redis_session *rs)
+{
+	struct buf *held = &rs->sub->held;
+	const uint8_t *p;
+	size_t n;
+
+	assert(!rs->midway);
+	p = buf_peek(held, &n);
+	if (n == 0)
+		return;
+	if (stream_put(&rs->s.stream, p, n) != 0)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+	else
+		buf_consume(held, n);
+}
+
+/* Channels and patterns are counted together, shard channels on their own. */
+static int64_t
+count_of(const struct redis_sub *sub, enum resp_channel kind)
+{
+	const size_t *n = sub->member.n;
+
+	return (int64_t)(kind == RESP_SHARD
+			     ? n[RESP_SHARD]
+			     : n[RESP_CHANNEL] + n[RESP_PATTERN]);
+}
+
+/* "subscribe", or with `un` its opposite; `name` NULL: none. */
+static int
+put_confirmation(struct redis_session *rs, struct buf *b,
+		 enum resp_channel kind, bool un, const struct slice *name,
+		 int64_t count)
+{
+	static const char *const word[2][RESP_CHANNELS] = {
+		{ "subscribe", "psubscribe", "ssubscribe" },
+		{ "unsubscribe", "punsubscribe", "sunsubscribe" },
+	};
+	const char *w = word[un][kind];
+	int bad = buf_put(b, rs->resp == 3 ? ">3\r\n" : "*3\r\n", 4);
+
+	bad |= resp_put_bulk(b, w, strlen(w));
+	if (name != NULL)
+		bad |= resp_put_bulk(b, name->p, name->n);
+	else
+		bad |= resp_put_null(b, rs->resp);
+	bad |= resp_put_int(b, count);
+	return bad;
+}
+
+static void
+hear_subscribed(struct hub_member *m, enum resp_channel kind,
+		struct hub_channel *const *channel, size_t n)
+{
+	struct redis_session *rs = session_of(m);
+	int bad = 0;
+
+	assert(redis_is_idle(rs));
+	for (size_t i = 0; i < n; i++) {
+		struct slice name = hub_name(channel[i]);
+
+		hub_add(m, channel[i]);
+		bad |= put_confirmation(rs, push_out(rs), kind, false, &name,
+					count_of(rs->sub, kind));
+	}
+	if (bad)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+	else if (!redis_pubsub_is_slow(rs))
+		session_wake(&rs->s);
+}
+
+static void
+leave_if_done(struct redis_session *rs)
+{
+	if (hub_count(&rs->sub->member) == 0)
+		hub_leave(&rs->sub->member);
+}
+
+static bool
+is_outage(enum why w)
+{
+	return w == WHY_UPSTREAM_DOWN || w == WHY_UPSTREAM_LOST ||
+	       w == WHY_UPSTREAM_SENSE || w == WHY_CONNECT_TIMEOUT ||
+	       w == WHY_RECONFIGURED || w == WHY_WRONG_ROLE;
+}
+
+static void
+hear_refused(struct hub_member *m, const char *error, enum why w)
+{
+	struct redis_session *rs = session_of(m);
+	char text[128];
+
+	if (error == NULL && is_outage(w)) {
+		rs->sub->mute = true;
+		session_close(&rs->s, w, NULL, NULL);
+		return;
+	}
+	leave_if_done(rs);
+	if (error == NULL)
+		snprintf(text, sizeof(text), "ERR weir: %s",
+			 w == WHY_ROOM ? "too many pools" : why_table[w].text);
+	if (resp_put_error(push_out(rs), error ? error : text) != 0)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+	session_wake(&rs->s);
+}
+
+static void
+hear_fenced(struct hub_member *m)
+{
+	((struct redis_sub *)(void *)m)->fenced = true;
+	session_wake(&session_of(m)->s);
+}
+
+static void
+hear_lost(struct hub_member *m, enum why w)
+{
+	struct redis_session *rs = session_of(m);
+
+	stats_add(&rs->s.worker->stats, STAT_REDIS_SUB_LOST, 1);
+	session_close(&rs->s, w, NULL, NULL);
+}
+
+static const struct hub_ops member_ops = {
+	.message = hear_message,
+	.subscribed = hear_subscribed,
+	.refused = hear_refused,
+	.fenced = hear_fenced,
+	.lost = hear_lost,
+};
+
+/* ---- commands --------------------------------------------------------- */
+
+/* Of SUBSCRIBE, PUNSUBSCRIBE and so on: their first letter tells. */
+static enum resp_channel
+kind_of(struct slice command)
+{
+	if (command.p[0] == 'p' || command.p[0] == 'P')
+		return RESP_PATTERN;
+	return slice_is_word(command, "ssubscribe") ||
+		       slice_is_word(command, "sunsubscribe")
+		   ? RESP_SHARD
+		   : RESP_CHANNEL;
+}
+
+static struct redis_sub *
+sub_make(struct redis_session *rs)
+{
+	struct redis_sub *sub = mem_zero(1, sizeof(*sub), "a subscriber");
+
+	sub->rs = rs;
+	buf_init(&sub->held, REDIS_OUT_MAX);
+	wheel_entry_init(&sub->soft, on_soft);
+	return sub;
+}
+
+static bool
+is_too_much(const struct redis_sub *sub, const struct slice *arg, size_t argc)
+{
+	size_t bytes = sub->member.bytes;
+
+	if (argc - 1 > REDIS_SUB_MAX ||
+	    hub_count(&sub->member) + argc - 1 > REDIS_SUB_MAX)
+		return true;
+	for (size_t i = 1; i < argc; i++)
+		bytes += arg[i].n;
+	return bytes > HUB_BYTES_MAX;
+}
+
+enum redis_did
+redis_pubsub_subscribe(struct redis_session *rs, const struct slice *arg,
+		       size_t argc)
+{
+	struct session *s = &rs->s;
+	struct hub_member *m;
+
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	if (rs->redis->dedicated_connections == 0)
+		return redis_say_error(rs, "ERR weir: no connections to "
+					   "subscribe by "
+					   "(dedicated_connections = 0)");
+	if (rs->sub == NULL)
+		rs->sub = sub_make(rs);
+	if (is_too_much(rs->sub, arg, argc))
+		return redis_say_error(rs, "ERR weir: too many subscriptions");
+	if (!seat_pay_ahead(s))
+		return redis_say_rate(rs);
+	s->paid = false;
+	stats_add(&s->worker->stats, STAT_COMMANDS, 1);
+	m = &rs->sub->member;
+	if (m->ear == NULL)
+		hub_join(s->worker->hubs, m, &member_ops, s->snapshot,
+			 rs->redis, rs->user, rs->password);
+	hub_subscribe(m, kind_of(arg[0]), arg + 1, argc - 1);
+	return REDIS_DONE;
+}
+
+static int
+unsubscribe_all(struct redis_session *rs, enum resp_channel kind)
+{
+	struct hub_channel *c;
+	int bad = 0;
+
+	while ((c = hub_any(&rs->sub->member, kind)) != NULL) {
+		struct slice name = hub_name(c);
+
+		/* The channel may go with the last who wants it. */
+		bad |= put_confirmation(rs, redis_say(rs), kind, true, &name,
+					count_of(rs->sub, kind) - 1);
+		hub_drop(&rs->sub->member, kind, name);
+	}
+	return bad;
+}
+
+static int
+unsubscribe(struct redis_session *rs, enum resp_channel kind,
+	    const struct slice *arg, size_t argc)
+{
+	struct redis_sub *sub = rs->sub;
+	int bad = 0;
+
+	if (argc == 1 && sub != NULL && sub->member.n[kind] > 0)
+		return unsubscribe_all(rs, kind);
+	if (argc == 1)
+		return put_confirmation(rs, redis_say(rs), kind, true, NULL,
+					sub ? count_of(sub, kind) : 0);
+	for (size_t i = 1; i < argc; i++) {
+		if (sub != NULL)
+			hub_drop(&sub->member, kind, arg[i]);
+		bad |= put_confirmation(rs, redis_say(rs), kind, true, &arg[i],
+					sub ? count_of(sub, kind) : 0);
+	}
+	return bad;
+}
+
+/* What was published before it is heard before it. */
+enum redis_did
+redis_pubsub_unsubscribe(struct redis_session *rs, const struct slice *arg,
+			 size_t argc)
+{
+	int bad;
+
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	if (redis_pubsub_is_on(rs) && !rs->sub->fenced) {
+		hub_fence(&rs->sub->member);
+		return REDIS_LATER;
+	}
+	bad = unsubscribe(rs, kind_of(arg[0]), arg, argc);
+	if (rs->sub != NULL) {
+		rs->sub->fenced = false;
+		leave_if_done(rs);
+	}
+	return redis_said(rs, bad);
+}
+
+bool
+redis_pubsub_pongs(const struct redis_session *rs)
+{
+	return rs->resp == 2 && redis_pubsub_is_on(rs);
+}
+
+bool
+redis_pubsub_bars(const struct redis_session *rs, const struct redis_cmd *cmd)
+{
+	static const char *const allowed[] = { "ping",         "subscribe",
+					       "psubscribe",   "ssubscribe",
+					       "unsubscribe",  "punsubscribe",
+					       "sunsubscribe", "quit",
+					       "reset" };
+
+	if (!redis_pubsub_pongs(rs))
+		return false;
+	for (size_t i = 0; i < sizeof(allowed) / sizeof(allowed[0]); i++)
+		if (strcmp(cmd->name, allowed[i]) == 0)
+			return false;
+	return true;
+}
+
+enum redis_did
+redis_pubsub_say_barred(struct redis_session *rs, const struct redis_cmd *cmd)
+{
+	char text[REDIS_CMD_TEXT_MAX];
+	bool is_exec = strcmp(cmd->name, "exec") == 0;
+
+	snprintf(text, sizeof(text),
+		 "%s Can't execute '%s': only (P|S)SUBSCRIBE / "
+		 "(P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this "
+		 "context",
+		 is_exec ? "EXECABORT Transaction discarded because of:"
+			 : "ERR",
+		 cmd->name);
+	return redis_say_error(rs, text);
+}
+
+bool
+redis_pubsub_allows(const struct redis_session *rs, const struct route *r)
+{
+	const char *a = rs->user ? rs->user : "", *b;
+
+	b = r->upstream_user ? r->upstream_user : "";
+	return !redis_pubsub_is_on(rs) ||
+	       (rs->redis == r->redis && rs->s.lessee.tenant == r->tenant &&
+		strcmp(a, b) == 0);
+}
+
+/* ---- the end ---------------------------------------------------------- */
+
+void
+redis_pubsub_end(struct redis_session *rs)
+{
+	if (rs->sub == NULL)
+		return;
+	hub_leave(&rs->sub->member);
+	set_soft(rs->sub, 0);
+	buf_free(&rs->sub->held);
+	rs->sub->fenced = false;
+}
+
+void
+redis_pubsub_fini(struct redis_session *rs)
+{
+	assert(rs->sub == NULL || rs->sub->member.ear == NULL);
+	if (rs->sub != NULL)
+		buf_free(&rs->sub->held);
+	free(rs->sub);
+	rs->sub = NULL;
+}
