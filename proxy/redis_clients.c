@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "protocol/resp_number.h"
+#include "proxy/redis_pubsub.h"
 #include "proxy/worker.h"
 
 enum {
@@ -92,6 +93,8 @@ put_flags(const struct redis_session *rs, char out[FLAGS_MAX])
 {
 	char *p = out;
 
+	if (redis_pubsub_is_on(rs))
+		*p++ = 'P';
 	if (rs->blocked)
 		*p++ = 'b';
 	if (rs->hold & REDIS_IN_MULTI)
@@ -119,13 +122,17 @@ put_line(const struct redis_session *rs, char *line)
 	n = snprintf(
 	    line, LINE_ROOM,
 	    "id=%" PRId64 " addr=%s laddr=%s fd=%d name=%s age=%" PRIu64
-	    " idle=%" PRIu64 " flags=%s db=%u sub=0 psub=0 ssub=0 multi=-1 "
+	    " idle=%" PRIu64
+	    " flags=%s db=%u sub=%zu psub=%zu ssub=%zu multi=-1 "
 	    "qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%zu "
 	    "oll=0 omem=0 tot-mem=%zu events=%s cmd=%s user=%.255s redir=-1 "
 	    "resp=%u",
 	    redis_client_id(s), addr, laddr, s->stream.fd,
 	    rs->name ? rs->name : "", seconds_since(s, s->opened_ns),
-	    seconds_since(s, rs->ran_ns), flags, rs->db, in, out, in + out,
+	    seconds_since(s, rs->ran_ns), flags, rs->db,
+	    redis_pubsub_count(rs, RESP_CHANNEL),
+	    redis_pubsub_count(rs, RESP_PATTERN),
+	    redis_pubsub_count(rs, RESP_SHARD), in, out, in + out,
 	    out > 0 ? "rw" : "r", rs->ran != NULL ? rs->ran->name : "NULL",
 	    s->user->name, rs->resp);
 	assert(n > 0 && n < LINE_ROOM);
@@ -193,6 +200,14 @@ is_asker(const struct redis_roll *r, const struct session *s)
 	return s->worker->id == r->home && s->id == r->asker;
 }
 
+static enum kind
+client_kind(const struct session *s)
+{
+	const struct redis_session *rs = (const void *)s;
+
+	return redis_pubsub_is_on(rs) ? KIND_PUBSUB : KIND_NORMAL;
+}
+
 static bool
 is_meant(const struct redis_roll *r, const struct session *s)
 {
@@ -200,7 +215,7 @@ is_meant(const struct redis_roll *r, const struct session *s)
 
 	if (!is_own(r, s) || (r->skip_me && is_asker(r, s)))
 		return false;
-	if (r->kind != KIND_ANY && r->kind != KIND_NORMAL)
+	if (r->kind != KIND_ANY && r->kind != client_kind(s))
 		return false;
 	if (r->ids > 0 &&
 	    bsearch(&id, r->id, r->ids, sizeof(id), by_id) == NULL)

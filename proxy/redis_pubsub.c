@@ -40,6 +40,12 @@ redis_pubsub_is_on(const struct redis_session *rs)
 	return rs->sub != NULL && hub_count(&rs->sub->member) > 0;
 }
 
+size_t
+redis_pubsub_count(const struct redis_session *rs, enum resp_channel kind)
+{
+	return rs->sub != NULL ? rs->sub->member.n[kind] : 0;
+}
+
 bool
 redis_pubsub_waits(const struct redis_session *rs)
 {

@@ -35,6 +35,7 @@
 #ifndef PROXY_REDIS_PUBSUB_H
 #define PROXY_REDIS_PUBSUB_H
 
+#include "protocol/resp_push.h"
 #include "proxy/redis_session.h"
 
 struct route;
@@ -51,6 +52,7 @@ redis_run redis_pubsub_unsubscribe;
 
 /* Is it subscribed to anything? */
 bool redis_pubsub_is_on(const struct redis_session *);
+size_t redis_pubsub_count(const struct redis_session *, enum resp_channel);
 /* Is a command of the above under way?  Nothing else begins meanwhile. */
 bool redis_pubsub_waits(const struct redis_session *);
 /* Would it take words of farewell for something else? */

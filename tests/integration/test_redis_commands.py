@@ -41,6 +41,8 @@ PROBE = set("""
 client|caching client|tracking dbsize function|dump function|list lastsave monitor move
 pubsub|channels pubsub|numpat pubsub|numsub pubsub|shardchannels pubsub|shardnumsub randomkey scan
 """.split())
+# ... and to who has its user there together with others.
+PROBE |= {"subscribe", "psubscribe", "ssubscribe"}
 # Where an organization sees something of its own.
 OWN = {
     "info": rb"(\$\d+\r\n|=\d+\r\ntxt:)# Server\r\nredis_version:7\.0\.15\r\n.*",
