@@ -569,11 +569,12 @@ is_http(struct slice name)
 	return slice_is_word(name, "post") || slice_is_word(name, "host:");
 }
 
-/* What no table of ours has, the server may. */
+/* What no table of ours has, the server may; not of who may only subscribe. */
 static bool
 redis_may_know(const struct redis_session *rs, struct slice name)
 {
-	if (rs->s.user == NULL || slice_is_word(name, "waitaof"))
+	if (rs->s.user == NULL || slice_is_word(name, "waitaof") ||
+	    redis_pubsub_pongs(rs))
 		return false;
 	return rs->redis->profile != PROFILE_SHARED ||
 	       rs->s.lessee.tenant == NULL;

@@ -111,8 +111,7 @@ worker_open(struct weir *weir, unsigned id)
 	w->texts = calloc(PG_TEXTS, sizeof(*w->texts));
 	w->hubs = hubs_open(w);
 	if (w->base == NULL || w->cancels == NULL || w->texts == NULL ||
-	    w->hubs == NULL ||
-	    mailbox_init(&w->mailbox, w) != 0 ||
+	    w->hubs == NULL || mailbox_init(&w->mailbox, w) != 0 ||
 	    streams_init(&w->streams, w->base, &w->stats) != 0 ||
 	    worker_events(w) != 0)
 		return NULL; /* the process ends: nothing to undo */
