@@ -16,8 +16,9 @@ struct redis_sub {
 	struct redis_session *rs;
 	struct buf held;         /* messages, while a reply is half out */
 	struct wheel_entry soft; /* set as long as too much is unread */
-	bool fenced;             /* what it leaves behind has been heard */
-	bool mute;               /* it waits for an answer it will not have */
+	struct buf said; /* of an UNSUBSCRIBE: until upstream has done it */
+	enum { STAYS, HEARS, HAS_HEARD, LEAVES, HAS_LEFT } leaving;
+	bool mute; /* it waits for an answer it will not have */
 };
 
 static const struct hub_ops member_ops;
@@ -239,8 +240,10 @@ hear_refused(struct hub_member *m, const char *error, enum why w)
 static void
 hear_fenced(struct hub_member *m)
 {
-	((struct redis_sub *)(void *)m)->fenced = true;
-	session_wake(&session_of(m)->s);
+	struct redis_sub *sub = (struct redis_sub *)(void *)m;
+
+	sub->leaving = sub->leaving == HEARS ? HAS_HEARD : HAS_LEFT;
+	session_wake(&sub->rs->s);
 }
 
 static void
@@ -281,6 +284,7 @@ sub_make(struct redis_session *rs)
 
 	sub->rs = rs;
 	buf_init(&sub->held, REDIS_OUT_MAX);
+	buf_init(&sub->said, REDIS_OUT_MAX);
 	wheel_entry_init(&sub->soft, on_soft);
 	return sub;
 }
@@ -328,7 +332,7 @@ redis_pubsub_subscribe(struct redis_session *rs, const struct slice *arg,
 }
 
 static int
-unsubscribe_all(struct redis_session *rs, enum resp_channel kind)
+unsubscribe_all(struct redis_session *rs, struct buf *b, enum resp_channel kind)
 {
 	struct hub_channel *c;
 	int bad = 0;
@@ -337,7 +341,7 @@ unsubscribe_all(struct redis_session *rs, enum resp_channel kind)
 		struct slice name = hub_name(c);
 
 		/* The channel may go with the last who wants it. */
-		bad |= put_confirmation(rs, redis_say(rs), kind, true, &name,
+		bad |= put_confirmation(rs, b, kind, true, &name,
 					count_of(rs->sub, kind) - 1);
 		hub_drop(&rs->sub->member, kind, name);
 	}
@@ -345,45 +349,75 @@ unsubscribe_all(struct redis_session *rs, enum resp_channel kind)
 }
 
 static int
-unsubscribe(struct redis_session *rs, enum resp_channel kind,
-	    const struct slice *arg, size_t argc)
+unsubscribe(struct redis_session *rs, struct buf *b, const struct slice *arg,
+	    size_t argc)
 {
+	enum resp_channel kind = kind_of(arg[0]);
 	struct redis_sub *sub = rs->sub;
 	int bad = 0;
 
 	if (argc == 1 && sub != NULL && sub->member.n[kind] > 0)
-		return unsubscribe_all(rs, kind);
+		return unsubscribe_all(rs, b, kind);
 	if (argc == 1)
-		return put_confirmation(rs, redis_say(rs), kind, true, NULL,
+		return put_confirmation(rs, b, kind, true, NULL,
 					sub ? count_of(sub, kind) : 0);
 	for (size_t i = 1; i < argc; i++) {
 		if (sub != NULL)
 			hub_drop(&sub->member, kind, arg[i]);
-		bad |= put_confirmation(rs, redis_say(rs), kind, true, &arg[i],
+		bad |= put_confirmation(rs, b, kind, true, &arg[i],
 					sub ? count_of(sub, kind) : 0);
 	}
 	return bad;
 }
 
-/* What was published before it is heard before it. */
+static enum redis_did
+say_unsubscribed(struct redis_session *rs)
+{
+	size_t n;
+	const uint8_t *p = buf_peek(&rs->sub->said, &n);
+	int bad = buf_put(redis_say(rs), p, n);
+
+	buf_free(&rs->sub->said);
+	rs->sub->leaving = STAYS;
+	leave_if_done(rs);
+	return redis_said(rs, bad);
+}
+
+/*
+ * What was published before it is heard before it: so it waits for a fence.
+ * Then it is done, and waits for another one, so that a PUBLISH after it finds
+ * one listener less upstream.
+ */
 enum redis_did
 redis_pubsub_unsubscribe(struct redis_session *rs, const struct slice *arg,
 			 size_t argc)
 {
-	int bad;
+	struct redis_sub *sub = rs->sub;
 
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;
-	if (redis_pubsub_is_on(rs) && !rs->sub->fenced) {
-		hub_fence(&rs->sub->member);
-		return REDIS_LATER;
+	if (sub == NULL || sub->member.ear == NULL)
+		return redis_said(rs,
+				  unsubscribe(rs, redis_say(rs), arg, argc));
+	switch (sub->leaving) {
+	case STAYS:
+		sub->leaving = HEARS;
+		break;
+	case HAS_HEARD:
+		if (unsubscribe(rs, &sub->said, arg, argc) != 0) {
+			session_close(&rs->s, WHY_TOO_BIG, NULL, NULL);
+			return REDIS_DONE;
+		}
+		sub->leaving = LEAVES;
+		break;
+	case HAS_LEFT:
+		return say_unsubscribed(rs);
+	case HEARS:
+	case LEAVES:
+		assert(!"its fence is on its way");
 	}
-	bad = unsubscribe(rs, kind_of(arg[0]), arg, argc);
-	if (rs->sub != NULL) {
-		rs->sub->fenced = false;
-		leave_if_done(rs);
-	}
-	return redis_said(rs, bad);
+	hub_fence(&sub->member);
+	return REDIS_LATER;
 }
 
 bool
@@ -446,7 +480,8 @@ redis_pubsub_end(struct redis_session *rs)
 	hub_leave(&rs->sub->member);
 	set_soft(rs->sub, 0);
 	buf_free(&rs->sub->held);
-	rs->sub->fenced = false;
+	buf_free(&rs->sub->said);
+	rs->sub->leaving = STAYS;
 }
 
 void

@@ -11,8 +11,9 @@
  * that comes in the middle of a reply waits for its end.  As to what happens
  * on its other connections a client knows as much as without weir: once a
  * PUBLISH was answered, a SUBSCRIBE sent after it does not hear of it, and an
- * UNSUBSCRIBE sent after it is not confirmed before it was delivered.  Only a
- * client's own PUBLISH may be answered before its message comes.
+ * UNSUBSCRIBE sent after it is not confirmed before it was delivered; nor
+ * before a PUBLISH counts one listener less.  Only a client's own PUBLISH may
+ * be answered before its message comes.
  *
  * A lost upstream connection closes its subscribers, without a word, as Redis
  * would: what is published meanwhile is lost to them, and only their libraries

@@ -309,7 +309,7 @@ def test_what_was_published_before_is_heard_before_and_not_after(proxy, rd, publ
     other = proxy.resp(proto)
     assert other.ask("SUBSCRIBE", "c")[2] == 1      # so upstream has it already
     r = proxy.resp(proto)
-    for n in range(100):
+    for n in range(40):
         publish("c", "before %d" % n)
         assert r.ask("SUBSCRIBE", "c") == [b"subscribe", b"c", 1]
         for i in range(5):
@@ -319,6 +319,10 @@ def test_what_was_published_before_is_heard_before_and_not_after(proxy, rd, publ
         assert [s[2] for s in said[:5]] == [b"%d.%d" % (n, i) for i in range(5)]
         assert said[5] == [b"unsubscribe", b"c", 0]
         assert r.ask("PING") == "PONG"
+        assert publish("nobody") == 0
+        r.send(encode("SUBSCRIBE", "own"), encode("UNSUBSCRIBE"))
+        assert [r.reply()[2], r.reply()[2]] == [1, 0]
+        assert publish("own") == 0, "and no longer counted"
 
 
 # Many.
