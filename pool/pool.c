@@ -204,8 +204,8 @@ pool_budgets(struct pools *home, const struct pool *like, const char *key,
 	char name[128]; /* an upstream's has 63 bytes at most */
 
 	snprintf(name, sizeof(name), "%s %.100s",
-		 like->replication ? "replication"
-		 : like->postgres  ? "postgres"
+		 like->replication                 ? "replication"
+		 : like->postgres                  ? "postgres"
 		 : like->lends || like->subscribes ? "redis-dedicated"
 						   : "redis",
 		 like->postgres ? like->postgres->name : like->redis->name);
