@@ -31,7 +31,7 @@ a_transaction_that_is_not_plain_gets_a_connection_of_its_own(void **state)
 {
 	static const char *const inside[][2] = {
 		{ "*1\r\n$4\r\nPING\r\n", "*1\r\n$4\r\nPING\r\n" },
-		{ "*1\r\n$6\r\nNOSUCH\r\n", SPOIL },
+		{ "*1\r\n$3\r\nSET\r\n", SPOIL },
 		{ "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n", SPOIL },
 		{ BLPOP, BLPOP },
 	};
@@ -207,13 +207,13 @@ an_error_of_ours_makes_exec_fail_upstream(void **state)
 	(void)state;
 	says(a, MULTI);
 	own = upstream(0, AUTH PING);
-	says(a, "NOSUCH\r\n");
+	says(a, "SET\r\n");
 	says(a, "PING a b\r\nAUTH x\r\n" EXEC);
 	hears(own, MULTI SPOIL);
 	hears(own, "*3\r\n$4\r\nPING\r\n$1\r\na\r\n$1\r\nb\r\n" SPOIL EXEC);
 	says(own, "+OK\r\n-ERR 1\r\n-ERR 2\r\n-ERR 3\r\n-EXECABORT x\r\n");
-	hears(a, "+OK\r\n-ERR unknown command 'NOSUCH', with args beginning "
-		 "with: \r\n-ERR 2\r\n"
+	hears(a, "+OK\r\n-ERR wrong number of arguments for 'set' command\r\n"
+		 "-ERR 2\r\n"
 		 "-ERR weir: auth is not supported inside MULTI\r\n"
 		 "-EXECABORT x\r\n");
 }
