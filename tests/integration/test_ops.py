@@ -418,9 +418,9 @@ def test_metrics_are_what_prometheus_reads_and_count_what_happened(weir, workers
     time.sleep(0.3)         # the connections that found it listening
     before = w.metrics()
     text = w.http("/metrics")[1]
-    named = set(re.findall(r"^# TYPE (\S+) (?:counter|gauge)$", text, re.M))
+    named = set(re.findall(r"^# TYPE (\S+) (?:counter|gauge|histogram)$", text, re.M))
     assert set(re.findall(r"^# HELP (\S+) \S", text, re.M)) == named
-    assert all(re.fullmatch(r'weir_[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? \d+', x)
+    assert all(re.fullmatch(r'weir_[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? [0-9.e+-]+', x)
                for x in text.splitlines() if x[0] != "#")
     wire, resp = w.wire(), w.resp()
     for _ in range(10):
