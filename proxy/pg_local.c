@@ -494,16 +494,61 @@ parse_switches(struct pg_session *ps, struct feed *f, const struct parse *p)
 	return how != PG_SWITCH_NO;
 }
 
+/* Is it a switch that PostgreSQL would parse, with these types? */
 static bool
-take_describe(struct group *g, struct slice name)
+is_sure_switch(const struct pg_session *ps, struct slice text,
+	       struct pg_reader types, struct sql_switch *to)
 {
-	struct pg_reader r;
-	struct slice of;
+	return pg_switch_is(ps, text, to) && to->param <= 1 &&
+	       are_texts(types, to->param);
+}
 
-	if (!take(g, 'D', &r) || pg_read_u8(&r) != 'S')
+/*
+ * A switch that is parsed, and perhaps described, long before it is bound: no
+ * server is asked, so the one in hand stays at rest until then.  Behind a Flush
+ * nothing would say again that it is.
+ */
+static bool
+parse_keeps(struct pg_session *ps, struct feed *f, const struct parse *p)
+{
+	const struct answer a = { .parse = true, .more = true };
+	struct sql_switch to;
+	unsigned flags;
+
+	if (!is_sure_switch(ps, p->text, p->types, &to))
 		return false;
-	of = pg_read_str(&r);
-	return !r.bad && of.n == name.n && memcmp(of.p, name.p, name.n) == 0;
+	flags = sql_scan(p->text);
+	if (p->name.n == 0) {
+		pg_message_drop_unnamed(ps);
+		pg_message_keep_unnamed(ps, p->body, flags);
+	} else if (!local_name(ps, p->name, p->body, flags, true)) {
+		return false;
+	}
+	answer(ps, &a);
+	done(ps, f, (size_t)(p->g.p - (f->p + f->at)));
+	return true;
+}
+
+static bool
+describe_switch(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
+{
+	struct pg_reader r =
+	    pg_reader(f->p + f->at + PG_HEADER, m->size - PG_HEADER);
+	bool is_stmt = pg_read_u8(&r) == 'S';
+	struct slice body = pg_message_body(ps, pg_read_str(&r)), text;
+	struct pg_reader types;
+	struct sql_switch to;
+	const struct answer a = { .shape = &to, .more = true };
+
+	if (r.bad || !is_stmt || body.n == 0)
+		return false;
+	types = pg_reader(body.p, body.n);
+	text = pg_read_str(&types);
+	if (types.bad || !is_sure_switch(ps, text, types, &to))
+		return false;
+	answer(ps, &a);
+	done(ps, f, m->size);
+	return true;
 }
 
 static bool
@@ -512,7 +557,6 @@ local_parse(struct pg_session *ps, struct feed *f)
 	struct group g = { f->p + f->at, f->p + f->n, false };
 	struct answer a = { .parse = true };
 	struct slice name, text, bound, body;
-	struct sql_switch to;
 	struct parse p;
 	enum sql_xact xact;
 	unsigned modes, flags;
@@ -523,16 +567,10 @@ local_parse(struct pg_session *ps, struct feed *f)
 	name = p.name;
 	text = p.text;
 	body = p.body;
-	if (parse_switches(ps, f, &p))
+	if (parse_switches(ps, f, &p) || parse_keeps(ps, f, &p))
 		return true;
 	xact = sql_transaction(text, &modes);
 	is_ours = xact != SQL_NO_XACT;
-	if (name.n > 0 && pg_switch_is(ps, text, &to) && to.param <= 1 &&
-	    are_texts(p.types, to.param)) {
-		is_ours = true;
-		if (take_describe(&g, name))
-			a.shape = &to;
-	}
 	a.more = !take_sync(&g);
 	if (!a.more || (name.n > 0 && ps->sw != NULL && is_ours)) {
 		flags = sql_scan(text);
@@ -578,7 +616,10 @@ pg_local_switch(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 				      slice_of(f->p + f->at + PG_HEADER,
 					       m->size - PG_HEADER - 1));
 	case 'P':
-		return take_parse(&g, &p) && parse_switches(ps, f, &p);
+		return take_parse(&g, &p) &&
+		       (parse_switches(ps, f, &p) || parse_keeps(ps, f, &p));
+	case 'D':
+		return describe_switch(ps, f, m);
 	case 'B':
 		return bind_switches(ps, f, g, (struct slice){ 0 }, &a) !=
 		       PG_SWITCH_NO;
@@ -667,7 +708,7 @@ pg_local_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 {
 	bool may = ps->mode == POOL_MODE_TRANSACTION;
 
-	if (!may && strchr("QPB", m->type) != NULL)
+	if (!may && strchr("QPBD", m->type) != NULL)
 		return pg_local_switch(ps, f, m);
 	switch (m->type) {
 	case 'Q':
@@ -676,6 +717,8 @@ pg_local_run(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 		return local_parse(ps, f);
 	case 'B':
 		return local_bind(ps, f);
+	case 'D':
+		return m->size <= f->n - f->at && describe_switch(ps, f, m);
 	case 'S':
 		if (pg_put_ready(stream_out(&ps->s.stream),
 				 pg_local_status(ps)) != 0)

@@ -195,7 +195,7 @@ pg_message_is_watched(const struct pg_session *ps)
 }
 
 struct slice
-pg_message_text(const struct pg_session *ps, struct slice name)
+pg_message_body(const struct pg_session *ps, struct slice name)
 {
 	struct stmt_entry *e = NULL;
 	const uint8_t *p = NULL;
@@ -210,7 +210,17 @@ pg_message_text(const struct pg_session *ps, struct slice name)
 		p = ps->unnamed;
 		n = ps->unnamed_n;
 	}
-	return slice_of(p, n > 0 ? strnlen((const char *)p, n) : 0);
+	return slice_of(p, n);
+}
+
+struct slice
+pg_message_text(const struct pg_session *ps, struct slice name)
+{
+	struct slice body = pg_message_body(ps, name);
+
+	if (body.n > 0)
+		body.n = strnlen((const char *)body.p, body.n);
+	return body;
 }
 
 /* ---- errors of our own, in their place -------------------------------- */
@@ -503,8 +513,8 @@ text_of(const struct feed *f, const struct pg_frame *m)
 	return r.bad ? (struct slice){ 0 } : text;
 }
 
-/* The text that this message would run, if it may be a switch: for that the
- * server must be at rest. */
+/* Does this message parse, describe or run a switch?  For that the server must
+ * be at rest. */
 static bool
 waits_to_switch(const struct pg_session *ps, const struct feed *f,
 		const struct pg_frame *m, struct pg_reader r)
@@ -514,12 +524,17 @@ waits_to_switch(const struct pg_session *ps, const struct feed *f,
 
 	if (ps->sw == NULL)
 		return false;
-	if (m->type == 'Q' || m->type == 'P') {
+	if (m->type == 'Q') {
 		text = text_of(f, m);
-	} else if (m->type == 'B' && pg_read_str(&r).n == 0) {
+	} else if (m->type == 'P') {
+		pg_read_str(&r); /* its name */
 		text = pg_read_str(&r);
-		text = r.bad ? (struct slice){ 0 } : pg_message_text(ps, text);
+	} else if ((m->type == 'B' && pg_read_str(&r).n == 0) ||
+		   (m->type == 'D' && pg_read_u8(&r) == 'S')) {
+		text = pg_message_text(ps, pg_read_str(&r));
 	}
+	if (r.bad)
+		return false;
 	return pg_switch_is(ps, text, &to) &&
 	       (ps->asked || !pg_switch_tried(ps, &to));
 }

@@ -42,7 +42,9 @@ void pg_message_keep_unnamed(struct pg_session *, struct slice body, unsigned fl
 void pg_message_drop_unnamed(struct pg_session *);
 /* May this client not run this text (sql_scan()'s flags)? */
 bool pg_message_is_refused(const struct pg_session *, struct slice text, unsigned flags);
-/* The text of its statement of that name, or of the unnamed one; empty: none. */
+/* The body of the Parse, from text on, or the text of its statement of that name,
+ * or of the unnamed one; empty: none. */
+struct slice pg_message_body(const struct pg_session *, struct slice name);
 struct slice pg_message_text(const struct pg_session *, struct slice name);
 /* Does it matter which organization this client's statements name? */
 bool pg_message_is_watched(const struct pg_session *);

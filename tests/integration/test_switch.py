@@ -579,6 +579,65 @@ def test_a_switch_may_come_in_pieces(proxy):
             svc.rows(pgwire.query("ROLLBACK"))
 
 
+# Parsed and described in one breath, bound in another: a Flush between, as
+# asyncpg does, or a Sync.
+APART = {"Flush": (pgwire.flush, "T"), "Sync": (pgwire.sync, "Z")}
+
+
+@pytest.mark.parametrize("name", ["", "s"], ids=["unnamed", "named"])
+@pytest.mark.parametrize("end", APART)
+def test_it_may_be_parsed_and_described_before_it_is_bound(one_server, name, end):
+    svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
+    message, last = APART[end]
+    for inside in ([], ["SELECT 1"], ["SET LOCAL weir.organization = beta"]):
+        for slug in ("acme", "gamma"):
+            for sql in ("BEGIN", *inside):
+                svc.rows(pgwire.query(sql))
+            svc.send(pgwire.parse("SELECT set_config('app.current_organization_id',"
+                                  " $1, true)", name),
+                     pgwire.describe("S", name), message())
+            assert pgwire.kinds(svc.until(last)) == "1tTZ"[:3 + (last == "Z")]
+            reply = svc.run(pgwire.bind([IDS[slug]], name=name), pgwire.execute(),
+                            pgwire.sync())
+            assert pgwire.kinds(reply) == "2DCZ", reply
+            assert pgwire.status(reply) == "T"
+            assert slug_of(svc) == slug
+            svc.run(pgwire.close("S", name), pgwire.sync())
+            svc.rows(pgwire.query("COMMIT"))
+            assert slug_of(svc) == "beta"
+            assert acme.value(OWN) == ACME
+
+
+@pytest.mark.parametrize("how", ["LOCAL SET LOCAL", "SET", "LOCAL set_config of a parameter"])
+def test_behind_a_Flush_that_nothing_has_followed_none_is_chosen(one_server, how):
+    """Nobody knows there whether a transaction is open."""
+    svc = login(one_server, "svc.beta")
+    for begin in (["BEGIN"], ["BEGIN", "SELECT 1"]):
+        for sql in begin:
+            svc.rows(pgwire.query(sql))
+        svc.send(pgwire.parse("SELECT 1"), pgwire.describe("S"), pgwire.flush())
+        assert pgwire.kinds(svc.until("T")) == "1tT"
+        svc.send(EVERY[how]("acme"))
+        assert [e["C"] for e in pgwire.errors(svc.until())] == ["0A000"]
+        svc.rows(pgwire.query("ROLLBACK"))
+        assert slug_of(svc) == "beta"
+
+
+def test_what_is_described_is_what_it_returns(proxy):
+    svc = login(proxy, "svc.beta")
+    for sql, types in [("SELECT set_config('app.current_organization_id', $1, true)", [23]),
+                       ("SELECT set_config('app.current_organization_id', $1, true)", [25, 25]),
+                       ("SELECT set_config('app.current_organization_id', 'x', true)", []),
+                       ("SET weir.organization = acme", []), ("SELECT $1::int", [])]:
+        for name in ("", "d"):
+            reply = svc.run(pgwire.parse(sql, name, types), pgwire.describe("S", name),
+                            pgwire.close("S", name), pgwire.sync())
+            wanted = {(23,): "EZ", (25, 25): "1tT3Z"}.get(
+                tuple(types), "1tn3Z" if sql.startswith("SET") else "1tT3Z")
+            assert pgwire.kinds(reply) == wanted, (sql, types, name)
+    assert slug_of(svc) == "beta"
+
+
 def test_session_pooling_switches_as_well(weir, workers):
     w = weir(dict(CONFIG, **{"postgres main": {"pool_mode": "session"}}), workers)
     for how in FOR_GOOD:
