@@ -348,6 +348,14 @@ budget_may_try(struct budget *b, uint64_t now_ns, uint64_t first_ns)
 }
 
 void
+budget_untried(struct budget *b, uint64_t now_ns, uint64_t first_ns)
+{
+	uint64_t retry_ns = now_ns + first_ns;
+
+	atomic_compare_exchange_strong(&b->retry_ns, &retry_ns, now_ns);
+}
+
+void
 budget_error(struct budgets *all, struct budget *b, char sqlstate[6],
 	     char text[BUDGET_ERROR_MAX])
 {

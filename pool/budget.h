@@ -121,6 +121,8 @@ unsigned budget_failed(struct budgets *, struct budget *, uint64_t now_ns, uint6
 bool budget_recovered(struct budget *);
 /* May one be made now?  While attempts fail, one worker at a time may try. */
 bool budget_may_try(struct budget *, uint64_t now_ns, uint64_t first_ns);
+/* It could not be made after all, for want of a place: whoever gets one may. */
+void budget_untried(struct budget *, uint64_t now_ns, uint64_t first_ns);
 /* The last failure, for people: both NUL-terminated. */
 void budget_error(struct budgets *, struct budget *, char sqlstate[6], char text[BUDGET_ERROR_MAX]);
 /* The key of one that has no server and cannot get one; false: there is none. */

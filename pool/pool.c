@@ -1191,6 +1191,8 @@ pool_poke(struct pool *p)
 		pool_dial(p);
 		pool_fill(p);
 		pool_probe(p);
+		if (p->capped && pool_opening(p) == 0)
+			budget_untried(p->budget, now, POOL_RETRY_FIRST_NS);
 	}
 	if (pool_is_hopeless(p))
 		pool_fail_waiters(p);

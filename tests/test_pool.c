@@ -748,6 +748,40 @@ organizations_are_served_by_their_weight(void **state)
 	town_close(&t);
 }
 
+/* A try that found no place was none: the next place is not let pass. */
+static void
+who_failed_once_gets_the_place_that_comes_free(void **state)
+{
+	struct client a, b, c;
+	struct pool *failed;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.max_connections = 2;
+	town_reload(&t);
+	failed = pool_of(&t, "other");
+	client_open(&a, &t.w, NULL, NULL);
+	client_open(&b, &t.w, NULL, NULL);
+	client_open(&c, &t.w, NULL, NULL);
+	wants(&a, t.w.pool);
+	wants(&c, failed);
+	assert_int_equal(logs_in(&t), 2);
+	budget_failed(&t.w.budgets, failed->budget, 0, 1, 1, NULL, "no");
+	wants(&b, failed);
+	assert_int_equal(logs_in(&t), 0);
+	assert_true(failed->capped);
+	age_servers(t.w.pool, POOL_SLICE_NS);
+	gives(&a);
+	assert_int_equal(logs_in(&t), 1);
+	gives(&b);
+	gives(&c);
+	client_close(&a);
+	client_close(&b);
+	client_close(&c);
+	town_close(&t);
+}
+
 int
 main(void)
 {
@@ -774,6 +808,8 @@ main(void)
 		cmocka_unit_test(
 		    several_floods_delay_a_single_one_by_a_turn_of_each),
 		cmocka_unit_test(organizations_are_served_by_their_weight),
+		cmocka_unit_test(
+		    who_failed_once_gets_the_place_that_comes_free),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
