@@ -33,6 +33,7 @@ struct scene {
 	int up;           /* the latest connection; -1: none */
 	struct buf asked; /* by weir, not yet answered */
 	unsigned login;   /* requests of its log-in still to come */
+	bool raved;       /* it has said what nobody asked for */
 };
 
 static void
@@ -80,6 +81,14 @@ own(int who, uint8_t byte)
 		   : byte;
 }
 
+/* The same without the clients' own bytes. */
+static void
+disown(uint8_t *said, const uint8_t *p, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		said[i] = own(0, p[i]) == own(1, p[i]) ? p[i] : ' ';
+}
+
 static void
 client_hears(struct scene *sc, int who)
 {
@@ -106,6 +115,7 @@ upstream_open(struct scene *sc)
 	buf_free(&sc->asked);
 	sc->up = fd;
 	sc->login = 1;
+	sc->raved = false;
 }
 
 static void
@@ -120,7 +130,8 @@ upstream_hears(struct scene *sc)
 }
 
 /* Replies to one request with its last argument; what weir sends is whole and
- * canonical, or this fails. */
+ * canonical, or this fails.  Behind what nobody asked for, which may have been
+ * taken for an answer, its answers are anybody's. */
 static bool
 upstream_answers(struct scene *sc)
 {
@@ -141,6 +152,8 @@ upstream_answers(struct scene *sc)
 				      r.arg[r.argc - 1].n) != 0)
 		abort();
 	p = buf_peek(&reply, &n);
+	if (sc->raved && n > 0)
+		disown((uint8_t *)(uintptr_t)p, p, n);
 	ok = used > 0 && send(sc->up, p, n, MSG_NOSIGNAL) == (ssize_t)n;
 	buf_consume(&sc->asked, (size_t)used);
 	buf_free(&reply);
@@ -193,8 +206,8 @@ upstream_raves(struct scene *sc, const uint8_t *p, size_t n)
 	uint8_t said[64];
 
 	assert(n <= sizeof(said));
-	for (size_t i = 0; i < n; i++)
-		said[i] = own(0, p[i]) == own(1, p[i]) ? p[i] : ' ';
+	disown(said, p, n);
+	sc->raved = true;
 	if (sc->up >= 0)
 		(void)!send(sc->up, said, n, MSG_NOSIGNAL);
 }
