@@ -352,24 +352,47 @@ pool_lend_keys(struct pool *p, const struct pool_scram *keys)
 		p->scram = *keys;
 }
 
+static struct pool *
+find_postgres(struct pools *home, struct pool *like, bool renew)
+{
+	char key[1024];
+	struct pool *p;
+
+	like->ops = &pg_server_ops;
+	if (!pool_key(key, sizeof(key), like->postgres->name, like->dbname,
+		      like->user, 0))
+		return NULL;
+	if ((p = pool_lookup(home, key)) == NULL)
+		return pool_make(home, like, key);
+	return renew ? pool_renew(p, like->snapshot, like->password) : p;
+}
+
 struct pool *
 pool_find_postgres(struct pools *home, struct snapshot *snap,
 		   const struct conf_postgres *up, const char *dbname,
 		   const char *user, const char *password)
 {
-	char key[1024];
-	struct pool *p, like = { .ops = &pg_server_ops,
-				 .snapshot = snap,
-				 .postgres = up,
-				 .dbname = (char *)(uintptr_t)dbname,
-				 .user = (char *)(uintptr_t)user,
-				 .password = (char *)(uintptr_t)password };
+	struct pool like = { .snapshot = snap,
+			     .postgres = up,
+			     .dbname = (char *)(uintptr_t)dbname,
+			     .user = (char *)(uintptr_t)user,
+			     .password = (char *)(uintptr_t)password };
 
-	if (!pool_key(key, sizeof(key), up->name, dbname, user, 0))
-		return NULL;
-	if ((p = pool_lookup(home, key)) != NULL)
-		return pool_renew(p, snap, password);
-	return pool_make(home, &like, key);
+	return find_postgres(home, &like, true);
+}
+
+struct pool *
+pool_again_postgres(struct pools *home, struct snapshot *snap,
+		    const struct conf_postgres *up, const char *dbname,
+		    const char *user, const char *password)
+{
+	struct pool like = { .snapshot = snap,
+			     .postgres = up,
+			     .dbname = (char *)(uintptr_t)dbname,
+			     .user = (char *)(uintptr_t)user,
+			     .password = (char *)(uintptr_t)password };
+
+	return find_postgres(home, &like, false);
 }
 
 struct pool *

@@ -155,6 +155,9 @@ void pools_nudged(struct message *, void *pools);	/* for budgets_init() */
  */
 struct pool *pool_find_postgres(struct pools *, struct snapshot *, const struct conf_postgres *,
     const char *dbname, const char *user, const char *password);
+/* The same for who knew it before: one that is there has newer passwords. */
+struct pool *pool_again_postgres(struct pools *, struct snapshot *, const struct conf_postgres *,
+    const char *dbname, const char *user, const char *password);
 /*
  * Walsenders: `replication` is "true" (physical) or "database" (logical).  Such
  * a server is opened for one lessee, with its settings in the startup packet,

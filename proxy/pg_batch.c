@@ -48,6 +48,7 @@ struct pg_batch {
 	struct op *
 	    checked; /* waiting: what its statement returns is being asked, ... */
 	unsigned checked_part; /* ... of this part */
+	size_t tag_at;         /* in the reply, where its last tag begins */
 	unsigned kept;         /* times it has sent by this server */
 	uint64_t sent_ns;
 	uint32_t remain; /* of the message being passed on */
@@ -106,6 +107,7 @@ pg_terms_new(const struct session *s, const struct conf_batch *batch)
 	t->refs = 1;
 	t->snapshot = snapshot_ref(s->snapshot);
 	t->batch = batch;
+	t->pool_snapshot = snapshot_ref(p->snapshot);
 	t->postgres = p->postgres;
 	t->tenant = tenant_ref(tenant);
 	t->label = label_ref(s->lessee.label);
@@ -146,6 +148,7 @@ pg_terms_unref(struct pg_terms **at)
 	free(t->dbname);
 	free(t->user);
 	free(t->key);
+	snapshot_unref(&t->pool_snapshot);
 	snapshot_unref(&t->snapshot);
 	free(t);
 }
@@ -154,9 +157,13 @@ bool
 pg_terms_hold(const struct pg_terms *t, const struct session *s,
 	      const struct conf_batch *batch)
 {
+	size_t n = strlen(s->pool->key);
+
 	return t != NULL && t->batch == batch && t->snapshot == s->snapshot &&
+	       t->pool_snapshot == s->pool->snapshot &&
+	       t->postgres == s->pool->postgres &&
 	       t->tenant == s->lessee.tenant && t->label == s->lessee.label &&
-	       strncmp(t->key, s->pool->key, strlen(s->pool->key)) == 0;
+	       strncmp(t->key, s->pool->key, n) == 0 && t->key[n] == '/';
 }
 
 /* May they share a commit, and not only a lane? */
@@ -180,6 +187,7 @@ op_new(unsigned parts, size_t bytes)
 	memset(op, 0, head);
 	op->parts = parts;
 	op->size = bytes;
+	op->cost = head + bytes;
 	op->bytes = (uint8_t *)op + head;
 	op->why = WHY_MAX;
 	buf_init(&op->reply, OP_REPLY_MAX);
@@ -208,7 +216,7 @@ queue_put(struct op_queue *q, struct op *op)
 	*q->tail = op;
 	q->tail = &op->next;
 	q->n++;
-	q->bytes += op->size;
+	q->bytes += op->cost;
 }
 
 static struct op *
@@ -221,7 +229,7 @@ queue_take(struct op_queue *q)
 		q->tail = &q->head;
 	op->next = NULL;
 	q->n--;
-	q->bytes -= op->size;
+	q->bytes -= op->cost;
 	return op;
 }
 
@@ -407,7 +415,7 @@ arrives(struct message *m, void *owner)
 	struct pg_batch *b = batch_find(w, op->terms, op->lane);
 
 	touch(b); /* it may be new */
-	if (b->waiting.bytes + op->size > BATCH_BYTES_MAX) {
+	if (b->waiting.bytes + op->cost > BATCH_BYTES_MAX) {
 		queue_put(&w->batches->refused, op);
 		return;
 	}
@@ -506,6 +514,13 @@ send_part(struct pg_batch *b, const struct op *op, const struct op_part *part,
 		abort();
 }
 
+/* Of a server, in the process, for ever. */
+static uint64_t
+number(const struct server *v)
+{
+	return v->id << 8 | v->worker;
+}
+
 /*
  * Who was told what a statement returns must not be sent anything else: where
  * it would be parsed anew, that is asked first.
@@ -563,8 +578,11 @@ checked(struct pg_batch *b, bool done)
 	struct op_part *part = &b->checked->part[b->checked_part];
 	struct stmt *stmt = checked_stmt(b);
 
-	if (!done || pg_server(b->server)->shape == part->shape) {
+	if (!done)
 		part->shape = 0; /* it says itself what is wrong with it */
+	if (!done || pg_server(b->server)->shape == part->shape) {
+		if (b->checked_part + 1 == b->checked->parts)
+			b->checked->checked = number(b->server);
 		return;
 	}
 	stmt_renew(&b->worker->pools.stmts, stmt);
@@ -651,8 +669,9 @@ borrow(struct pg_batch *b)
 {
 	struct worker *w = b->worker;
 	struct pg_terms *t = b->waiting.head->terms;
-	struct pool *p = pool_find_postgres(&w->pools, t->snapshot, t->postgres,
-					    t->dbname, t->user, t->password);
+	struct pool *p =
+	    pool_again_postgres(&w->pools, t->pool_snapshot, t->postgres,
+				t->dbname, t->user, t->password);
 
 	if (p == NULL) {
 		fail_waiting(b, WHY_NO_UPSTREAM, NULL, NULL);
@@ -789,6 +808,12 @@ message_begins(struct pg_batch *b, uint8_t type)
 		b->failed = true;
 		b->bad = op;
 	}
+	/* Of a Query that fails with its commit PostgreSQL says no tag. */
+	if (type == 'C' && op != NULL)
+		b->tag_at = buf_len(&op->reply);
+	if (type == 'E' && op == NULL && b->run.n == 1 &&
+	    b->run.head->form == OP_QUERY)
+		buf_truncate(&b->run.head->reply, b->tag_at);
 	/* What comes with the commit is for whoever is alone in it. */
 	if (op == NULL && b->run.n == 1)
 		op = b->run.head;
@@ -957,7 +982,9 @@ run_lost(struct pg_batch *b, enum why why, const char *sqlstate,
 {
 	struct worker *w = b->worker;
 	bool refused = why == WHY_BIND_FAILED;
-	bool undone = refused || is_undone(b, v, sqlstate != NULL);
+	/* An administrator's, or a crash: PostgreSQL's own last words. */
+	bool said = sqlstate != NULL && strncmp(sqlstate, "57P0", 4) == 0;
+	bool undone = refused || is_undone(b, v, said);
 
 	if (!undone) {
 		log_unknown(b, why, text);

@@ -54,8 +54,9 @@ enum {
 /* Whose operations may share a commit: immutable, counted, shared by threads. */
 struct pg_terms {
 	_Atomic unsigned	    refs;
-	struct snapshot		   *snapshot;	/* counted; what the next three are in */
+	struct snapshot		   *snapshot;	/* the session's; counted; batch is in it */
 	const struct conf_batch	   *batch;
+	struct snapshot		   *pool_snapshot;	/* its pool's; counted; postgres is in it */
 	const struct conf_postgres *postgres;
 	const struct tenant	   *tenant;	/* counted */
 	struct label		   *label;	/* counted */
@@ -112,6 +113,8 @@ struct op {
 	struct op	*behind;	/* the session's next one */
 	bool		 done;
 	size_t		 size;		/* of bytes */
+	size_t		 cost;		/* in memory, all in all */
+	uint64_t	 checked;	/* the server that has its statements in the shapes told */
 	uint8_t		*bytes;
 	unsigned	 parts;
 	struct op_part	 part[];

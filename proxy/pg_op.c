@@ -578,7 +578,8 @@ is_over(struct pg_session *ps)
 	if (ps->leaving)
 		session_close(s, s->stream.eof ? WHY_EOF : WHY_QUIT, NULL,
 			      NULL);
-	else if (buf_len(&s->stream.in) > 0 || s->worker->drain_ns != 0)
+	else if (buf_len(&s->stream.in) > 0 || s->worker->drain_ns != 0 ||
+		 s->stream.eof)
 		session_wake(s);
 }
 
@@ -586,6 +587,7 @@ void
 pg_op_home(struct worker *w, struct op *op)
 {
 	struct pg_session *ps;
+	bool was_full;
 
 	atomic_fetch_sub(&w->weir->operations, 1);
 	if (op->session == NULL) {
@@ -593,6 +595,7 @@ pg_op_home(struct worker *w, struct op *op)
 		return;
 	}
 	ps = pg_session(op->session);
+	was_full = ps->ops_n >= OPS_MAX;
 	op->done = true;
 	while ((op = ps->ops) != NULL && op->done) {
 		ps->ops = op->behind;
@@ -603,7 +606,7 @@ pg_op_home(struct worker *w, struct op *op)
 	}
 	if (ps->ops == NULL)
 		is_over(ps);
-	else if (ps->ops_n + 1 == OPS_MAX)
+	else if (was_full && ps->ops_n < OPS_MAX)
 		session_wake(&ps->s); /* there is room for one more */
 }
 

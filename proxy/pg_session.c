@@ -127,7 +127,7 @@ may_leave(const struct pg_session *ps)
 {
 	const struct server *v = ps->s.lessee.server;
 
-	return v == NULL || v->ledger.n == 0;
+	return ps->ops == NULL && (v == NULL || v->ledger.n == 0);
 }
 
 /* It has asked to reset all: the server, at rest, has done so for good. */
@@ -339,7 +339,8 @@ is_cut_off(const struct pg_session *ps)
 {
 	const struct pg_server *pg;
 
-	if (!tenant_is_gone(ps->s.lessee.tenant) || ps->begun != 0)
+	if (!tenant_is_gone(ps->s.lessee.tenant) || ps->begun != 0 ||
+	    ps->ops != NULL)
 		return false;
 	if (ps->s.lessee.server == NULL)
 		return true;
@@ -378,6 +379,9 @@ pg_ready_step(struct session *s)
 	stream_consume(&s->stream, f.at);
 	if (f.at > 0)
 		stream_hold(&s->stream, 0);
+	if (s->stream.eof && !ps->leaving && !want &&
+	    s->state != SESSION_BATCH && ps->checks == 0 && !ps->bound_wait)
+		pg_message_leaving(ps); /* that was all */
 	if (ps->leaving && may_leave(ps)) {
 		session_close(s, WHY_QUIT, NULL, NULL);
 		return STEP_WAIT;
@@ -712,6 +716,11 @@ pg_refuse(struct session *s, enum why w, const char *sqlstate, const char *text)
 		return;
 	if (pg_session(s)->relay && !pg_relay_hears(s))
 		return;
+	/* What it has under way is carried out, whatever else is said. */
+	if (pg_session(s)->ops != NULL) {
+		w = WHY_OUTCOME_UNKNOWN;
+		sqlstate = text = NULL;
+	}
 	/* The client would take it for the rest of a row. */
 	if (s->lessee.midway)
 		return;
@@ -761,10 +770,10 @@ pg_deadline(struct session *s)
 
 	if (ps->hello != NULL)
 		return sooner(0, s->opened_ns, c->client_login_timeout_ms);
-	if (ps->leaving)
-		return ps->leave_ns + LEAVE_NS;
 	if (s->state == SESSION_BATCH)
 		return 0; /* its batch sees to that */
+	if (ps->leaving)
+		return ps->leave_ns + LEAVE_NS;
 	if (s->lessee.server == NULL)
 		return idle_deadline(ps);
 	if (ps->relay)
@@ -832,9 +841,10 @@ pg_leave(struct session *s)
 {
 	struct pg_session *ps = pg_session(s);
 
+	/* What it asked behind its operations is still to be done. */
 	if (s->state == SESSION_BATCH) {
-		pg_message_leaving(ps);
-		session_rearm(s);
+		if (buf_len(&s->stream.in) == 0)
+			pg_message_leaving(ps);
 		return true;
 	}
 	if (s->state != SESSION_LEASED || ps->hello != NULL || ps->relay ||

@@ -59,6 +59,7 @@ static bool
 worker_is_done(const struct worker *w)
 {
 	return w->drain_ns != 0 && w->sessions_n == 0 &&
+	       atomic_load(&w->weir->deaf) == w->weir->workers &&
 	       atomic_load(&w->weir->clients) == 0 &&
 	       atomic_load(&w->weir->operations) == 0 && pg_batches_idle(w);
 }
@@ -182,6 +183,7 @@ obey(struct message *m, void *owner)
 		pools_reload(&w->pools, w->snapshot);
 	} else if (w->drain_ns == 0) {
 		listeners_close(w);
+		atomic_fetch_add(&w->weir->deaf, 1);
 		w->drain_ns = w->streams.now_ns +
 			      w->snapshot->conf->drain_timeout_ms * 1000000u +
 			      1;

@@ -73,6 +73,7 @@ struct weir {
 	struct stats   **stats;
 	unsigned	 workers;
 	_Atomic unsigned clients;	/* for max_client_conn, exactly */
+	_Atomic unsigned deaf;		/* workers that accept no clients any more */
 	_Atomic unsigned operations;	/* of all batches (pg_batch.h) */
 	_Atomic unsigned running;	/* workers that have not finished */
 	_Atomic bool	 draining;

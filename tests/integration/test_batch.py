@@ -675,3 +675,50 @@ def test_an_answer_of_megabytes_arrives_whole(proxy, pg):
     assert [e["C"] for e in errors(wire.run(op(1, 2, data, " RETURNING " + columns)))] \
         == ["08007"]
     assert tags(wire.run(op(1, 3))) == ["INSERT 0 1"]
+
+
+# What a second pair of eyes has found.
+
+
+def test_a_query_whose_commit_fails_hears_no_tag(proxy, pg):
+    """As by PostgreSQL: its row was never there."""
+    ask = query("INSERT INTO ops (doc, clock) VALUES ('%s', 1)" % uuid.UUID(int=7))
+    heard = [told(wire.run(ask)) for wire in (direct(pg), proxy.wire("acme_app"))]
+    assert heard[1] == heard[0] and [k for k, _ in heard[0]] == ["E", "Z"]
+
+
+def test_who_closes_its_side_only_hears_all_it_asked_for(proxy, pg):
+    import socket
+    for n, more in ((300, []), (3, [query("SELECT 7"), op(1, 900)])):
+        pg.run("TRUNCATE ops")
+        wire = proxy.wire("acme_app")
+        holder = Holder(proxy, pg)
+        wire.send(*[op(1, i) for i in range(n)], *more)
+        wire.sock.shutdown(socket.SHUT_WR)
+        time.sleep(0.1)
+        holder.answer()
+        replies = wire.until_closed()
+        assert kinds(replies).count("Z") == n + len(more)
+        assert count(pg, "clock < 1000") == n + (1 if more else 0)
+
+
+def test_old_sessions_live_through_many_reloads(weir, pg, workers):
+    w = weir(CONFIG, workers)
+    wire = w.wire("acme_app")
+    for i in range(4):
+        assert tags(wire.run(op(1, i))) == ["INSERT 0 1"]
+        w.reload({"weir": {"query_wait_timeout": 20 + i}})
+    assert tags(wire.run(op(1, 9))) == ["INSERT 0 1"]
+    for pid in pg.backends():
+        pg.run("SELECT pg_terminate_backend(%s)", [pid])
+    assert tags(wire.run(op(1, 10))) == ["INSERT 0 1"]
+
+
+def test_who_is_cut_off_in_a_commit_is_told_that_nobody_knows(weir, pg, workers):
+    w = weir({**CONFIG, "weir": {"drain_timeout": 0.5}}, workers)
+    wire = w.wire("acme_app")
+    take(w, wire, op(1, 1, '{"commit": 3}'))
+    w.signal(15)
+    assert [e["C"] for e in errors(wire.until_closed())] == ["08007"]
+    assert w.wait() == 0
+    w.over = True
