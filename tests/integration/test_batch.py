@@ -423,7 +423,7 @@ def test_without_a_server_in_time_there_is_an_error_and_the_client_lives(weir, p
 def test_a_server_that_does_not_answer_is_given_up(weir, pg, workers):
     w = weir({**CONFIG, "weir": {"query_timeout": 1}}, workers)
     wire = w.wire("acme_app")
-    assert [e["C"] for e in errors(wire.run(op(1, 1, '{"commit": 30}')))] == ["08007"]
+    assert [e["C"] for e in errors(wire.run(op(1, 1, '{"commit": 3}')))] == ["08007"]
     assert tags(wire.run(op(1, 2))) == ["INSERT 0 1"]
 
 

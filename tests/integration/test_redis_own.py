@@ -246,10 +246,11 @@ def test_wait_is_about_what_this_client_has_written(weir, workers, rd, folder, a
 def owner(proxy, n, end, wrong):
     """All it writes and reads carries its name; it leaves when it likes."""
     rng, me = random.Random(n), b"own-%d" % n
-    k, q = me + b":k", me + b":q"
-    turns = 0
+    turns = lives = 0
     try:
         while time.monotonic() < end:
+            lives += 1      # what the last one sent may still be carried out
+            k, q = b"%b:k%d" % (me, lives), b"%b:q%d" % (me, lives)
             with respwire.Resp(proxy.redis_port, timeout=scaled(20)) as r:
                 r.ask("HELLO", 2 + n % 2, "AUTH", "default", REDIS_PASSWORD)
                 for _ in range(rng.randrange(1, 6)):
