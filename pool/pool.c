@@ -353,18 +353,23 @@ pool_lend_keys(struct pool *p, const struct pool_scram *keys)
 }
 
 static struct pool *
-find_postgres(struct pools *home, struct pool *like, bool renew)
+find_postgres(struct pools *home, struct snapshot *snap,
+	      const struct conf_postgres *up, const char *dbname,
+	      const char *user, const char *password, bool renew)
 {
 	char key[1024];
-	struct pool *p;
+	struct pool *p, like = { .ops = &pg_server_ops,
+				 .snapshot = snap,
+				 .postgres = up,
+				 .dbname = (char *)(uintptr_t)dbname,
+				 .user = (char *)(uintptr_t)user,
+				 .password = (char *)(uintptr_t)password };
 
-	like->ops = &pg_server_ops;
-	if (!pool_key(key, sizeof(key), like->postgres->name, like->dbname,
-		      like->user, 0))
+	if (!pool_key(key, sizeof(key), up->name, dbname, user, 0))
 		return NULL;
 	if ((p = pool_lookup(home, key)) == NULL)
-		return pool_make(home, like, key);
-	return renew ? pool_renew(p, like->snapshot, like->password) : p;
+		return pool_make(home, &like, key);
+	return renew ? pool_renew(p, snap, password) : p;
 }
 
 struct pool *
@@ -372,13 +377,7 @@ pool_find_postgres(struct pools *home, struct snapshot *snap,
 		   const struct conf_postgres *up, const char *dbname,
 		   const char *user, const char *password)
 {
-	struct pool like = { .snapshot = snap,
-			     .postgres = up,
-			     .dbname = (char *)(uintptr_t)dbname,
-			     .user = (char *)(uintptr_t)user,
-			     .password = (char *)(uintptr_t)password };
-
-	return find_postgres(home, &like, true);
+	return find_postgres(home, snap, up, dbname, user, password, true);
 }
 
 struct pool *
@@ -386,13 +385,7 @@ pool_again_postgres(struct pools *home, struct snapshot *snap,
 		    const struct conf_postgres *up, const char *dbname,
 		    const char *user, const char *password)
 {
-	struct pool like = { .snapshot = snap,
-			     .postgres = up,
-			     .dbname = (char *)(uintptr_t)dbname,
-			     .user = (char *)(uintptr_t)user,
-			     .password = (char *)(uintptr_t)password };
-
-	return find_postgres(home, &like, false);
+	return find_postgres(home, snap, up, dbname, user, password, false);
 }
 
 struct pool *

@@ -946,7 +946,6 @@ rest(struct lessee *l)
 	} else {
 		queue_take(&b->run);
 		op->failed = true;
-		op->again = op->form == OP_TRANSACTION;
 		op_ends(b->worker, op);
 	}
 	b->at = NULL;

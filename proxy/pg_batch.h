@@ -101,8 +101,8 @@ struct op {
 	bool		 renewed;	/* its statements were, once */
 	uint8_t		 tries;
 	/* How it ended: */
-	bool		 failed;	/* by its own fault: the answer is an error */
-	bool		 again;		/* nothing was done: the session is to run it itself */
+	bool		 failed;	/* by its own fault: the answer is an error; a
+					   TRANSACTION's session is to run it itself */
 	enum why	 why;		/* WHY_MAX: `reply` is the answer, but for ReadyForQuery */
 	char		 sqlstate[6];	/* empty: the why's own */
 	char		*text;		/* NULL: the why's own */

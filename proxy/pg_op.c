@@ -547,7 +547,7 @@ answer(struct pg_session *ps, struct op *op)
 	ps->faults += op->failed ? FAULT : ps->faults > 0 ? -1 : 0;
 	if (ps->faults > FAULTS_MAX)
 		ps->faults = FAULTS_MAX;
-	if (op->again) {
+	if (op->failed && op->form == OP_TRANSACTION) {
 		/* The next thing it asks, and it does not come here again. */
 		ps->by_itself = true;
 		ps->kept = 0;
