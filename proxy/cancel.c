@@ -24,10 +24,22 @@ struct entry {
 	struct cancel_key key;
 };
 
+/* Goes to the worker that gave the key out, and back. */
+struct cancel_request {
+	struct message message;
+	struct cancel_key key;
+	struct weir *weir;
+	unsigned from;
+	struct session
+	    *session; /* NULL: forgotten; only its own worker looks */
+	_Atomic bool forgotten;
+};
+
 /* One connection to an upstream that carries one CancelRequest. */
 struct cancel {
 	struct stream stream;
 	struct worker *worker;
+	struct cancel_request *request;
 	struct server *server; /* kept from the pool by its `cancels` */
 	struct cancel *next, **prev;
 	uint64_t until_ns;
@@ -128,6 +140,40 @@ cancel_drop_key(struct worker *w, struct cancel_key key)
 	free(e);
 }
 
+/* ---- the way back ----------------------------------------------------- */
+
+static void
+request_is_back(struct message *m, void *owner)
+{
+	struct cancel_request *r = (struct cancel_request *)(void *)m;
+
+	(void)owner;
+	if (r->session != NULL) {
+		pg_session(r->session)->cancels = NULL;
+		session_close(r->session, WHY_CANCEL, NULL, NULL);
+	}
+	free(r);
+}
+
+/* A session that has not forgotten it keeps its worker there. */
+static void
+request_end(struct cancel_request *r)
+{
+	if (atomic_load(&r->forgotten)) {
+		free(r);
+		return;
+	}
+	r->message.run = request_is_back;
+	mailbox_post(r->weir->mailboxes[r->from], &r->message);
+}
+
+void
+cancel_forget(struct cancel_request *r)
+{
+	r->session = NULL;
+	atomic_store(&r->forgotten, true);
+}
+
 /* ---- forwarding ------------------------------------------------------- */
 
 /* The struct lives to the end of the turn: its stream may be on a list. */
@@ -139,6 +185,8 @@ cancel_end(struct cancel *c)
 	if (c->server == NULL)
 		return;
 	stream_close(&c->stream);
+	request_end(c->request);
+	c->request = NULL;
 	assert(c->server->cancels > 0);
 	c->server->cancels--;
 	if (c->server->state != SERVER_DEAD)
@@ -274,8 +322,8 @@ cancel_event(struct stream *st, enum stream_event e)
 }
 
 /* To the very address the server's own connection goes to. */
-static void
-cancel_dial(struct worker *w, struct server *v)
+static int
+cancel_dial(struct worker *w, struct server *v, struct cancel_request *r)
 {
 	struct cancels *all = w->cancels;
 	struct sockaddr_storage addr;
@@ -284,7 +332,7 @@ cancel_dial(struct worker *w, struct server *v)
 
 	if (all->active_n >= CANCELS_MAX ||
 	    getpeername(v->stream.fd, (struct sockaddr *)&addr, &len) != 0)
-		return;
+		return -1;
 	if ((c = calloc(1, sizeof(*c))) == NULL)
 		abort();
 	c->worker = w;
@@ -292,9 +340,10 @@ cancel_dial(struct worker *w, struct server *v)
 			cancel_event, 1024, STAT_BYTES_FROM_SERVERS,
 			STAT_BYTES_TO_SERVERS) != 0) {
 		free(c);
-		return;
+		return -1;
 	}
 	c->server = v;
+	c->request = r;
 	v->cancels++;
 	c->next = all->active;
 	c->prev = &all->active;
@@ -304,58 +353,67 @@ cancel_dial(struct worker *w, struct server *v)
 	all->active_n++;
 	c->until_ns = w->streams.now_ns + CANCEL_NS;
 	stream_deadline(&c->stream, c->until_ns);
+	return 0;
 }
 
 /* ---- requests --------------------------------------------------------- */
 
-struct request {
-	struct message message;
-	struct cancel_key key;
-};
+/* Only while the server owes its sender an answer; a walsender is his to its
+ * end. */
+static bool
+may_be_cancelled(const struct server *v)
+{
+	return v->state == SERVER_LEASED &&
+	       (v->ledger.n > 0 || v->pool->replication != NULL);
+}
 
 static void
 request_arrives(struct message *m, void *owner)
 {
-	struct request *r = (struct request *)(void *)m;
+	struct cancel_request *r = (struct cancel_request *)(void *)m;
 	struct worker *w = owner;
 	struct entry *e = NULL;
 	struct server *v;
 
 	if (w->cancels->buckets > 0)
 		e = *find(w->cancels, r->key);
-	free(r);
-	if (e == NULL)
+	if (e == NULL) {
+		request_end(r);
 		return;
+	}
 	v = e->session->lessee.server;
 	LOG(w->weir->log, LOG_INFO, LOG_EV_CANCEL,
 	    log_id("session", w->id, e->session->id),
 	    log_str("state", session_state_name(e->session->state)));
-	if (v != NULL) {
-		/* Only while it owes this session an answer; a walsender is
-		 * this session's to its end. */
-		if (v->state == SERVER_LEASED &&
-		    (v->ledger.n > 0 || v->pool->replication != NULL))
-			cancel_dial(w, v);
-	} else if (e->session->state == SESSION_WAIT && e->session->logged_in) {
+	if (v != NULL && may_be_cancelled(v) && cancel_dial(w, v, r) == 0)
+		return; /* ends with that connection */
+	if (v == NULL && e->session->state == SESSION_WAIT &&
+	    e->session->logged_in) {
 		/* It waits for a server: its request ends here. */
 		pool_unwant(&e->session->lessee);
 		e->session->lessee.ops->lost(
 		    &e->session->lessee, WHY_QUERY_TIMEOUT, "57014",
 		    "canceling statement due to user request");
 	}
+	request_end(r);
 }
 
-void
-cancel_request(struct worker *w, struct cancel_key key)
+struct cancel_request *
+cancel_ask(struct session *s, struct cancel_key key)
 {
+	struct weir *weir = s->worker->weir;
 	unsigned to = key.pid >> WORKER_SHIFT;
-	struct request *r;
+	struct cancel_request *r = calloc(1, sizeof(*r));
 
-	if (to >= w->weir->workers)
-		return;
-	if ((r = calloc(1, sizeof(*r))) == NULL)
+	if (r == NULL)
 		abort();
-	r->message.run = request_arrives;
+	r->message.run = to < weir->workers ? request_arrives : request_is_back;
 	r->key = key;
-	mailbox_post(w->weir->mailboxes[to], &r->message);
+	r->weir = weir;
+	r->from = s->worker->id;
+	r->session = s;
+	if (to >= weir->workers)
+		to = r->from; /* nobody's: just back to its sender */
+	mailbox_post(weir->mailboxes[to], &r->message);
+	return r;
 }

@@ -118,9 +118,10 @@ hello_cancel(struct session *s, const struct pg_startup *packet)
 
 	key.pid = pg_read_u32(&r);
 	key.secret = pg_read_u32(&r);
-	if (!r.bad && r.p == r.end)
-		cancel_request(s->worker, key);
-	session_close(s, r.bad ? WHY_BAD_FRAME : WHY_CANCEL, NULL, NULL);
+	if (r.bad || r.p != r.end)
+		session_close(s, WHY_BAD_FRAME, NULL, NULL);
+	else
+		pg_session(s)->cancels = cancel_ask(s, key);
 	return STEP_WAIT;
 }
 
@@ -314,6 +315,8 @@ pg_hello_step(struct session *s)
 	const uint8_t *p = stream_peek(&s->stream, &n);
 	int got = pg_startup_next(&packet, p, n);
 
+	if (pg_session(s)->cancels != NULL)
+		return STEP_WAIT;
 	if (n > 0 && p[0] == TLS_HANDSHAKE && pg_session(s)->hello == NULL &&
 	    s->stream.ssl == NULL)
 		return hello_direct(s);

@@ -883,6 +883,8 @@ pg_fini(struct session *s)
 	struct pg_poison *po;
 
 	pg_hello_free(ps);
+	if (ps->cancels != NULL)
+		cancel_forget(ps->cancels);
 	secret_unref(&ps->secret);
 	pg_switch_free(ps);
 	pg_terms_unref(&ps->terms);

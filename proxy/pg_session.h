@@ -36,6 +36,7 @@ struct pg_session {
 	unsigned	  unnamed_flags;
 	uint64_t	  unnamed_gen;
 	struct cancel_key key;
+	struct cancel_request *cancels;	/* it came only to cancel; HELLO */
 	uint64_t	  begun_ns;	/* when the BEGIN owed was answered */
 	uint64_t	  lease_ns;	/* when the transaction began */
 	uint64_t	  ask_ns;	/* when the last request was sent */

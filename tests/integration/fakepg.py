@@ -105,10 +105,11 @@ class FakePg:
                 if code == 80877103:
                     sock.sendall(self.answer_tls)
                 elif code == 80877102:
-                    self.cancels.append(rest)
-                    if self.keep_cancels:
+                    keep = self.keep_cancels
+                    if keep:
                         self.kept.append(sock)
-                    else:
+                    self.cancels.append(rest)
+                    if not keep:
                         sock.close()
                     return
                 else:

@@ -7,6 +7,7 @@ Method: pairs of clients on pools of one, thousands of cancels in the very
 """
 import contextlib
 import os
+import select
 import socket
 import statistics
 import threading
@@ -216,9 +217,12 @@ def test_cancels_that_never_end_are_limited_and_given_up(weir, workers):
         busy, other = w.wire("plain_app"), w.wire("beta_app")
         busy.send(query("held"))
         wait_for(lambda: any(b == b"held\0" for _, _, b in fake.seen), 5, "not asked")
+        taken = w.metric("clients_accepted_total", "postgres")
         for _ in range(300):
-            send_cancel(w, busy)
+            send_cancel(w, busy, wait=False)
         wait_for(lambda: fake.cancels, 5, "no cancel")
+        wait_for(lambda: w.metric("clients_accepted_total", "postgres") == taken + 300, 5, "not read")
+        w.settled(postgres=2)
         hold.set()
         assert rows(busy.until("Z"))[0][0] == "held"
         # 64 at a time for a worker, and its server goes to nobody before.
@@ -231,6 +235,32 @@ def test_cancels_that_never_end_are_limited_and_given_up(weir, workers):
         fake.let_cancels_go()
         other.sock.settimeout(scaled(10))
         assert rows(other.until("Z"))[0][0] == "next"
+    finally:
+        hold.set()
+        fake.stop()
+
+
+def test_who_waits_for_the_end_of_his_cancel_knows_that_it_is_done(weir, workers):
+    """He would cancel his own next statement, were he told before."""
+    fake = fakepg.FakePg()
+    hold = threading.Event()
+    fake.hold["held"] = hold
+    fake.keep_cancels = True
+    try:
+        w = weir({"postgres main": {"port": fake.port, "pool_size": 1, "password": None}},
+                 workers)
+        busy = w.wire("plain_app")
+        busy.send(query("held"))
+        wait_for(lambda: any(b == b"held\0" for _, _, b in fake.seen), 5, "not asked")
+        s = socket.create_connection(("127.0.0.1", w.pg_port), scaled(10))
+        s.sendall(pgwire.cancel_request(busy.pid, busy.secret))
+        wait_for(lambda: fake.cancels, 5, "no cancel")
+        assert select.select([s], [], [], 0.1)[0] == []
+        fake.let_cancels_go()
+        assert s.recv(1) == b""
+        send_cancel(w, busy, secret=os.urandom(4))      # of nobody: closed at once
+        hold.set()
+        assert rows(busy.until("Z"))[0][0] == "held"
     finally:
         hold.set()
         fake.stop()

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from servers import scaled
+from servers import scaled, wait_for
 from ways import HERE, Watch, way, workers                  # noqa: F401
 
 TOGETHER = 6
@@ -34,11 +34,15 @@ def test_pipeline_mode(way, program, pg, scenario):
     n = 3 if scenario == "cancels" else TOGETHER
     with Watch(way):
         running = [subprocess.Popen(
-            [program, scenario, "who%d" % i], stdin=subprocess.DEVNULL,
+            [program, scenario, "who%d" % i], stdin=subprocess.PIPE,
             env=way.env(["acme_app", "beta_app"][i % 2]), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for i in range(n)]
         try:
-            said = [p.communicate(timeout=scaled(60))[0] for p in running]
+            if scenario == "cancels":
+                wait_for(lambda: pg.run(
+                    "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                    " AND query LIKE '%%$1::text, $2::text'")[0][0] == n, 20, "asleep")
+            said = [p.communicate("\n", timeout=scaled(60))[0] for p in running]
         finally:
             for p in running:
                 p.kill()

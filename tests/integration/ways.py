@@ -90,7 +90,9 @@ class Watch:
     def _count(self):
         db = self.way.pg.connect()
         cur = db.cursor()
-        while not self.over.wait(0.05):
+        last = False
+        while not last:
+            last = self.over.wait(0.05)     # and once more at the end
             cur.execute("SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM"
                         " pg_stat_activity WHERE usename = %s GROUP BY datname) s",
                         [UPSTREAM_USER])
