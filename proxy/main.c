@@ -18,6 +18,7 @@
 #include "proxy/control.h"
 #include "proxy/directory.h"
 #include "proxy/listener.h"
+#include "proxy/redis_census.h"
 #include "proxy/rls.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
@@ -225,12 +226,14 @@ make_workers(struct weir *weir)
 	weir->cpu = offload_open(CPU_THREADS);
 	weir->dns = offload_open(DNS_THREADS);
 	weir->verifiers = verifiers_open();
+	weir->census = redis_census_open();
 	weir->control = weir->dns == NULL ? NULL
 					  : control_open(weir->snapshot,
 							 weir->log, weir->dns);
 	if (weir->control == NULL || weir->worker == NULL ||
 	    weir->mailboxes == NULL || weir->stats == NULL ||
 	    weir->cpu == NULL || weir->dns == NULL || weir->verifiers == NULL ||
+	    weir->census == NULL ||
 	    budgets_init(&weir->budgets, n, weir->mailboxes, pools_nudged) != 0)
 		goto failed;
 	weir->secrets = lookup_open(&secrets_kind, weir->control, weir->log);
@@ -431,6 +434,7 @@ close_all(struct process *pr)
 	lookup_close(&weir->secrets);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_close(&weir->worker[i]);
+	redis_census_close(&weir->census);
 	verifiers_close(&weir->verifiers);
 	budgets_fini(&weir->budgets);
 	rates_fini(&weir->rates);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "conf/mem.h"
+#include "proxy/redis_census.h"
 #include "proxy/redis_hub_post.h"
 
 /* What the members here want of one identity. */
@@ -22,7 +23,8 @@ struct hub_channel {
 	struct link link; /* in hubs.channels; first */
 	struct hub_ear *ear;
 	struct hub_claim *claims;
-	size_t waits; /* asks for it, not answered yet */
+	struct redis_census_line *line; /* where they are counted */
+	size_t waits;                   /* asks for it, not answered yet */
 	enum resp_channel kind;
 	size_t n;
 	uint8_t name[];
@@ -266,6 +268,8 @@ channel_make(struct hub_ear *e, enum resp_channel kind, struct slice name)
 	c->n = name.n;
 	if (name.n > 0)
 		memcpy(c->name, name.p, name.n);
+	c->line = redis_census_enter(e->hubs->w->weir->census, e->who->redis,
+				     kind, name);
 	links_add(&e->hubs->channels, &c->link, channel_hash(e, kind, name));
 	e->channels++;
 	return c;
@@ -280,6 +284,7 @@ hub_name(const struct hub_channel *c)
 static void
 channel_free(struct hub_channel *c)
 {
+	redis_census_leave(c->ear->hubs->w->weir->census, &c->line);
 	links_remove(&c->ear->hubs->channels, &c->link);
 	c->ear->channels--;
 	free(c);
@@ -366,6 +371,8 @@ claim_free(struct hub_claim *k)
 	*k->m_prev = k->m_next;
 	if (k->m_next != NULL)
 		k->m_next->m_prev = k->m_prev;
+	redis_census_clients(m->ear->hubs->w->weir->census, k->channel->line,
+			     -1);
 	links_remove(&m->ear->hubs->claims, &k->link);
 	stats_add(&m->ear->hubs->w->stats, STAT_REDIS_SUBSCRIPTIONS, -1);
 	free(k);
@@ -394,6 +401,7 @@ hub_add(struct hub_member *m, struct hub_channel *c)
 	m->claims[c->kind] = k;
 	m->n[c->kind]++;
 	m->bytes += c->n;
+	redis_census_clients(m->ear->hubs->w->weir->census, c->line, 1);
 	links_add(&m->ear->hubs->claims, &k->link, claim_hash(m, c));
 	stats_add(&m->ear->hubs->w->stats, STAT_REDIS_SUBSCRIPTIONS, 1);
 	return true;

@@ -6,6 +6,7 @@
 #include "conf/mem.h"
 #include "pool/redis_sub.h"
 #include "protocol/resp.h"
+#include "proxy/redis_census.h"
 #include "proxy/redis_hub_post.h"
 
 enum {
@@ -18,6 +19,8 @@ struct due {
 	struct hub_ask *ask; /* NULL: nobody */
 	enum hub_op op;      /* DROP: an UNSUBSCRIBE */
 	enum resp_channel channel;
+	/* Of a DROP: until it is done our connection still counts. */
+	struct redis_census_line *line;
 };
 
 /* The connection of one identity. */
@@ -46,8 +49,9 @@ struct hub {
 
 /* Who wants a channel. */
 struct interest {
-	struct link link; /* first */
-	uint64_t ears;    /* a bit a worker; never 0 */
+	struct link link;               /* first */
+	uint64_t ears;                  /* a bit a worker; never 0 */
+	struct redis_census_line *line; /* where our connection is counted */
 	enum resp_channel kind;
 	size_t n;
 	uint8_t name[];
@@ -63,6 +67,12 @@ static struct server *
 server_of(const struct hub *b)
 {
 	return b->lessee.server;
+}
+
+static struct redis_census *
+census_of(const struct hub *b)
+{
+	return b->hubs->w->weir->census;
 }
 
 /* ---- interests -------------------------------------------------------- */
@@ -102,33 +112,50 @@ interest_add(struct hub *b, enum resp_channel kind, struct slice name,
 		if (name.n > 0)
 			memcpy(i->name, name.p, name.n);
 		links_add(&b->to, &i->link, interest_hash(b, kind, name));
+		i->line =
+		    redis_census_enter(census_of(b), b->who->redis, kind, name);
+		redis_census_connections(census_of(b), i->line, 1);
 		stats_add(&b->hubs->w->stats, STAT_REDIS_CHANNELS, 1);
 	}
 	i->ears |= 1ull << ear;
+}
+
+/* Our connection is subscribed no more, and does not count. */
+static void
+uncount(struct hub *b, struct redis_census_line *line)
+{
+	if (line == NULL)
+		return;
+	redis_census_connections(census_of(b), line, -1);
+	redis_census_leave(census_of(b), &line);
 }
 
 static void
 interest_free(struct hub *b, struct interest *i)
 {
 	links_remove(&b->to, &i->link);
+	uncount(b, i->line);
 	stats_add(&b->hubs->w->stats, STAT_REDIS_CHANNELS, -1);
 	free(i);
 }
 
-/* True: nobody is left. */
-static bool
+/* Where it still counts, now that nobody is left; NULL: somebody is. */
+static struct redis_census_line *
 interest_drop(struct hub *b, enum resp_channel kind, struct slice name,
 	      unsigned ear)
 {
 	struct interest *i = interest_find(b, kind, name);
+	struct redis_census_line *line;
 
 	if (i == NULL)
-		return false;
+		return NULL;
 	i->ears &= ~(1ull << ear);
 	if (i->ears != 0)
-		return false;
+		return NULL;
+	line = i->line;
+	i->line = NULL;
 	interest_free(b, i);
-	return true;
+	return line;
 }
 
 static void
@@ -172,6 +199,8 @@ due_pop(struct hub *b)
 	struct due d = b->due[b->due_head];
 
 	assert(b->due_n > 0);
+	uncount(b, d.line);
+	d.line = NULL;
 	b->due_head = (b->due_head + 1) % b->due_size;
 	b->due_n--;
 	return d;
@@ -378,17 +407,21 @@ static const char *const unsubscribe_word[RESP_CHANNELS] = {
 static void
 hub_send_drop(struct hub *b, struct hub_ask *a)
 {
+	struct redis_census_line *line;
 	enum resp_channel kind;
 	struct slice arg[2];
 	size_t at = 0;
 
 	for (size_t i = 0; i < a->n; i++) {
 		arg[1] = hub_get_name(a, &at, &kind);
-		if (!interest_drop(b, kind, arg[1], a->from))
+		line = interest_drop(b, kind, arg[1], a->from);
+		if (line == NULL)
 			continue;
 		arg[0] = slice_str(unsubscribe_word[kind]);
 		hub_put(b, arg, 2);
-		due_push(b, (struct due){ .op = HUB_DROP, .channel = kind });
+		due_push(b, (struct due){ .op = HUB_DROP,
+					  .channel = kind,
+					  .line = line });
 	}
 	hub_ask_free(a);
 }

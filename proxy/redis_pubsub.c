@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "conf/mem.h"
+#include "protocol/resp_number.h"
+#include "proxy/redis_census.h"
 #include "proxy/redis_hub.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
@@ -19,6 +21,12 @@ struct redis_sub {
 	struct buf said; /* of an UNSUBSCRIBE: until upstream has done it */
 	enum { STAYS, HEARS, HAS_HEARD, LEAVES, HAS_LEFT } leaving;
 	bool mute; /* it waits for an answer it will not have */
+};
+
+/* PUBSUB NUMSUB: what upstream has answered so far. */
+struct redis_count {
+	enum resp_channel kind;
+	struct buf reply;
 };
 
 static const struct hub_ops member_ops;
@@ -487,9 +495,109 @@ redis_pubsub_end(struct redis_session *rs)
 void
 redis_pubsub_fini(struct redis_session *rs)
 {
+	if (rs->count != NULL) {
+		buf_free(&rs->count->reply);
+		free(rs->count);
+	}
 	assert(rs->sub == NULL || rs->sub->member.ear == NULL);
 	if (rs->sub != NULL)
 		buf_free(&rs->sub->held);
 	free(rs->sub);
 	rs->sub = NULL;
+}
+
+/* ---- PUBSUB NUMSUB ---------------------------------------------------- */
+
+/* Where its reply is the next that comes, and not queued. */
+bool
+redis_pubsub_is_numsub(const struct redis_session *rs,
+		       const struct redis_cmd *cmd)
+{
+	if ((rs->hold & ~(unsigned)REDIS_WATCHES) != 0)
+		return false;
+	return strcmp(cmd->name, "pubsub|numsub") == 0 ||
+	       strcmp(cmd->name, "pubsub|shardnumsub") == 0;
+}
+
+enum redis_did
+redis_pubsub_numsub(struct redis_session *rs, const struct slice *arg,
+		    size_t argc)
+{
+	enum redis_did did;
+
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	did = redis_forward(rs, arg, argc);
+	if (redis_is_idle(rs))
+		return did;
+	rs->count = mem_zero(1, sizeof(*rs->count), "a count");
+	rs->count->kind =
+	    slice_is_word(arg[1], "numsub") ? RESP_CHANNEL : RESP_SHARD;
+	buf_init(&rs->count->reply, REDIS_OUT_MAX);
+	return did;
+}
+
+void
+redis_pubsub_hear_numsub(struct redis_session *rs, const uint8_t *p, size_t n)
+{
+	if (buf_put(&rs->count->reply, p, n) != 0)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+}
+
+/* The line at the start of the bytes: what it takes, and its number; else 0. */
+static size_t
+number_at(const uint8_t *p, size_t n, uint8_t type, int64_t *value)
+{
+	const uint8_t *lf = n > 0 && p[0] == type ? memchr(p, '\n', n) : NULL;
+	size_t size = lf != NULL ? (size_t)(lf - p) + 1 : 0;
+
+	if (size < 4 || !resp_number(p + 1, size - 3, value))
+		return 0;
+	return size;
+}
+
+/* One channel and its number, corrected: bytes it took, 0 it is none. */
+static size_t
+put_count(struct redis_session *rs, const uint8_t *p, size_t n, int *bad)
+{
+	struct redis_census *census = rs->s.worker->weir->census;
+	struct buf *out = stream_out(&rs->s.stream);
+	int64_t size, counted;
+	size_t at = number_at(p, n, '$', &size), last;
+	struct slice name;
+
+	if (at == 0 || size < 0 || (uint64_t)size + 2 > n - at)
+		return 0;
+	name = slice_of(p + at, (size_t)size);
+	at += (size_t)size + 2;
+	if ((last = number_at(p + at, n - at, ':', &counted)) == 0)
+		return 0;
+	*bad |= resp_put_bulk(out, name.p, name.n);
+	*bad |= resp_put_int(out, redis_census_correct(census, rs->redis,
+						       rs->count->kind, name,
+						       counted));
+	return at + last;
+}
+
+/* Or an error, or nothing of a reply that is lost. */
+void
+redis_pubsub_end_numsub(struct redis_session *rs)
+{
+	struct redis_count *c = rs->count;
+	size_t n, at, used = 1;
+	const uint8_t *p = buf_peek(&c->reply, &n);
+	int64_t elements;
+	int bad = 0;
+
+	at = number_at(p, n, '*', &elements);
+	if (n > 0)
+		bad = stream_put(&rs->s.stream, p, at > 0 ? at : n);
+	while (at > 0 && at < n && used > 0)
+		at += used = put_count(rs, p + at, n - at, &bad);
+	buf_free(&c->reply);
+	free(c);
+	rs->count = NULL;
+	if (bad || used == 0)
+		session_close(&rs->s, bad ? WHY_SLOW_READER : WHY_DOUBT, NULL,
+			      NULL);
 }

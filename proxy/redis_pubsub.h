@@ -30,8 +30,10 @@
  * client-output-buffer-limit pubsub 32mb 8mb 60, which counts replies too.
  * Nobody else waits for it.
  *
- * Numbers: PUBLISH answers with how many connections heard it upstream, and
- * PUBSUB NUMSUB counts connections too: all subscribers behind weir are one.
+ * Numbers: PUBSUB NUMSUB counts clients (redis_census.h), but as a part of a
+ * transaction, or of a client that tracks keys, as upstream does.  PUBLISH
+ * answers with how many connections heard it there: all subscribers behind
+ * weir are one.  CHANNELS and NUMPAT count names, whoever subscribes to them.
  */
 #ifndef PROXY_REDIS_PUBSUB_H
 #define PROXY_REDIS_PUBSUB_H
@@ -65,6 +67,13 @@ enum redis_did redis_pubsub_say_barred(struct redis_session *, const struct redi
 bool redis_pubsub_pongs(const struct redis_session *);
 /* May it go on as somebody else? */
 bool redis_pubsub_allows(const struct redis_session *, const struct route *);
+
+/* PUBSUB NUMSUB, SHARDNUMSUB: asked of upstream, and corrected.  Meanwhile
+ * (rs->count) nothing else begins, and the reply comes here. */
+bool	  redis_pubsub_is_numsub(const struct redis_session *, const struct redis_cmd *);
+redis_run redis_pubsub_numsub;
+void	  redis_pubsub_hear_numsub(struct redis_session *, const uint8_t *, size_t);
+void	  redis_pubsub_end_numsub(struct redis_session *);
 
 /* A reply has ended: what waited for that. */
 void redis_pubsub_go_on(struct redis_session *);

@@ -113,6 +113,10 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 	       (rs->via == s->lessee.server || rs->via->pool == s->pool));
 	if (rs->mute != REDIS_LOUD)
 		return;
+	if (rs->count != NULL) {
+		redis_pubsub_hear_numsub(rs, p, n);
+		return;
+	}
 	if (stream_put(&s->stream, p, n) != 0) {
 		session_close(s, WHY_SLOW_READER, NULL, NULL);
 		return;
@@ -175,6 +179,11 @@ static void
 redis_answered(struct redis_session *rs, uint32_t n)
 {
 	assert(n <= rs->sent - rs->answered);
+	if (rs->count != NULL) {
+		redis_pubsub_end_numsub(rs);
+		if (session_is_over(&rs->s))
+			return;
+	}
 	rs->answered += n;
 	rs->since_ns = now_ns(rs);
 	if (redis_is_idle(rs))
@@ -649,6 +658,8 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 		return redis_local_noperm(rs, row);
 	if (redis_pubsub_bars(rs, row))
 		return redis_pubsub_say_barred(rs, row);
+	if (row->risk == REDIS_PROBE && redis_pubsub_is_numsub(rs, row))
+		return redis_pubsub_numsub(rs, arg, argc);
 	if (rs->hold != 0)
 		return redis_own_held(rs, row, arg, argc);
 	if (row->class == REDIS_SHARED &&
@@ -673,7 +684,8 @@ redis_may_go(const struct redis_session *rs)
 	return buf_len(&rs->s.stream.out) <= redis_out_max(rs) &&
 	       rs->sent - rs->answered < redis_depth(rs) &&
 	       buf_len(&rs->held) <= REDIS_HELD_MAX && !rs->s.lessee.midway &&
-	       rs->judged == 0 && !rs->selects && !redis_pubsub_waits(rs);
+	       rs->judged == 0 && !rs->selects && !redis_pubsub_waits(rs) &&
+	       rs->count == NULL;
 }
 
 /* Told in Redis's words once all before it is answered; then closed. */

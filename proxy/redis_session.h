@@ -102,6 +102,7 @@ struct redis_session {
 	uint64_t	    ran_ns;
 	struct redis_roll  *roll;	/* CLIENT LIST or KILL: its answer (redis_clients.h) */
 	struct redis_sub   *sub;	/* what it subscribes to (redis_pubsub.h); NULL: it never did */
+	struct redis_count *count;	/* PUBSUB NUMSUB is under way (redis_pubsub.h) */
 	size_t		    more;	/* bytes taken behind the request being run */
 	uint64_t	    since_ns;	/* outstanding: for so long at most; idle: likewise */
 	unsigned	    hold;	/* enum redis_hold, several; 0: none */

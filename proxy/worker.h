@@ -68,6 +68,7 @@ struct weir {
 	struct directory *directory;
 	struct rls	*rls;
 	struct verifiers *verifiers;
+	struct redis_census *census;
 	struct mailbox **mailboxes;
 	struct worker  **worker;
 	struct stats   **stats;

@@ -16,6 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proxy/redis_census.h"
 #include "proxy/redis_session.h"
 #include "proxy/worker.h"
 
@@ -235,6 +236,7 @@ set_up(void **state)
 	rig.listener = listening();
 	rig.weir.snapshot = configured(port_of(rig.listener));
 	rates_init(&rig.weir.rates);
+	assert_non_null(rig.weir.census = redis_census_open());
 	rig.weir.workers = 1;
 	rig.weir.mailboxes = &rig.mailbox;
 	assert_return_code(
@@ -266,6 +268,7 @@ tear_down(void **state)
 	close(rig.listener);
 	budgets_fini(&rig.weir.budgets);
 	rates_fini(&rig.weir.rates);
+	redis_census_close(&rig.weir.census);
 	snapshot_unref(&rig.weir.snapshot);
 	return 0;
 }

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "proxy/redis_census.h"
 #include "proxy/redis_session.h"
 #include "proxy/worker.h"
 
@@ -258,6 +259,8 @@ scene_open(struct scene *sc)
 	buf_init(&sc->asked, 64 << 20);
 	sc->weir.snapshot = world.snapshot;
 	rates_init(&sc->weir.rates);
+	sc->weir.census = redis_census_open();
+	assert(sc->weir.census != NULL);
 	sc->weir.workers = 1;
 	sc->weir.mailboxes = &sc->mailbox;
 	if (budgets_init(&sc->weir.budgets, 1, &sc->mailbox, pools_nudged) != 0)
@@ -298,6 +301,7 @@ scene_close(struct scene *sc)
 	buf_free(&sc->asked);
 	budgets_fini(&sc->weir.budgets);
 	rates_fini(&sc->weir.rates);
+	redis_census_close(&sc->weir.census);
 }
 
 int

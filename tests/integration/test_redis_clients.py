@@ -38,12 +38,13 @@ def node():
 def test_ioredis_and_node_redis(redis_way, node):
     node(redis_way, "redis.js",
          "ioredisValues", "ioredisPipelines", "ioredisScripts", "ioredisIterates",
-         "ioredisSessions", "ioredisTransactions", "ioredisBlocks",
-         "nodeRedisValues", "nodeRedisPool")
+         "ioredisSessions", "ioredisTransactions", "ioredisBlocks", "ioredisSubscribes",
+         "nodeRedisValues", "nodeRedisShares", "nodeRedisPool")
 
 
-def test_locks_sessions_and_queues(redis_way, node):
-    node(redis_way, "redis_apps.js", "locks", "sessions", "queues")
+def test_locks_sessions_queues_and_socket_io(redis_way, node):
+    node(redis_way, "redis_apps.js", "locks", "sessions", "queues",
+         "socketsOnIoredis", "socketsOnNodeRedis", "socketsSharded")
 
 
 # Redis's own tools.
@@ -137,6 +138,14 @@ def test_redis_py(redis_way):
         assert r.pipeline().set("py:n", 1).incr("py:n").execute() == [True, 2]
         assert r.transaction(lambda p: (p.multi(), p.incr("py:n")), "py:n") == [3]
         assert r.blpop("py:empty", timeout=1) is None
+        with r.pubsub(ignore_subscribe_messages=True) as sub:
+            sub.subscribe("py:channel")
+            sub.psubscribe("py:p*")
+            assert sub.get_message(timeout=scaled(10)) is None      # its confirmations
+            assert sub.get_message(timeout=scaled(10)) is None
+            r.publish("py:channel", "x")
+            r.publish("py:pattern", "y")
+            assert [sub.get_message(timeout=scaled(10))["data"] for _ in range(2)] == ["x", "y"]
         with connected(redis_way, db=3) as other:
             assert other.set("py", 3) and len(r.get("py")) == len(big)
             assert other.delete("py") == 1
