@@ -126,10 +126,19 @@ room_take_both(struct pool *p, int most)
 	return false;
 }
 
+/* Idle servers of its own pool come over from other workers, shared ones do
+ * not: who waits for one of these waits for a place. */
+static bool
+room_is_ours(const struct pool *p, int most)
+{
+	return atomic_load(&p->budget->count) < most ||
+	       (p->redis != NULL && !p->lends && !p->subscribes);
+}
+
 bool
 room_take(struct pool *p, int most)
 {
-	if (atomic_load(&p->budget->count) >= most)
+	if (!room_is_ours(p, most))
 		return false;
 	if (room_must_yield(p) || (budget_room(p->cap) == 0 && !room_make(p))) {
 		p->capped = true;
