@@ -116,8 +116,8 @@ static const struct conf_row rows[] = {
 	{ KIND_WEIR, "server_login_retry", T_TIME, 0, TIME_MAX, .def = "15", .off = W(server_login_retry_ms) },
 	{ KIND_WEIR, "max_prepared_statements", T_UINT, 0, 100000, .def = "200", .off = W(max_prepared_statements) },
 	{ KIND_WEIR, "max_message_size", T_SIZE, 64 << 10, 1 << 30, .def = "64MB", .off = W(max_message_size) },
-	{ KIND_WEIR, "admin_users", T_LIST, .off = W(admin_users), .aux = W(admin_users_n), .later = "*" },
-	{ KIND_WEIR, "stats_users", T_LIST, .off = W(stats_users), .aux = W(stats_users_n), .later = "*" },
+	{ KIND_WEIR, "admin_users", T_LIST, .off = W(admin_users), .aux = W(admin_users_n) },
+	{ KIND_WEIR, "stats_users", T_LIST, .off = W(stats_users), .aux = W(stats_users_n) },
 
 	{ KIND_TLS, "cert_file", T_LIST, 1, .off = TLS(cert_file), .aux = TLS(cert_file_n) },
 	{ KIND_TLS, "key_file", T_LIST, 1, .off = TLS(key_file), .aux = TLS(key_file_n) },

@@ -102,6 +102,8 @@ struct buf;
  */
 int pg_put(struct buf *, char type, const char *fields, ...)
     __attribute__((warn_unused_result));
+/* The fields alone: a part of a message. */
+int pg_put_bare(struct buf *, const char *fields, ...) __attribute__((warn_unused_result));
 /* severity ERROR or FATAL; sqlstate of five characters; detail may be NULL. */
 int pg_put_error(struct buf *, const char *severity, const char *sqlstate,
     const char *message, const char *detail) __attribute__((warn_unused_result));

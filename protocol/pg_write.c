@@ -49,6 +49,31 @@ put_field(struct buf *b, char kind, va_list *ap)
 	}
 }
 
+static int
+put_fields(struct buf *b, const char *fields, va_list *ap)
+{
+	int r = 0;
+
+	for (; r == 0 && *fields != '\0'; fields++)
+		r = put_field(b, *fields, ap);
+	return r;
+}
+
+int
+pg_put_bare(struct buf *b, const char *fields, ...)
+{
+	size_t start = buf_len(b);
+	va_list ap;
+	int r;
+
+	va_start(ap, fields);
+	r = put_fields(b, fields, &ap);
+	va_end(ap);
+	if (r != 0)
+		buf_truncate(b, start);
+	return r;
+}
+
 int
 pg_put(struct buf *b, char type, const char *fields, ...)
 {
@@ -62,8 +87,8 @@ pg_put(struct buf *b, char type, const char *fields, ...)
 	if (r == 0)
 		r = buf_put(b, length, 4);
 	va_start(ap, fields);
-	for (; r == 0 && *fields != '\0'; fields++)
-		r = put_field(b, *fields, &ap);
+	if (r == 0)
+		r = put_fields(b, fields, &ap);
 	va_end(ap);
 	if (r != 0) {
 		buf_truncate(b, start);

@@ -25,10 +25,6 @@
 #include "proxy/verifiers.h"
 #include "proxy/worker.h"
 
-#ifndef WEIR_VERSION
-#define WEIR_VERSION "0.1.0"
-#endif
-
 enum { EXIT_CONFIG = 2, CPU_THREADS = 2, DNS_THREADS = 2 };
 
 #define RLS_PATIENCE_NS (15ull * 1000000000)

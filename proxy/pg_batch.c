@@ -34,6 +34,7 @@ struct pg_batch {
 	struct worker *worker;
 	struct pg_terms *terms; /* of its lane, and of the lease; counted */
 	unsigned lane;
+	struct total *total;
 	struct pg_batch *chain; /* in its bucket */
 	struct pg_batch *touched_next;
 	bool touched;
@@ -56,8 +57,16 @@ struct pg_batch {
 	struct wheel_entry timer;
 };
 
+/* Of one table, since the start. */
+struct total {
+	struct total *next;
+	char *table;
+	uint64_t operations, commits, replayed, unknown;
+};
+
 struct pg_batches {
 	struct worker *worker;
+	struct total *totals;
 	struct pg_batch *bucket[BUCKETS];
 	struct pg_batch *touched;
 	unsigned n;
@@ -365,6 +374,23 @@ bucket_of(struct pg_batches *all, uint64_t hash, unsigned lane)
 	return &all->bucket[(hash + lane) % BUCKETS];
 }
 
+/* As many as sections ever had a name: a few. */
+static struct total *
+total_of(struct pg_batches *all, const char *table)
+{
+	struct total *t = all->totals;
+
+	while (t != NULL && strcmp(t->table, table) != 0)
+		t = t->next;
+	if (t != NULL)
+		return t;
+	if ((t = calloc(1, sizeof(*t))) == NULL)
+		abort();
+	t->table = copy(table);
+	t->next = all->totals;
+	return all->totals = t;
+}
+
 static struct pg_batch *
 batch_find(struct worker *w, struct pg_terms *t, unsigned lane)
 {
@@ -381,6 +407,7 @@ batch_find(struct worker *w, struct pg_terms *t, unsigned lane)
 	b->worker = w;
 	b->terms = pg_terms_ref(t);
 	b->lane = lane;
+	b->total = total_of(all, t->batch->name);
 	queue_init(&b->waiting);
 	queue_init(&b->run);
 	wheel_entry_init(&b->timer, on_timer);
@@ -415,6 +442,7 @@ arrives(struct message *m, void *owner)
 	struct pg_batch *b = batch_find(w, op->terms, op->lane);
 
 	touch(b); /* it may be new */
+	b->total->operations++;
 	if (b->waiting.bytes + op->cost > BATCH_BYTES_MAX) {
 		queue_put(&w->batches->refused, op);
 		return;
@@ -883,6 +911,7 @@ run_again(struct pg_batch *b)
 	struct op *op;
 
 	stats_add(&b->worker->stats, STAT_BATCH_REPLAYED, b->run.n);
+	b->total->replayed += b->run.n;
 	for (op = b->run.head; op != NULL; op = op->next)
 		op->alone |= b->failed && (b->bad == op || b->bad == NULL);
 	queue_put_back(&b->waiting, &b->run);
@@ -914,6 +943,7 @@ run_committed(struct pg_batch *b)
 {
 	struct stats *s = &b->worker->stats;
 
+	b->total->commits++;
 	stats_add(s, STAT_TRANSACTIONS, b->run.n);
 	stats_observe(s, STATS_BATCH_SIZE, b->run.n);
 	stats_observe(s, STATS_BATCH_COMMIT,
@@ -988,6 +1018,7 @@ run_lost(struct pg_batch *b, enum why why, const char *sqlstate,
 	if (!undone) {
 		log_unknown(b, why, text);
 		stats_add(&w->stats, STAT_BATCH_UNKNOWN, b->run.n);
+		b->total->unknown += b->run.n;
 		while (b->run.n > 0)
 			op_fails(w, queue_take(&b->run), WHY_OUTCOME_UNKNOWN,
 				 NULL, NULL);
@@ -1067,8 +1098,15 @@ pg_batches_open(struct worker *w)
 void
 pg_batches_close(struct pg_batches **at)
 {
+	struct total *t;
+
 	assert((*at)->n == 0 && (*at)->ops == 0);
 	event_del(&(*at)->linger);
+	while ((t = (*at)->totals) != NULL) {
+		(*at)->totals = t->next;
+		free(t->table);
+		free(t);
+	}
 	free(*at);
 	*at = NULL;
 }
@@ -1077,6 +1115,43 @@ bool
 pg_batches_idle(const struct worker *w)
 {
 	return w->batches->n == 0 && w->batches->ops == 0;
+}
+
+static void
+see_batch(const struct pg_batch *b,
+	  void (*see)(void *, const struct pg_batch_seen *), void *arg)
+{
+	struct pg_batch_seen seen = {
+		.table = b->terms->batch->name,
+		.organization = b->terms->tenant ? b->terms->tenant->slug : "",
+		.database = b->terms->dbname,
+		.lanes = 1,
+		.waiting = b->waiting.n,
+		.waiting_bytes = b->waiting.bytes,
+		.sent = b->run.n,
+	};
+
+	if (b->waiting.n > 0)
+		seen.wait_us =
+		    (b->worker->streams.now_ns - b->waiting.head->since_ns) /
+		    1000u;
+	see(arg, &seen);
+}
+
+void
+pg_batches_see(const struct worker *w,
+	       void (*see)(void *, const struct pg_batch_seen *), void *arg)
+{
+	for (const struct total *t = w->batches->totals; t != NULL; t = t->next)
+		see(arg, &(struct pg_batch_seen){ .table = t->table,
+						  .operations = t->operations,
+						  .commits = t->commits,
+						  .replayed = t->replayed,
+						  .unknown = t->unknown });
+	for (unsigned i = 0; i < BUCKETS; i++)
+		for (const struct pg_batch *b = w->batches->bucket[i];
+		     b != NULL; b = b->chain)
+			see_batch(b, see, arg);
 }
 
 void

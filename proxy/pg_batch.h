@@ -130,6 +130,20 @@ void		   pg_batches_run(struct worker *);	/* once a turn: sends what is due */
 bool		   pg_batches_idle(const struct worker *);
 void		   pg_batches_abort(struct worker *);	/* patience has ended */
 
+/* What there is of one table: in all since the start (organization is NULL), or
+ * of one organization that has something under way ("": none). */
+struct pg_batch_seen {
+	const char *table, *organization, *database;
+	unsigned    lanes;
+	size_t	    waiting, waiting_bytes, sent;	/* operations, bytes, operations */
+	uint64_t    wait_us;				/* of the oldest that waits */
+	uint64_t    operations, commits, replayed, unknown;
+};
+
+/* On its worker.  Texts are views. */
+void pg_batches_see(const struct worker *, void (*see)(void *arg, const struct pg_batch_seen *),
+    void *arg);
+
 /* Takes the operation over; pg_op_home() hears of it on this worker, later. */
 void pg_batch_submit(struct worker *, struct op *);
 

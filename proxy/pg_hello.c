@@ -11,6 +11,7 @@
 
 #include "conf/tenant.h"
 #include "protocol/context.h"
+#include "proxy/console.h"
 #include "proxy/pg_switch.h"
 #include "proxy/rls.h"
 #include "proxy/route.h"
@@ -592,8 +593,11 @@ pg_hello_in(struct session *s)
 	struct pg_session *ps = pg_session(s);
 	struct pg_hello *h = ps->hello;
 	enum why w;
-	int result = find_pool(s, h, &w);
+	int result;
 
+	if (console_is(s->snapshot->conf, h->database))
+		return console_in(s);
+	result = find_pool(s, h, &w);
 	h->proved = true;
 	if (result < 0)
 		session_close(s, w, NULL, NULL);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "protocol/pg.h"
+#include "proxy/console.h"
 #include "proxy/pg_local.h"
 #include "proxy/pg_op.h"
 #include "proxy/pg_switch.h"
@@ -355,6 +356,8 @@ pg_ready_step(struct session *s)
 	struct feed f = { 0 };
 	bool want = false;
 
+	if (ps->console != NULL)
+		return console_step(s);
 	resume_server(ps);
 	if (session_is_over(s))
 		return STEP_WAIT;
@@ -883,6 +886,7 @@ pg_fini(struct session *s)
 	struct pg_poison *po;
 
 	pg_hello_free(ps);
+	console_free(&ps->console);
 	if (ps->cancels != NULL)
 		cancel_forget(ps->cancels);
 	secret_unref(&ps->secret);

@@ -28,6 +28,7 @@ struct pg_poison {
 struct pg_session {
 	struct session	  s;
 	struct pg_hello	 *hello;	/* until logged in */
+	struct console	 *console;	/* it looks at weir itself, and has no pool; NULL: not so */
 	struct secret	 *secret;	/* found elsewhere than in the configuration, or NULL; counted */
 	struct pg_switch *sw;		/* a service user's; NULL: may not switch */
 	struct stmt_names names;	/* its prepared statements */

@@ -24,6 +24,10 @@
 #include "tls/snapshot.h"
 #include "tls/stream.h"
 
+#ifndef WEIR_VERSION
+#define WEIR_VERSION "0.1.0"
+#endif
+
 struct session;
 struct listener;
 struct pg_batches;
