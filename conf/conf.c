@@ -465,6 +465,10 @@ conf_free(struct conf **conf)
 		conf_tenant_free_vars(c->tenant[i].var, c->tenant[i].var_n);
 	for (size_t i = 0; i < c->user_n; i++)
 		free(c->user[i].verifier);
+	for (size_t i = 0; i < c->batch_n; i++) {
+		row_text_free(&c->batch[i].channel);
+		row_text_free(&c->batch[i].message);
+	}
 	conf_users_free(c);
 	jwt_key_free(&c->jwt.public_key);
 	for (unsigned kind = 0; kind < KIND_MAX; kind++)

@@ -26,6 +26,7 @@
 #include "conf/log.h"
 #include "conf/tenant.h"
 #include "protocol/jwt.h"
+#include "protocol/row_text.h"
 #include "protocol/scram.h"
 
 enum {
@@ -162,6 +163,7 @@ struct conf_batch {		/* [batch TABLE]: its inserts are committed in groups */
 	bool	 transactions;
 	char	*publish;	/* a channel's template; NULL: nothing is published */
 	char	*publish_payload;	/* a message's; NULL: the row as JSON */
+	struct row_text *channel, *message;	/* what these two say; NULL: nothing is published */
 };
 
 struct conf_tls {		/* [tls] */

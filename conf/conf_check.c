@@ -734,6 +734,55 @@ check_homes(const struct conf *c, struct conf_errors *e)
 	free(home);
 }
 
+static bool
+publishes(const struct conf *c)
+{
+	for (size_t i = 0; i < c->batch_n; i++)
+		if (c->batch[i].publish != NULL)
+			return true;
+	return false;
+}
+
+/* It borrows connections as clients do that keep one. */
+static void
+check_publish_to(const struct conf *c, struct conf_errors *e,
+		 const struct conf_batch *b, const struct conf_redis *r)
+{
+	if (r->dedicated_connections == 0)
+		ERROR(c, e, conf_line(c, &b->publish),
+		      "publish: [redis %s] has dedicated_connections = 0, "
+		      "expected at least 1",
+		      r->name);
+}
+
+static void
+check_batch(const struct conf *c, struct conf_errors *e, struct conf_batch *b)
+{
+	const char *expected;
+
+	if (b->publish == NULL) {
+		if (b->publish_payload != NULL)
+			ERROR(c, e, conf_line(c, &b->publish_payload),
+			      "publish_payload alone, expected publish too");
+		return;
+	}
+	b->channel = row_text_channel(b->publish, &expected);
+	if (b->channel == NULL)
+		ERROR(c, e, conf_line(c, &b->publish),
+		      "publish = %s: expected %s", b->publish, expected);
+	b->message = row_text_message(b->publish_payload, &expected);
+	if (b->message == NULL)
+		ERROR(c, e, conf_line(c, &b->publish_payload),
+		      "publish_payload = %s: expected %s", b->publish_payload,
+		      expected);
+	if (c->redis_n == 0)
+		ERROR(c, e, conf_line(c, &b->publish),
+		      "publish without an upstream, expected a [redis NAME] "
+		      "section");
+	for (size_t i = 0; i < c->redis_n; i++)
+		check_publish_to(c, e, b, &c->redis[i]);
+}
+
 /* What is not known before a client names it cannot be looked at before. */
 static void
 check_unnamed(const struct conf *c, struct conf_errors *e)
@@ -775,7 +824,10 @@ conf_check(struct conf *c, struct conf_errors *e)
 	check_auth(c, e);
 	check_directory(c, e);
 	check_ids(c, e);
-	if (listens_to(c, LISTEN_REDIS) || listens_to(c, LISTEN_REDIS_TLS))
+	for (size_t i = 0; i < c->batch_n; i++)
+		check_batch(c, e, &c->batch[i]);
+	if (listens_to(c, LISTEN_REDIS) || listens_to(c, LISTEN_REDIS_TLS) ||
+	    publishes(c))
 		check_homes(c, e);
 	add_fallback(c, e);
 	check_unnamed(c, e);

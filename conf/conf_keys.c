@@ -209,8 +209,8 @@ static const struct conf_row rows[] = {
 	{ KIND_BATCH, "merge", T_BOOL, .def = "off", .off = B(merge), .later = "*" },
 	{ KIND_BATCH, "functions", T_LIST, .off = B(functions), .aux = B(functions_n) },
 	{ KIND_BATCH, "transactions", T_BOOL, .def = "off", .off = B(transactions), .later = "*" },
-	{ KIND_BATCH, "publish", T_TEXT, ANY_TEXT, .off = B(publish), .later = "*" },
-	{ KIND_BATCH, "publish_payload", T_TEXT, ANY_TEXT, .off = B(publish_payload), .later = "*" },
+	{ KIND_BATCH, "publish", T_TEXT, ANY_TEXT, .off = B(publish) },
+	{ KIND_BATCH, "publish_payload", T_TEXT, ANY_TEXT, .off = B(publish_payload) },
 
 	{ KIND_AUTH, "userlist_file", T_TEXT, ANY_TEXT, .off = W(userlist_file) },
 	{ KIND_AUTH, "auth_postgres", T_POSTGRES, .off = A(postgres) },

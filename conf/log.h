@@ -61,6 +61,7 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 	X(RLS,		"rls")			/* row level security does not hold, or may not */ \
 	X(CHANNEL,	"channel")		/* a server does not let us listen */ \
 	X(OUTCOME,	"outcome")		/* of a commit is unknown */   \
+	X(PUBLISH,	"publish")		/* committed, and Redis was not told */ \
 	X(DROPPED,	"log-dropped")                                        \
 	X(FAULT,	"fault")		/* something we must look at */
 

@@ -70,6 +70,9 @@ struct buf;
 	X(BATCH_REPLAYED,  "batch_replayed_total", "", COUNTER, "operations run again because another one failed, or a server was lost in time") \
 	X(BATCH_FAILED,	   "batch_failed_total", "", COUNTER, "operations answered with an error") \
 	X(BATCH_UNKNOWN,   "batch_unknown_total", "", COUNTER, "operations whose server was lost while it committed") \
+	X(PUBLISHED,	   "publish_total", "outcome=\"told\"", COUNTER, "messages of committed operations for Redis") \
+	X(PUBLISH_FAILED,  "publish_total", "outcome=\"failed\"", COUNTER, "messages of committed operations for Redis") \
+	X(PUBLISH_UNSAID,  "publish_total", "outcome=\"unsaid\"", COUNTER, "messages of committed operations for Redis") \
 	X(CANCELS,	   "cancels_total", "", COUNTER, "cancel requests forwarded")                \
 	X(REDIS_HELD,	   "redis_held_total", "", COUNTER, "times Redis clients began to keep a connection of their own") \
 	X(COMMANDS,	   "redis_commands_total", "", COUNTER, "Redis commands forwarded")          \

@@ -357,8 +357,32 @@ text_of_number(const json_t *value)
 	return s && s[strspn(s, "-0123456789")] == '\0' ? copy(s) : NULL;
 }
 
+/* As it stands in the text, but for spaces behind a sign. */
+static char *
+number_at(struct slice text, json_int_t at)
+{
+	const uint8_t *p = text.p + at, *end = text.p + text.n, *from;
+	bool minus;
+	char *c;
+
+	if (at <= 0 || (size_t)at >= text.n)
+		return NULL;
+	if ((minus = *p == '-'))
+		p++;
+	for (; p < end && (*p == ' ' || (*p >= '\t' && *p <= '\r')); p++)
+		;
+	for (from = p; p < end; p++)
+		if (!(*p >= '0' && *p <= '9') && !(*p >= 'a' && *p <= 'z') &&
+		    !(*p >= 'A' && *p <= 'Z') && *p != '.' &&
+		    !((*p == '-' || *p == '+') && (p[-1] | 32) == 'e'))
+			break;
+	if (asprintf(&c, "%s%.*s", minus ? "-" : "", (int)(p - from), from) < 0)
+		abort();
+	return c;
+}
+
 static void
-read_const(struct insert_column *c, const json_t *value)
+read_const(struct insert_column *c, const json_t *value, struct slice text)
 {
 	const json_t *v;
 
@@ -370,10 +394,15 @@ read_const(struct insert_column *c, const json_t *value)
 		c->text = text_of_number(v);
 	if (c->text != NULL || json_is_true(json_object_get(value, "isnull")))
 		c->kind = INSERT_CONST;
+	else if (json_object_get(value, "ival") ||
+		 json_object_get(value, "fval") ||
+		 json_object_get(value, "boolval"))
+		c->number = number_at(text, json_integer_value(json_object_get(
+						value, "location")));
 }
 
 static void
-read_value(struct insert_column *c, const json_t *value)
+read_value(struct insert_column *c, const json_t *value, struct slice text)
 {
 	const json_t *cast = json_object_get(value, "TypeCast");
 	const json_t *type = json_object_get(cast, "typeName");
@@ -391,7 +420,7 @@ read_value(struct insert_column *c, const json_t *value)
 		c->param =
 		    (unsigned)json_integer_value(json_object_get(v, "number"));
 	} else if ((v = json_object_get(value, "A_Const")) != NULL) {
-		read_const(c, v);
+		read_const(c, v, text);
 	} else if (json_object_get(value, "SetToDefault") && cast == NULL) {
 		c->kind = INSERT_DEFAULT;
 	}
@@ -413,7 +442,7 @@ one_row(const json_t *select)
 }
 
 static bool
-read_row(struct insert *in, const json_t *insert)
+read_row(struct insert *in, const json_t *insert, struct slice text)
 {
 	const json_t *cols = json_object_get(insert, "cols");
 	const json_t *row = one_row(json_object_get(insert, "selectStmt"));
@@ -435,7 +464,7 @@ read_row(struct insert *in, const json_t *insert)
 		if (cols != NULL &&
 		    (c->name == NULL || json_object_get(col, "indirection")))
 			return false;
-		read_value(c, json_array_get(row, i));
+		read_value(c, json_array_get(row, i), text);
 		in->plain =
 		    in->plain && c->kind == INSERT_PARAM && c->param == i + 1;
 	}
@@ -455,7 +484,7 @@ read_conflict(struct insert *in, const json_t *conflict)
 }
 
 static bool
-read_insert(struct insert *in, const json_t *insert)
+read_insert(struct insert *in, const json_t *insert, struct slice text)
 {
 	const json_t *relation = json_object_get(insert, "relation");
 	const json_t *conflict = json_object_get(insert, "onConflictClause");
@@ -468,7 +497,7 @@ read_insert(struct insert *in, const json_t *insert)
 	in->table = copy(text_of(relation, "relname"));
 	in->returning = json_object_get(insert, "returningList") != NULL;
 	return in->table != NULL && are_allowed(in, &insert_node, insert, 0) &&
-	       read_row(in, insert) &&
+	       read_row(in, insert, text) &&
 	       (conflict == NULL || read_conflict(in, conflict));
 }
 
@@ -496,7 +525,7 @@ is_block(const json_t *stmts)
 }
 
 static bool
-read_tree(struct insert *in, const json_t *tree, size_t n)
+read_tree(struct insert *in, const json_t *tree, struct slice text)
 {
 	const json_t *stmts = json_object_get(tree, "stmts"), *stmt, *insert;
 	json_int_t at, len;
@@ -507,12 +536,13 @@ read_tree(struct insert *in, const json_t *tree, size_t n)
 	stmt = json_array_get(stmts, in->block ? 1 : 0);
 	at = json_integer_value(json_object_get(stmt, "stmt_location"));
 	len = json_integer_value(json_object_get(stmt, "stmt_len"));
-	if (at < 0 || (size_t)at > n || len < 0 || (size_t)len > n - (size_t)at)
+	if (at < 0 || (size_t)at > text.n || len < 0 ||
+	    (size_t)len > text.n - (size_t)at)
 		return false;
 	in->at = (size_t)at;
-	in->n = len > 0 ? (size_t)len : n - in->at;
+	in->n = len > 0 ? (size_t)len : text.n - in->at;
 	insert = json_object_get(json_object_get(stmt, "stmt"), "InsertStmt");
-	return insert != NULL && read_insert(in, insert);
+	return insert != NULL && read_insert(in, insert, text);
 }
 
 /* Cheap for what is something else. */
@@ -558,7 +588,7 @@ insert_load(struct slice text)
 		return NULL;
 	if ((in = calloc(1, sizeof(*in))) == NULL)
 		abort();
-	if (!read_tree(in, tree, text.n))
+	if (!read_tree(in, tree, text))
 		insert_free(&in);
 	json_decref(tree);
 	return in;
@@ -574,6 +604,7 @@ insert_free(struct insert **p)
 	for (size_t i = 0; i < in->column_n; i++) {
 		free(in->column[i].name);
 		free(in->column[i].text);
+		free(in->column[i].number);
 		free(in->column[i].cast);
 	}
 	for (size_t i = 0; i < in->function_n; i++)

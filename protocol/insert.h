@@ -33,7 +33,8 @@ enum {
 	INSERT_TEXT_MAX = 64 << 10,
 	INSERT_TOKENS_MAX = 2000,
 	INSERT_DEPTH_MAX = 32,
-	INSERT_FUNCTIONS_MAX = 32	/* different ones in a text */
+	INSERT_FUNCTIONS_MAX = 32,	/* different ones in a text */
+	INSERT_UUID = 16		/* bytes */
 };
 
 enum insert_kind {
@@ -48,6 +49,7 @@ struct insert_column {
 	enum insert_kind kind;
 	unsigned	 param;	/* PARAM: n, from 1 */
 	char		*text;	/* CONST: the value's text; NULL is SQL's */
+	char		*number; /* OTHER: a number, true or false, as written; NULL: else */
 	char		*cast;	/* PARAM, CONST: the type's name, as pg_type has it; NULL: no cast */
 };
 
@@ -107,5 +109,8 @@ const struct insert_column *insert_column(const struct insert *, const char *nam
  */
 bool insert_key(const struct insert_column *, unsigned type, int format, const void *value, ssize_t n,
     uint64_t *key);
+
+/* As PostgreSQL reads a uuid's text; false: it is none. */
+bool insert_read_uuid(const uint8_t *p, size_t n, uint8_t out[INSERT_UUID]);
 
 #endif

@@ -3,8 +3,6 @@
 
 #include "protocol/insert.h"
 
-enum { UUID_BYTES = 16 };
-
 /* Types whose values have one key however they are sent; from pg_type.dat. */
 enum oid {
 	OID_NONE = 0,
@@ -63,8 +61,8 @@ digit_of(uint8_t c)
 }
 
 /* As uuid_in() reads it: braces around all, dashes behind any two bytes. */
-static bool
-read_uuid(const uint8_t *p, size_t n, uint8_t out[UUID_BYTES])
+bool
+insert_read_uuid(const uint8_t *p, size_t n, uint8_t out[INSERT_UUID])
 {
 	const uint8_t *end = p + n;
 
@@ -74,7 +72,7 @@ read_uuid(const uint8_t *p, size_t n, uint8_t out[UUID_BYTES])
 		p++;
 		end--;
 	}
-	for (size_t i = 0; i < UUID_BYTES; i++) {
+	for (size_t i = 0; i < INSERT_UUID; i++) {
 		int high, low;
 
 		if (end - p < 2)
@@ -84,7 +82,7 @@ read_uuid(const uint8_t *p, size_t n, uint8_t out[UUID_BYTES])
 		if (high == 16 || low == 16)
 			return false;
 		out[i] = (uint8_t)(high << 4 | low);
-		if (i % 2 == 1 && i < UUID_BYTES - 1 && p < end && *p == '-')
+		if (i % 2 == 1 && i < INSERT_UUID - 1 && p < end && *p == '-')
 			p++;
 	}
 	return p == end;
@@ -150,10 +148,10 @@ key_of_integer(int64_t v)
 static uint64_t
 key_of_text(const uint8_t *p, size_t n)
 {
-	uint8_t uuid[UUID_BYTES];
+	uint8_t uuid[INSERT_UUID];
 	int64_t integer;
 
-	if (read_uuid(p, n, uuid))
+	if (insert_read_uuid(p, n, uuid))
 		return hash(UUIDS, uuid, sizeof(uuid));
 	if (read_integer(p, n, &integer))
 		return key_of_integer(integer);
@@ -169,7 +167,7 @@ key_of_binary(unsigned type, const uint8_t *p, size_t n, uint64_t *key)
 		*key = key_of_text(p, n);
 		return true;
 	}
-	if (type == OID_UUID && n == UUID_BYTES) {
+	if (type == OID_UUID && n == INSERT_UUID) {
 		*key = hash(UUIDS, p, n);
 		return true;
 	}

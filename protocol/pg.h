@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "protocol/slice.h"
 
@@ -77,6 +78,15 @@ uint16_t     pg_read_u16(struct pg_reader *);
 uint32_t     pg_read_u32(struct pg_reader *);
 struct slice pg_read_bytes(struct pg_reader *, size_t n);
 struct slice pg_read_str(struct pg_reader *);	/* up to and without the NUL, which is eaten */
+
+/* The n-th type, from 1, of a list of types and their number before it; 0: none. */
+unsigned     pg_type_at(struct slice list, unsigned n);
+/*
+ * The n-th value, from 1, of what follows a Bind's names, and its format; len
+ * < 0 is NULL.  False: there is none, or it is malformed.
+ */
+bool	     pg_bind_value(struct slice args, unsigned n, int *format, struct slice *value,
+    ssize_t *len);
 
 /* One field of an ErrorResponse or NoticeResponse body, empty where absent. */
 struct slice pg_error_field(const uint8_t *body, size_t n, char field);

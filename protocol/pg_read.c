@@ -60,6 +60,41 @@ pg_read_str(struct pg_reader *r)
 	return s;
 }
 
+unsigned
+pg_type_at(struct slice list, unsigned n)
+{
+	struct pg_reader r = pg_reader(list.p, list.n);
+	unsigned types = pg_read_u16(&r), type = 0;
+
+	for (unsigned i = 1; i <= n && i <= types; i++)
+		type = pg_read_u32(&r);
+	return r.bad || n > types ? 0 : type;
+}
+
+bool
+pg_bind_value(struct slice args, unsigned n, int *format, struct slice *value,
+	      ssize_t *len)
+{
+	struct pg_reader r = pg_reader(args.p, args.n);
+	unsigned formats = pg_read_u16(&r), values;
+
+	*format = 0;
+	for (unsigned i = 1; i <= formats && !r.bad; i++) {
+		int f = pg_read_u16(&r);
+
+		if (i == n || formats == 1)
+			*format = f;
+	}
+	values = pg_read_u16(&r);
+	if (r.bad || n < 1 || n > values)
+		return false;
+	for (unsigned i = 1; i <= n && !r.bad; i++) {
+		*len = (int32_t)pg_read_u32(&r);
+		*value = pg_read_bytes(&r, *len > 0 ? (size_t)*len : 0);
+	}
+	return !r.bad;
+}
+
 struct slice
 pg_error_field(const uint8_t *body, size_t n, char field)
 {

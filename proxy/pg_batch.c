@@ -12,6 +12,7 @@
 #include "proxy/pg_op.h"
 #include "proxy/pg_session.h"
 #include "proxy/pg_text.h"
+#include "proxy/redis_publish.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -938,6 +939,47 @@ is_renewed(struct pg_batch *b, struct op *op)
 	return true;
 }
 
+/* Has it brought no row?  ON CONFLICT and triggers may see to that. */
+static bool
+is_in_vain(const uint8_t *tag, size_t n)
+{
+	return n >= 3 && memcmp(tag + n - 3, " 0", 3) == 0;
+}
+
+/* Of parts that brought no row there are no news.  True: there are some. */
+static bool
+has_news(struct op *op)
+{
+	bool any = false;
+	struct pg_frame f;
+	unsigned part = 0;
+	size_t n;
+	const uint8_t *p = buf_peek(&op->reply, &n);
+
+	if (op->terms->batch->publish == NULL)
+		return false;
+	for (; part < op->parts && pg_frame_next(&f, p, n) > 0 && f.size <= n;
+	     p += f.size, n -= f.size) {
+		const uint8_t *tag = p + PG_HEADER;
+		size_t tag_n = f.size - PG_HEADER;
+
+		if (f.type != 'C' || tag_n < 6 || memcmp(tag, "INSERT", 6) != 0)
+			continue;
+		if (is_in_vain(tag, tag_n))
+			op->part[part].news = op->part[part].unsaid = false;
+		part++;
+	}
+	for (unsigned i = 0; i < op->parts; i++)
+		any |= op->part[i].news || op->part[i].unsaid;
+	return any;
+}
+
+void
+pg_batch_told(struct worker *w, struct op *op)
+{
+	op_ends(w, op);
+}
+
 static void
 run_committed(struct pg_batch *b)
 {
@@ -948,8 +990,12 @@ run_committed(struct pg_batch *b)
 	stats_observe(s, STATS_BATCH_SIZE, b->run.n);
 	stats_observe(s, STATS_BATCH_COMMIT,
 		      (b->worker->streams.now_ns - b->sent_ns) / 1000u);
-	while (b->run.n > 0)
-		op_ends(b->worker, queue_take(&b->run));
+	while (b->run.n > 0) {
+		struct op *op = queue_take(&b->run);
+
+		if (!has_news(op) || !redis_publish(b->worker, op))
+			op_ends(b->worker, op);
+	}
 }
 
 static void

@@ -20,6 +20,9 @@
  * Lanes: operations with one value of the column order_by go by one lane, of
  * in_flight, on one worker; those of other workers travel there in messages.
  *
+ * What is committed is told to Redis before it is answered, where the section
+ * says so (redis_publish.h); the next ones do not wait for that.
+ *
  * Owner:    an operation is its batch's from pg_batch_submit() on, until it
  *           comes home to the worker of its session, which frees it; the
  *           session may be gone by then, the operation is carried out.
@@ -81,6 +84,9 @@ struct op_part {
 	uint64_t shape;		/* the client was told that it returns this; 0: nothing */
 	bool	 parse;		/* ParseComplete is expected, */
 	bool	 describe;	/* and RowDescription or NoData */
+	bool	 news;		/* to be told when it is committed: */
+	bool	 unsaid;	/* it should be, but cannot be said */
+	uint32_t channel, channel_n, message_n;	/* the message follows its channel */
 };
 
 enum op_form {
@@ -107,6 +113,9 @@ struct op {
 	char		 sqlstate[6];	/* empty: the why's own */
 	char		*text;		/* NULL: the why's own */
 	struct buf	 reply;
+	/* While Redis is told (redis_publish.h): */
+	uint64_t	 told_ns;	/* since when */
+	unsigned	 told, owed;	/* parts it has been told of; answers it owes */
 	/* Its home's alone: */
 	unsigned	 home;
 	struct session	*session;	/* NULL: gone */
@@ -146,5 +155,8 @@ void pg_batches_see(const struct worker *, void (*see)(void *arg, const struct p
 
 /* Takes the operation over; pg_op_home() hears of it on this worker, later. */
 void pg_batch_submit(struct worker *, struct op *);
+
+/* Redis has been told of it, as far as it could be. */
+void pg_batch_told(struct worker *, struct op *);
 
 #endif

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "proxy/pg_text.h"
+#include "proxy/redis_publish.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -24,40 +25,17 @@ struct draft {
 	struct draft_part {
 		struct slice body, args;
 		const struct stmt_entry *named; /* NULL: it is unnamed */
-		bool parse, describe;
+		bool parse, describe, told, unsaid;
+		uint32_t channel, channel_n, message_n; /* in news */
 	} part[OP_PARTS_MAX];
 	struct slice unnamed; /* its own last unnamed Parse; none: NULL */
 	bool parsed;          /* and no Bind behind it yet */
 	bool bound;           /* a Bind, and no Execute behind it yet */
+	struct insert *query; /* what a Query says; its own */
+	struct buf news;      /* what is to be told of it */
 };
 
 /* ---- judging ---------------------------------------------------------- */
-
-/* The value and format of a Bind's n-th parameter, counted from 1; `args` is
- * what follows its names.  False: there is none, or it is malformed. */
-static bool
-argument(struct slice args, unsigned n, int *format, struct slice *value,
-	 ssize_t *len)
-{
-	struct pg_reader r = pg_reader(args.p, args.n);
-	unsigned formats = pg_read_u16(&r), values;
-
-	*format = 0;
-	for (unsigned i = 1; i <= formats && !r.bad; i++) {
-		int f = pg_read_u16(&r);
-
-		if (i == n || formats == 1)
-			*format = f;
-	}
-	values = pg_read_u16(&r);
-	if (r.bad || n < 1 || n > values)
-		return false;
-	for (unsigned i = 1; i <= n && !r.bad; i++) {
-		*len = (int32_t)pg_read_u32(&r);
-		*value = pg_read_bytes(&r, *len > 0 ? (size_t)*len : 0);
-	}
-	return !r.bad;
-}
 
 /* Is what follows a Bind's names well made, with so many values?  If not, the
  * error is nobody else's business. */
@@ -96,15 +74,21 @@ params_of(struct slice body, const struct insert *in)
 	return !r.bad && types > in->params ? types : in->params;
 }
 
-/* The n-th of a list of types and their number before it; 0: none. */
-static unsigned
-type_at(struct pg_reader r, unsigned n)
+static struct slice
+types_of(const struct draft_part *part)
 {
-	unsigned types = pg_read_u16(&r), type = 0;
+	struct pg_reader r = pg_reader(part->body.p, part->body.n);
 
-	for (unsigned i = 1; i <= n && i <= types; i++)
-		type = pg_read_u32(&r);
-	return r.bad || n > types ? 0 : type;
+	pg_read_str(&r);
+	return slice_of(r.p, (size_t)(r.end - r.p));
+}
+
+static struct slice
+types_told(const struct draft_part *part)
+{
+	const struct stmt_entry *e = part->named;
+
+	return e && e->types ? slice_of(e->types, e->types_n) : slice_of("", 0);
 }
 
 /* The type of a statement's n-th parameter, as its Parse or a server has it;
@@ -112,15 +96,9 @@ type_at(struct pg_reader r, unsigned n)
 static unsigned
 type_of(const struct draft_part *part, unsigned n)
 {
-	struct pg_reader r = pg_reader(part->body.p, part->body.n);
-	unsigned type;
+	unsigned type = pg_type_at(types_of(part), n);
 
-	pg_read_str(&r);
-	type = type_at(r, n);
-	if (type == 0 && part->named != NULL && part->named->types != NULL)
-		type = type_at(
-		    pg_reader(part->named->types, part->named->types_n), n);
-	return type;
+	return type == 0 ? pg_type_at(types_told(part), n) : type;
 }
 
 /* All of one request must go by one lane. */
@@ -140,7 +118,7 @@ key_of(struct draft *d, const struct insert *in, const struct draft_part *part)
 		return false;
 	if (c->kind == INSERT_PARAM) {
 		type = type_of(part, c->param);
-		if (!argument(part->args, c->param, &format, &value, &n))
+		if (!pg_bind_value(part->args, c->param, &format, &value, &n))
 			return false;
 	}
 	if (!insert_key(c, type, format, value.p, n, &key) ||
@@ -324,6 +302,7 @@ draft_query(struct draft *d, const struct pg_frame *m)
 		return OP_NONE;
 	if ((in = pg_text_read(d->ps->s.snapshot->conf, text)) == NULL)
 		return OP_NONE;
+	d->query = in;
 	part->body = slice_of(text.p + in->at, in->n);
 	part->args = slice_of(no_args, sizeof(no_args));
 	part->named = NULL;
@@ -332,8 +311,44 @@ draft_query(struct draft *d, const struct pg_frame *m)
 	d->n = 1;
 	d->p += m->size;
 	is_one = in->params == 0 && is_of(d, in) && key_of(d, in, part);
-	insert_free(&in);
 	return is_one ? OP_TAKEN : OP_NONE;
+}
+
+/* ---- what Redis is told ----------------------------------------------- */
+
+/* Now, as later nobody knows what the client knows of its parameters' types. */
+static void
+draft_news_of(struct draft *d, struct draft_part *part,
+	      const struct insert *insert)
+{
+	const struct row row = {
+		.insert = insert,
+		.args = part->args,
+		.types = { types_of(part), types_told(part) },
+	};
+	size_t from = buf_len(&d->news), middle = from;
+
+	part->told = row_text_put(&d->news, d->batch->channel, &row) == 0 &&
+		     (middle = buf_len(&d->news)) > from &&
+		     row_text_put(&d->news, d->batch->message, &row) == 0;
+	part->unsaid = !part->told;
+	if (part->unsaid)
+		buf_truncate(&d->news, from);
+	part->channel = (uint32_t)from;
+	part->channel_n = (uint32_t)(middle - from);
+	part->message_n = (uint32_t)(buf_len(&d->news) - middle);
+}
+
+static void
+draft_news(struct draft *d)
+{
+	struct worker *w = d->ps->s.worker;
+
+	for (unsigned i = 0; i < d->n && d->batch->channel != NULL; i++)
+		draft_news_of(d, &d->part[i],
+			      d->query
+				  ? d->query
+				  : pg_text_find(w, d->part[i].body)->insert);
 }
 
 /* ---- taking ----------------------------------------------------------- */
@@ -344,7 +359,7 @@ enum { QUERY_MORE = 3 };
 static size_t
 size_of(const struct draft *d)
 {
-	size_t n = 0;
+	size_t n = buf_len(&d->news);
 
 	for (unsigned i = 0; i < d->n; i++)
 		n += d->part[i].body.n + d->part[i].args.n +
@@ -361,6 +376,18 @@ op_copy(struct op *op, size_t *at, struct slice s)
 		memcpy(op->bytes + from, s.p, s.n);
 	*at += s.n;
 	return from;
+}
+
+static void
+op_copy_news(struct op *op, size_t *at, const struct draft *d)
+{
+	struct slice news;
+	uint32_t from;
+
+	news.p = buf_peek(&d->news, &news.n);
+	from = op_copy(op, at, news);
+	for (unsigned i = 0; i < d->n; i++)
+		op->part[i].channel = from + d->part[i].channel;
 }
 
 static struct op *
@@ -387,7 +414,12 @@ op_of(const struct draft *d)
 				? from->named->shape
 				: 0;
 		to->describe = from->describe;
+		to->news = from->told;
+		to->unsaid = from->unsaid;
+		to->channel_n = from->channel_n;
+		to->message_n = from->message_n;
 	}
+	op_copy_news(op, &at, d);
 	assert(at == op->size);
 	return op;
 }
@@ -488,6 +520,7 @@ take(struct draft *d, struct feed *f)
 	for (unsigned i = 0; i < d->n; i++)
 		if (!seat_pay(&ps->s))
 			return OP_NONE; /* it hears of it there */
+	draft_news(d);
 	op = op_of(d);
 	op->terms = pg_terms_ref(ps->terms);
 	op->lane = lane;
@@ -527,10 +560,13 @@ pg_op_take(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	assert(ps->s.lessee.server == NULL);
 	if (ps->kept > 0)
 		return OP_LATER;
+	buf_init(&d.news, PUBLISH_NEWS_MAX);
 	if (may_take(ps, m))
 		did = m->type == 'Q' ? draft_query(&d, m) : draft_extended(&d);
 	if (did == OP_TAKEN)
 		did = take(&d, f);
+	insert_free(&d.query);
+	buf_free(&d.news);
 	return did == OP_NONE && ps->ops != NULL ? OP_LATER : did;
 }
 

@@ -254,15 +254,13 @@ route_switch(struct route *r, const struct conf *c,
 	return find_upstream(r, c, database, w);
 }
 
-static int
-find_redis(struct route *r, const struct conf *c, enum why *w)
+int
+route_to_redis(struct route *r, const struct conf *c)
 {
 	if (c->redis_n > 0)
 		r->redis = &c->redis[0];
-	if (own_redis(c, r->tenant, &r->redis) != 0 || r->redis == NULL) {
-		*w = WHY_NO_UPSTREAM;
+	if (own_redis(c, r->tenant, &r->redis) != 0 || r->redis == NULL)
 		return -1;
-	}
 	r->upstream_user = r->redis->user;
 	r->upstream_password = r->redis->password;
 	if (r->tenant != NULL && r->tenant->redis_user != NULL) {
@@ -278,7 +276,9 @@ route_redis(struct route *r, struct session *s, const struct conf_user *user,
 {
 	int result = route_tenant(r, s, user, names, w);
 
-	if (result == 0)
-		result = find_redis(r, s->snapshot->conf, w);
+	if (result == 0 && route_to_redis(r, s->snapshot->conf) != 0) {
+		*w = WHY_NO_UPSTREAM;
+		result = -1;
+	}
 	return kept(r, result);
 }

@@ -74,5 +74,7 @@ int route_switch(struct route *, const struct conf *, const struct conf_user *,
     __attribute__((warn_unused_result));
 int route_redis(struct route *, struct session *, const struct conf_user *,
     const struct route_names *, enum why *) __attribute__((warn_unused_result));
+/* Where the commands of the route's tenant go, and as whom; -1: nowhere. */
+int route_to_redis(struct route *, const struct conf *) __attribute__((warn_unused_result));
 
 #endif

@@ -8,6 +8,7 @@
 #include "proxy/pg_batch.h"
 #include "proxy/pg_text.h"
 #include "proxy/redis_hub.h"
+#include "proxy/redis_publish.h"
 #include "proxy/session.h"
 
 static void
@@ -42,10 +43,12 @@ worker_turn(struct worker *w)
 	wheel_run(&w->streams.wheel, w->streams.now_ns);
 	sessions_run_awake(w);
 	pg_batches_run(w);
+	redis_publish_run(w);
 	pools_poke(&w->pools);
 	streams_flush(&w->streams);
 	sessions_run_awake(w);
 	pg_batches_run(w);
+	redis_publish_run(w);
 	streams_flush(&w->streams);
 	sessions_reap(w);
 	cancels_reap(w);
@@ -109,6 +112,7 @@ worker_open(struct weir *weir, unsigned id)
 	event_config_free(config);
 	w->cancels = cancels_open();
 	w->batches = pg_batches_open(w);
+	w->publishers = redis_publish_open(w);
 	w->texts = calloc(PG_TEXTS, sizeof(*w->texts));
 	w->hubs = hubs_open(w);
 	if (w->base == NULL || w->cancels == NULL || w->texts == NULL ||
@@ -150,6 +154,7 @@ worker_close(struct worker **at)
 	cancels_reap(w);
 	pools_reap(&w->pools);
 	pg_batches_close(&w->batches);
+	redis_publish_close(&w->publishers);
 	pg_texts_fini(w);
 	free(w->texts);
 	pools_fini(&w->pools);

@@ -32,6 +32,7 @@ struct session;
 struct listener;
 struct pg_batches;
 struct pg_text;
+struct publishers;
 struct weir;
 
 struct worker {
@@ -54,6 +55,7 @@ struct worker {
 	struct hubs	*hubs;		/* Redis subscriptions (redis_hub.h) */
 	struct cancels	*cancels;	/* keys we gave out (cancel.h) */
 	struct pg_batches *batches;
+	struct publishers *publishers;	/* what they tell Redis (redis_publish.h) */
 	struct pg_text	*texts;		/* PG_TEXTS of them (pg_text.h) */
 	struct event	 tick, mail;
 	uint64_t	 drain_ns;	/* when patience ends; 0: not draining */

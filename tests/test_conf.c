@@ -1210,7 +1210,16 @@ a_batch_without_sense_is_refused(void **state)
 	refuses(BATCH "merge = on\n", "6: merge = on is not supported yet");
 	refuses(BATCH "transactions = on\n",
 		"6: transactions = on is not supported yet");
-	refuses(BATCH "publish = a\n", "6: publish = a is not supported yet");
+	refuses(BATCH "publish = a\n", "6: publish without an upstream");
+	refuses(BATCH "publish = a:{\n[redis r]\nurl = redis://h\n",
+		"6: publish = a:{: expected");
+	refuses(BATCH "publish_payload = {a}\n", "6: publish_payload alone");
+	refuses(BATCH "publish = a\npublish_payload = x {a}\n[redis r]\n"
+		      "url = redis://h\n",
+		"7: publish_payload = x {a}: expected");
+	refuses(BATCH "publish = a\n[redis r]\nurl = redis://h\n"
+		      "dedicated_connections = 0\n",
+		"6: publish: [redis r] has dedicated_connections = 0");
 	refuses(LEAST "[batch a.b.c]\n", "5: [batch a.b.c]");
 	refuses(LEAST "[batch .c]\n", "5: [batch .c]");
 #undef BATCH
