@@ -15,6 +15,7 @@
 #include "conf/ini.h"
 #include "conf/mem.h"
 #include "conf/value.h"
+#include "protocol/row_text.h"
 
 enum { QUOTE_MAX = 80 };
 

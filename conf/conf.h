@@ -26,7 +26,6 @@
 #include "conf/log.h"
 #include "conf/tenant.h"
 #include "protocol/jwt.h"
-#include "protocol/row_text.h"
 #include "protocol/scram.h"
 
 enum {
@@ -149,6 +148,8 @@ struct conf_user {		/* [user NAME] */
 	enum conf_pool_mode  pool_mode;
 	unsigned	     max_client_conn;	/* 0: no limit of its own */
 };
+
+struct row_text;
 
 struct conf_batch {		/* [batch TABLE]: its inserts are committed in groups */
 	char	*name;		/* the table, with its schema and a dot if the section says so */

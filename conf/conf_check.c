@@ -9,6 +9,7 @@
 #include "conf/mem.h"
 #include "conf/value.h"
 #include "protocol/context.h"
+#include "protocol/row_text.h"
 #include "protocol/secret.h"
 
 enum { PEM_MAX = 64 << 10 };

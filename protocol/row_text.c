@@ -320,7 +320,7 @@ value_of_text(struct value *v, unsigned type, struct slice s, bool channel)
 }
 
 static unsigned
-type_of(const struct row *r, unsigned param)
+type_of(const struct row_values *r, unsigned param)
 {
 	unsigned type = pg_type_at(r->types[0], param);
 
@@ -328,7 +328,7 @@ type_of(const struct row *r, unsigned param)
 }
 
 static bool
-value_of_param(struct value *v, const struct row *r,
+value_of_param(struct value *v, const struct row_values *r,
 	       const struct insert_column *c, bool channel)
 {
 	unsigned type = type_of(r, c->param);
@@ -347,8 +347,8 @@ value_of_param(struct value *v, const struct row *r,
 }
 
 static bool
-value_of(struct value *v, const struct row *r, const struct insert_column *c,
-	 bool channel)
+value_of(struct value *v, const struct row_values *r,
+	 const struct insert_column *c, bool channel)
 {
 	if (c->kind == INSERT_PARAM)
 		return value_of_param(v, r, c, channel);
@@ -454,7 +454,7 @@ put_value(struct buf *b, const struct value *v, enum form form)
 
 static int
 put_column(struct buf *b, const struct row_text *t, const struct place *p,
-	   const struct row *r)
+	   const struct row_values *r)
 {
 	const struct insert_column *c = insert_column(r->insert, p->column);
 	struct value v = { 0 };
@@ -470,8 +470,8 @@ put_column(struct buf *b, const struct row_text *t, const struct place *p,
 
 /* Without a comma behind it; what cannot be said is left out. */
 static int
-put_member(struct buf *b, const struct row *r, const struct insert_column *c,
-	   bool first)
+put_member(struct buf *b, const struct row_values *r,
+	   const struct insert_column *c, bool first)
 {
 	size_t before = buf_len(b);
 	struct value v = { 0 };
@@ -490,7 +490,7 @@ put_member(struct buf *b, const struct row *r, const struct insert_column *c,
 }
 
 static int
-put_row(struct buf *b, const struct row *r)
+put_row(struct buf *b, const struct row_values *r)
 {
 	size_t from;
 	int bad = buf_put(b, "{", 1);
@@ -503,7 +503,8 @@ put_row(struct buf *b, const struct row *r)
 }
 
 int
-row_text_put(struct buf *b, const struct row_text *t, const struct row *r)
+row_text_put(struct buf *b, const struct row_text *t,
+	     const struct row_values *r)
 {
 	int bad = 0;
 

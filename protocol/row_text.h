@@ -33,7 +33,7 @@ struct row_text *row_text_message(const char *text, const char **expected);	/* t
 void		 row_text_free(struct row_text **);
 
 /* One row: views. */
-struct row {
+struct row_values {
 	const struct insert *insert;
 	struct slice args;	/* of its Bind, what follows the names */
 	struct slice types[2];	/* of the parameters: their number, and as many; the first that
@@ -46,7 +46,7 @@ struct row {
  * where it must be, or NULL in a channel; or the buf is full.  What was put
  * until then stays there.
  */
-int row_text_put(struct buf *, const struct row_text *, const struct row *)
+int row_text_put(struct buf *, const struct row_text *, const struct row_values *)
     __attribute__((warn_unused_result));
 
 #endif

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/row_text.h"
 #include "proxy/pg_text.h"
 #include "proxy/redis_publish.h"
 #include "proxy/seat.h"
@@ -321,7 +322,7 @@ static void
 draft_news_of(struct draft *d, struct draft_part *part,
 	      const struct insert *insert)
 {
-	const struct row row = {
+	const struct row_values row = {
 		.insert = insert,
 		.args = part->args,
 		.types = { types_of(part), types_told(part) },

@@ -37,7 +37,7 @@ struct arg {
 	int n; /* -1: NULL */
 };
 
-static struct row
+static struct row_values
 row_of(const struct insert *in, struct bind *b, const struct arg *arg,
        unsigned n)
 {
@@ -61,7 +61,7 @@ row_of(const struct insert *in, struct bind *b, const struct arg *arg,
 	}
 	put16(p, 0);
 	b->n = (size_t)(p + 2 - b->args);
-	return (struct row){
+	return (struct row_values){
 		.insert = in,
 		.args = slice_of(b->args, b->n),
 		.types = { slice_of("", 0), slice_of(b->types, 2 + 4 * n) },
@@ -71,7 +71,7 @@ row_of(const struct insert *in, struct bind *b, const struct arg *arg,
 /* ---- what comes out ----------------------------------------------------- */
 
 static void
-says(const struct row_text *t, const struct row *r, const char *want)
+says(const struct row_text *t, const struct row_values *r, const char *want)
 {
 	struct buf b;
 	const uint8_t *p;
@@ -96,7 +96,7 @@ load(const char *text)
 
 /* NULL: it cannot be said. */
 static void
-message(const char *template, const struct row *r, const char *want)
+message(const char *template, const struct row_values *r, const char *want)
 {
 	const char *expected;
 	struct row_text *t = row_text_message(template, &expected);
@@ -108,7 +108,7 @@ message(const char *template, const struct row *r, const char *want)
 }
 
 static void
-channel(const char *template, const struct row *r, const char *want)
+channel(const char *template, const struct row_values *r, const char *want)
 {
 	const char *expected;
 	struct row_text *t = row_text_channel(template, &expected);
@@ -131,7 +131,7 @@ value(struct arg a, const char *want)
 {
 	struct insert *in = load("INSERT INTO t (a) VALUES ($1)");
 	struct bind b;
-	struct row r = row_of(in, &b, &a, 1);
+	struct row_values r = row_of(in, &b, &a, 1);
 
 	message("{a}", &r, want);
 	insert_free(&in);
@@ -186,7 +186,7 @@ a_uuid_is_the_same_channel_for_all_who_send_one(void **state)
 
 	for (size_t i = 0; i < 3; i++) {
 		struct arg a = text(spelled[i]);
-		struct row r = row_of(in, &b, &a, 1);
+		struct row_values r = row_of(in, &b, &a, 1);
 
 		channel("doc:{doc}:x", &r, "doc:" UUID ":x");
 		message("{doc}", &r, spelled[i]); /* it may be a text */
@@ -204,7 +204,7 @@ a_channel_of_null_is_none(void **state)
 	struct insert *in = load("INSERT INTO t (doc) VALUES ($1)");
 	struct arg a = text(NULL);
 	struct bind b;
-	struct row r = row_of(in, &b, &a, 1);
+	struct row_values r = row_of(in, &b, &a, 1);
 
 	channel("doc:{doc}", &r, NULL);
 	channel("doc", &r, "doc");
@@ -220,7 +220,7 @@ no_value_says_more_than_itself_in_json(void **state)
 	struct arg a[] = { text("\",\"x\":\"\\\n\x01\x7f\xc3\xa9"),
 			   text(NULL) };
 	struct bind b;
-	struct row r = row_of(in, &b, a, 2);
+	struct row_values r = row_of(in, &b, a, 2);
 
 	message("{\"a\": {a}, \"b\": {b}}", &r,
 		"{\"a\": \"\\\",\\\"x\\\":\\\"\\\\\\u000a\\u0001\x7f\xc3\xa9\","
@@ -250,14 +250,14 @@ json_stands_as_it_is(void **state)
 
 	for (size_t i = 0; i < sizeof(good) / sizeof(good[0]); i++) {
 		struct arg a = text(good[i]);
-		struct row r = row_of(in, &b, &a, 1);
+		struct row_values r = row_of(in, &b, &a, 1);
 
 		snprintf(want, sizeof(want), "[%s]", good[i]);
 		message("[{a:json}]", &r, want);
 	}
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		struct arg a = text(bad[i]);
-		struct row r = row_of(in, &b, &a, 1);
+		struct row_values r = row_of(in, &b, &a, 1);
 
 		message("[{a:json}]", &r, NULL);
 	}
@@ -282,7 +282,7 @@ what_is_no_utf8_is_not_said_in_json(void **state)
 	static const char good[] = "\xe2\x82\xac\xf0\x9f\x98\x80\xc2\x80";
 	struct insert *in = load("INSERT INTO t (a) VALUES ($1)");
 	struct arg a;
-	struct row r;
+	struct row_values r;
 	struct bind b;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
@@ -307,7 +307,7 @@ the_row_has_all_that_is_known(void **state)
 		 "($1, 'x''', now(), NULL, -1, 0, 1.5e-3, true, - 7, $2)");
 	struct arg a[] = { text("1"), { 701, 1, "12345678", 8 } };
 	struct bind b;
-	struct row r = row_of(in, &b, a, 2);
+	struct row_values r = row_of(in, &b, a, 2);
 
 	message(NULL, &r,
 		"{\"a\":\"1\",\"B\\\"\":\"x'\",\"d\":null,\"e\":\"-1\","
@@ -368,11 +368,11 @@ what_is_cut_off_is_not_read(void **state)
 	const char *expected;
 	struct row_text *t = row_text_message("[{a},{b}]", &expected);
 	struct bind b;
-	struct row whole = row_of(in, &b, a, 2);
+	struct row_values whole = row_of(in, &b, a, 2);
 
 	for (size_t n = 0; n < whole.args.n - 2; n++) {
 		uint8_t *exact = malloc(n ? n : 1);
-		struct row r = whole;
+		struct row_values r = whole;
 
 		assert_non_null(exact);
 		memcpy(exact, whole.args.p, n);
@@ -382,7 +382,7 @@ what_is_cut_off_is_not_read(void **state)
 	}
 	for (size_t n = 0; n < whole.types[1].n; n++) {
 		uint8_t *exact = malloc(n ? n : 1);
-		struct row r = whole;
+		struct row_values r = whole;
 
 		assert_non_null(exact);
 		memcpy(exact, whole.types[1].p, n);
