@@ -900,8 +900,6 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 		"6: merge = on is not supported yet");
 	refuses("[weir]\nproxy_protocol = yes\n",
 		"2: proxy_protocol = yes is not supported yet");
-	refuses("[weir]\nadmin_users = a, b\n",
-		"2: admin_users = a, b is not supported yet");
 	refuses(LEAST "[auth]\nauth_query = SELECT 1\n",
 		"6: nobody to ask for secrets, expected auth_postgres");
 	refuses(LEAST "[auth]\nauth_postgres = main\n",
