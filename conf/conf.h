@@ -161,7 +161,7 @@ struct conf_batch {		/* [batch TABLE]: its inserts are committed in groups */
 	bool	 merge;
 	char   **functions;	/* that may be called, beside those of protocol/insert.h */
 	size_t	 functions_n;
-	bool	 transactions;
+	bool	 transactions;	/* those of such inserts are held, and committed as one */
 	char	*publish;	/* a channel's template; NULL: nothing is published */
 	char	*publish_payload;	/* a message's; NULL: the row as JSON */
 	struct row_text *channel, *message;	/* what these two say; NULL: nothing is published */

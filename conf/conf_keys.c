@@ -208,7 +208,7 @@ static const struct conf_row rows[] = {
 	{ KIND_BATCH, "in_flight", T_UINT, 1, 64, .def = "1", .off = B(in_flight) },
 	{ KIND_BATCH, "merge", T_BOOL, .def = "off", .off = B(merge), .later = "*" },
 	{ KIND_BATCH, "functions", T_LIST, .off = B(functions), .aux = B(functions_n) },
-	{ KIND_BATCH, "transactions", T_BOOL, .def = "off", .off = B(transactions), .later = "*" },
+	{ KIND_BATCH, "transactions", T_BOOL, .def = "off", .off = B(transactions) },
 	{ KIND_BATCH, "publish", T_TEXT, ANY_TEXT, .off = B(publish) },
 	{ KIND_BATCH, "publish_payload", T_TEXT, ANY_TEXT, .off = B(publish_payload) },
 

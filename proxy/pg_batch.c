@@ -20,13 +20,17 @@
  * so many, where its age is looked at. */
 enum { BUCKETS = 256, KEEP_MAX = 100 };
 
+/* Answers owed for a row at most: three Closes make room, then Parse, Bind,
+ * Describe, Execute. */
+enum { PART_OWES = 7 };
+
 /* As whose the unnamed statement is parsed: no session's number. */
 #define BATCH_OWNER   UINT64_MAX
 #define DRAIN_MORE_NS (1000ull * 1000000) /* after the sessions' patience */
 
 struct op_queue {
 	struct op *head, **tail;
-	unsigned n;
+	unsigned n, rows;
 	size_t bytes;
 };
 
@@ -226,6 +230,7 @@ queue_put(struct op_queue *q, struct op *op)
 	*q->tail = op;
 	q->tail = &op->next;
 	q->n++;
+	q->rows += op->parts;
 	q->bytes += op->cost;
 }
 
@@ -239,6 +244,7 @@ queue_take(struct op_queue *q)
 		q->tail = &q->head;
 	op->next = NULL;
 	q->n--;
+	q->rows -= op->parts;
 	q->bytes -= op->cost;
 	return op;
 }
@@ -254,6 +260,7 @@ queue_put_back(struct op_queue *q, struct op_queue *front)
 		q->tail = front->tail;
 	q->head = front->head;
 	q->n += front->n;
+	q->rows += front->rows;
 	q->bytes += front->bytes;
 	queue_init(front);
 }
@@ -504,7 +511,7 @@ send_statement(struct pg_batch *b, const struct op *op,
 	struct slice body = slice_of(op->bytes + part->body, part->body_n);
 	const struct stmt *stmt;
 
-	if (op->form == OP_EXTENDED) {
+	if (!part->query) {
 		stmt = pg_text_find(b->worker, body)->stmt;
 		if (part->parse)
 			pg_server_parse(v, &b->lessee, stmt, 0);
@@ -628,8 +635,10 @@ may_join(const struct pg_batch *b, const struct op *op)
 	unsigned part;
 
 	return !op->alone && same_terms(op->terms, b->terms) &&
-	       b->run.n < c->max_ops && b->run.bytes < c->max_bytes &&
-	       !pg_server_full(b->server) && !is_unsure(b, op, &part);
+	       b->run.rows + op->parts <= c->max_ops &&
+	       b->run.bytes < c->max_bytes && !pg_server_full(b->server) &&
+	       ledger_has_room(&b->server->ledger, PART_OWES * op->parts) &&
+	       !is_unsure(b, op, &part);
 }
 
 static void
@@ -728,7 +737,7 @@ lingers(struct pg_batch *b)
 	struct timeval in;
 
 	if (c->max_delay_ms == 0 || until <= b->worker->streams.now_ns ||
-	    b->waiting.n >= c->max_ops || b->waiting.bytes >= c->max_bytes ||
+	    b->waiting.rows >= c->max_ops || b->waiting.bytes >= c->max_bytes ||
 	    b->waiting.head->tries > 0 || b->waiting.head->alone)
 		return false;
 	if (all->linger_ns == 0 || until < all->linger_ns) {
@@ -803,6 +812,8 @@ pg_batches_run(struct worker *w)
 static bool
 is_for_client(const struct op *op, uint8_t type)
 {
+	if (op->form == OP_HELD)
+		return type == 'N' || type == 'E' || type == 'C';
 	if (op->form != OP_EXTENDED && strchr("12nt", type) != NULL)
 		return false;
 	return strchr("12tTnDCNE", type) != NULL;

@@ -82,6 +82,7 @@ struct op_part {
 	uint32_t body, body_n;	/* the statement: text, NUL, count and types */
 	uint32_t args, args_n;	/* of the Bind what follows the names */
 	uint64_t shape;		/* the client was told that it returns this; 0: nothing */
+	bool	 query;		/* it was a simple Query's: text only, and no parameters */
 	bool	 parse;		/* ParseComplete is expected, */
 	bool	 describe;	/* and RowDescription or NoData */
 	bool	 news;		/* to be told when it is committed: */
@@ -92,7 +93,9 @@ struct op_part {
 enum op_form {
 	OP_EXTENDED,
 	OP_QUERY,		/* a simple Query: text only, all in one part */
-	OP_TRANSACTION		/* the same between BEGIN and COMMIT */
+	OP_TRANSACTION,		/* the same between BEGIN and COMMIT */
+	OP_HELD			/* of a transaction that was told they are done (pg_hold.h):
+				   answered by tags, notices and errors alone */
 };
 
 struct op {

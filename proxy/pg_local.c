@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "protocol/sql.h"
+#include "proxy/pg_hold.h"
 #include "proxy/pg_switch.h"
 #include "proxy/worker.h"
 
@@ -19,8 +20,9 @@ static_assert((int)SQL_NOT_DEFERRABLE < (int)BEGUN, "modes fit below");
 /* What is answered, in the order of the protocol. */
 struct answer {
 	bool parse, bind, describe; /* asked for in the extended protocol */
-	bool more;       /* the Sync is not here yet, or something before it */
-	const char *tag; /* of CommandComplete; NULL: none */
+	bool more; /* the Sync is not here yet, or something before it */
+	bool held; /* a COMMIT of what is held: the tag comes after that */
+	const char *tag;                /* of CommandComplete; NULL: none */
 	const struct sql_switch *shape; /* what it wants and returns; NULL */
 };
 
@@ -38,12 +40,14 @@ answer(struct pg_session *ps, const struct answer *a)
 		r |= pg_put(out, 'n', "");
 	if (a->shape != NULL)
 		r |= pg_switch_describe(out, a->shape);
-	if (a->tag != NULL)
+	if (a->tag != NULL && !a->held)
 		r |= pg_put(out, 'C', "s", a->tag);
-	if (!a->more)
+	if (!a->more && !a->held)
 		r |= pg_put_ready(out, pg_local_status(ps));
 	if (r != 0)
 		session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
+	else if (a->held)
+		pg_hold_commit(ps);
 }
 
 /* These messages, all of which are here, are done with. */
@@ -79,9 +83,10 @@ begins(enum sql_xact xact)
 	return xact == SQL_BEGIN || xact == SQL_START;
 }
 
-/* Does it so: the tag to answer, or NULL, when a server must. */
-static const char *
-transaction(struct pg_session *ps, enum sql_xact xact, unsigned modes)
+/* Does it so: with the tag to answer, or none, when a server must. */
+static void
+transaction(struct pg_session *ps, enum sql_xact xact, unsigned modes,
+	    struct answer *a)
 {
 	struct stats *stats = &ps->s.worker->stats;
 	bool starts = begins(xact);
@@ -89,17 +94,27 @@ transaction(struct pg_session *ps, enum sql_xact xact, unsigned modes)
 	/* A second BEGIN, or an end without one, earns a warning there. */
 	if (xact == SQL_NO_XACT || starts == (ps->begun != 0) ||
 	    (starts && !may_defer(ps, modes)))
-		return NULL;
+		return;
 	stats_add(stats, STAT_QUERIES, 1);
 	if (starts) {
 		ps->begun = (uint16_t)(BEGUN | modes);
 		ps->begun_ns = ps->s.worker->streams.now_ns;
-		return xact == SQL_BEGIN ? "BEGIN" : "START TRANSACTION";
+		a->tag = xact == SQL_BEGIN ? "BEGIN" : "START TRANSACTION";
+		return;
 	}
+	a->tag = xact == SQL_COMMIT ? "COMMIT" : "ROLLBACK";
 	ps->begun = 0;
 	pg_switch_end(ps, xact == SQL_COMMIT, false);
-	stats_add(stats, STAT_TRANSACTIONS, 1);
-	return xact == SQL_COMMIT ? "COMMIT" : "ROLLBACK";
+	if (xact == SQL_ROLLBACK)
+		pg_hold_drop(ps);
+	a->held = ps->held != NULL;
+	stats_add(stats, STAT_TRANSACTIONS, !a->held); /* its batch counts it */
+}
+
+bool
+pg_local_is_plain(const struct pg_session *ps)
+{
+	return ps->begun == BEGUN;
 }
 
 void
@@ -192,7 +207,8 @@ query_switches(struct pg_session *ps, struct feed *f, const struct pg_frame *m,
 	struct sql_switch to;
 	enum pg_switched how;
 
-	if (!pg_switch_is(ps, text, &to) || to.param != 0 || is_tried(ps, &to))
+	if (ps->held != NULL || !pg_switch_is(ps, text, &to) || to.param != 0 ||
+	    is_tried(ps, &to))
 		return false;
 	how = run_switch(ps, &to, to.value, &a, 0);
 	if (how == PG_SWITCH_DONE) {
@@ -217,7 +233,7 @@ local_query(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	if (query_switches(ps, f, m, text))
 		return true;
 	xact = sql_transaction(text, &modes);
-	a.tag = transaction(ps, xact, modes);
+	transaction(ps, xact, modes, &a);
 	if (a.tag == NULL && pg_message_deallocate(ps, text))
 		a.tag = "DEALLOCATE";
 	if (a.tag == NULL)
@@ -336,7 +352,7 @@ local_execute(struct pg_session *ps, struct group *g, enum sql_xact xact,
 	    (a->more && (ps->sw == NULL || !begins(xact))))
 		return false;
 	a->bind = true;
-	a->tag = transaction(ps, xact, modes);
+	transaction(ps, xact, modes, a);
 	return a->tag != NULL;
 }
 
@@ -363,7 +379,8 @@ bind_switches(struct pg_session *ps, struct feed *f, struct group g,
 
 	if (!a->parse)
 		text = good ? pg_message_text(ps, name) : (struct slice){ 0 };
-	if (!pg_switch_is(ps, text, &to) || is_tried(ps, &to))
+	if (ps->held != NULL || !pg_switch_is(ps, text, &to) ||
+	    is_tried(ps, &to))
 		return PG_SWITCH_NO;
 	/* Without Sync what follows could still fail, and undo it: that is
 	 * told from a transaction's end only. */
@@ -686,9 +703,11 @@ pg_local_is_cut(const struct pg_session *ps, const struct feed *f,
 	struct sql_switch to;
 	struct slice text;
 	unsigned modes;
+	enum sql_xact xact;
 	uint8_t lacks;
 
-	if (ps->sw == NULL || ps->mode != POOL_MODE_TRANSACTION ||
+	if ((ps->sw == NULL && ps->held == NULL) ||
+	    ps->mode != POOL_MODE_TRANSACTION ||
 	    (m->type != 'P' && m->type != 'B') ||
 	    (lacks = missing(g, m->type)) == 0 || !take(&g, m->type, &r))
 		return false;
@@ -698,7 +717,12 @@ pg_local_is_cut(const struct pg_session *ps, const struct feed *f,
 		text = pg_message_text(ps, text);
 	if (r.bad)
 		return false;
-	if (begins(sql_transaction(text, &modes)))
+	xact = sql_transaction(text, &modes);
+	if (ps->held != NULL && xact != SQL_NO_XACT)
+		return !begins(xact);
+	if (ps->sw == NULL)
+		return false;
+	if (begins(xact))
 		return lacks != 'S';
 	return (lacks != 'S' || ps->begun == 0) && pg_switch_is(ps, text, &to);
 }

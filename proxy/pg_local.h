@@ -19,14 +19,18 @@
 #include "protocol/pg.h"
 #include "proxy/pg_message.h"
 
-/* Of a service user, with no server in hand: does it begin what is answered here
- * once the rest of it has come?  Behind a server's answer it would be too late. */
+/* Of a service user, or where INSERTs are held, with no server in hand: does it
+ * begin what is answered here once the rest of it has come?  Behind a server's
+ * answer it would be too late. */
 bool pg_local_is_cut(const struct pg_session *, const struct feed *, const struct pg_frame *);
 /* One message, or a few up to a Sync, with no server in hand; false: there
  * must be one, and nothing was done. */
 bool pg_local_run(struct pg_session *, struct feed *, const struct pg_frame *);
 /* A server is there: first of all it hears the BEGIN, if one is owed. */
 void pg_local_begin(struct pg_session *);
+
+/* Is a BEGIN owed that asked for nothing special? */
+bool pg_local_is_plain(const struct pg_session *);
 
 /* The status a ReadyForQuery of ours would tell: no server is in hand. */
 static inline char

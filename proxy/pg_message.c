@@ -26,8 +26,8 @@ server_of(struct pg_session *ps)
 
 /* The pair to the assertion at the grant: nothing reaches a server that is
  * not, or is not about to be, this organization's. */
-static void
-check_stamp(const struct pg_session *ps)
+void
+pg_message_check_stamp(const struct pg_session *ps)
 {
 	const struct server *v = ps->s.lessee.server;
 
@@ -43,7 +43,7 @@ void
 pg_message_flush(struct pg_session *ps, struct feed *f)
 {
 	if (f->at > f->run) {
-		check_stamp(ps);
+		pg_message_check_stamp(ps);
 		pg_server_put(ps->s.lessee.server, f->p + f->run,
 			      f->at - f->run);
 	}
@@ -837,7 +837,7 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 			      r.bad ? NULL : "too many prepared statements");
 		return;
 	}
-	check_stamp(ps);
+	pg_message_check_stamp(ps);
 	e->asked = true;
 	e->epoch = ps->epoch;
 	ps->parses++;
@@ -865,7 +865,7 @@ need_unnamed(struct pg_session *ps, struct feed *f)
 		apply_flags(ps, ps->unnamed_flags);
 	if (!pg_server_parse_unnamed(v, NULL, owner_id(ps), ps->unnamed_gen))
 		return;
-	check_stamp(ps);
+	pg_message_check_stamp(ps);
 	if (pg_put(stream_out(&v->stream), 'P', "sb", "",
 		   slice_of(ps->unnamed, ps->unnamed_n)) != 0)
 		abort();
@@ -899,7 +899,7 @@ pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		pg_message_drop(ps, f, size);
 		return;
 	}
-	check_stamp(ps);
+	pg_message_check_stamp(ps);
 	pg_server_put(v, head, sizeof(head));
 	pg_server_put(v, start + PG_HEADER, before);
 	pg_server_put(v, stmt->name, STMT_NAME + 1);
@@ -996,7 +996,7 @@ check(struct pg_session *ps, struct feed *f, const struct stmt_entry *e)
 	    pg_server_holds(v, e->stmt))
 		return false;
 	pg_message_flush(ps, f);
-	check_stamp(ps);
+	pg_message_check_stamp(ps);
 	ps->checks++;
 	pg_server_check(v, &ps->s.lessee, e->stmt, e->id);
 	return true;

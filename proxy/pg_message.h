@@ -27,6 +27,8 @@ struct feed {
 void pg_message_flush(struct pg_session *, struct feed *);
 /* This message, as far as it is here, goes nowhere; nor does what follows of it. */
 void pg_message_drop(struct pg_session *, struct feed *, uint32_t size);
+/* Asserts that the server is, or is about to be, of the session's organization. */
+void pg_message_check_stamp(const struct pg_session *);
 /* With a server in hand: is it this message's turn, or must what was asked
  * before be answered first? */
 bool pg_message_may_run(const struct pg_session *, const struct feed *, const struct pg_frame *);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "protocol/row_text.h"
+#include "proxy/pg_hold.h"
 #include "proxy/pg_text.h"
 #include "proxy/redis_publish.h"
 #include "proxy/seat.h"
@@ -22,6 +23,7 @@ struct draft {
 	enum op_form form;
 	uint64_t key;
 	bool has_key;
+	bool tells; /* more than that a row was inserted */
 	unsigned n;
 	struct draft_part {
 		struct slice body, args;
@@ -139,6 +141,7 @@ is_of(struct draft *d, const struct insert *in)
 	if (b == NULL || (d->batch != NULL && d->batch != b))
 		return false;
 	d->batch = b;
+	d->tells |= in->returning || in->conflict;
 	return true;
 }
 
@@ -409,6 +412,7 @@ op_of(const struct draft *d)
 		to->body_n = (uint32_t)at - to->body;
 		to->args = op_copy(op, &at, from->args);
 		to->args_n = (uint32_t)at - to->args;
+		to->query = d->form != OP_EXTENDED;
 		to->parse = from->parse;
 		/* Without columns it has one shape only. */
 		to->shape = from->named && from->named->shape > 1
@@ -466,8 +470,8 @@ may_follow(const struct pg_session *ps, const struct draft *d, unsigned lane,
 	       last->lane == lane && last->worker == worker;
 }
 
-static void
-submit(struct pg_session *ps, struct op *op)
+void
+pg_op_submit(struct pg_session *ps, struct op *op)
 {
 	struct session *s = &ps->s;
 
@@ -502,6 +506,57 @@ refuse(struct pg_session *ps, struct feed *f, size_t size)
 	return OP_TAKEN;
 }
 
+/* Is its organization within its rate of queries?  If not, it hears of it where
+ * a server would run it. */
+static bool
+pays(const struct draft *d)
+{
+	for (unsigned i = 0; i < d->n; i++)
+		if (!seat_pay(&d->ps->s))
+			return false;
+	return true;
+}
+
+/* The client's unnamed statement, as it is for PostgreSQL from now on. */
+static void
+keep_unnamed(const struct draft *d)
+{
+	if (d->unnamed.p == NULL && d->form == OP_EXTENDED)
+		return;
+	pg_message_drop_unnamed(d->ps); /* a Query drops it, too */
+	if (d->unnamed.p != NULL)
+		pg_message_keep_unnamed(d->ps, d->unnamed, 0);
+}
+
+/* Until its transaction is committed. */
+static enum op_take
+hold(struct draft *d, struct feed *f)
+{
+	struct pg_session *ps = d->ps;
+	size_t size = (size_t)(d->p - (f->p + f->at));
+	struct op *op;
+
+	if (!d->batch->transactions || d->tells || d->form == OP_TRANSACTION ||
+	    !has_terms(ps, d->batch))
+		return OP_NONE;
+	draft_news(d);
+	op = op_of(d);
+	op->terms = pg_terms_ref(ps->terms);
+	route(d, &op->lane, &op->worker);
+	if (!pg_hold_fits(ps, op) || !pays(d)) {
+		op_free(op);
+		return OP_NONE;
+	}
+	keep_unnamed(d);
+	ps->epoch++;
+	pg_hold_add(ps, op);
+	if (session_is_over(&ps->s))
+		return OP_TAKEN;
+	pg_message_drop(ps, f, (uint32_t)size);
+	session_rearm(&ps->s);
+	return OP_TAKEN;
+}
+
 static enum op_take
 take(struct draft *d, struct feed *f)
 {
@@ -518,20 +573,16 @@ take(struct draft *d, struct feed *f)
 	for (unsigned i = 0; i < d->n; i++)
 		if (!seat_pay_operation(&ps->s))
 			return ps->ops != NULL ? OP_LATER : refuse(ps, f, size);
-	for (unsigned i = 0; i < d->n; i++)
-		if (!seat_pay(&ps->s))
-			return OP_NONE; /* it hears of it there */
+	if (!pays(d))
+		return OP_NONE;
 	draft_news(d);
 	op = op_of(d);
 	op->terms = pg_terms_ref(ps->terms);
 	op->lane = lane;
 	op->worker = worker;
-	if (d->unnamed.p != NULL) {
-		pg_message_drop_unnamed(ps);
-		pg_message_keep_unnamed(ps, d->unnamed, 0);
-	}
+	keep_unnamed(d);
 	ps->epoch++;
-	submit(ps, op);
+	pg_op_submit(ps, op);
 	/* One that may have to run by itself lies there until it is done. */
 	ps->kept = d->form == OP_TRANSACTION ? size : 0;
 	if (ps->kept > 0)
@@ -547,7 +598,8 @@ may_take(struct pg_session *ps, const struct pg_frame *m)
 
 	ps->by_itself = false;
 	return !by_itself && ps->s.snapshot->conf->batch_n > 0 &&
-	       strchr("QPB", m->type) != NULL && ps->begun == 0 &&
+	       strchr("QPB", m->type) != NULL &&
+	       (ps->begun == 0 || pg_hold_may(ps)) &&
 	       ps->mode != POOL_MODE_SESSION && !ps->leaving &&
 	       !stream_is_high(&ps->s.stream);
 }
@@ -565,7 +617,7 @@ pg_op_take(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	if (may_take(ps, m))
 		did = m->type == 'Q' ? draft_query(&d, m) : draft_extended(&d);
 	if (did == OP_TAKEN)
-		did = take(&d, f);
+		did = ps->begun != 0 ? hold(&d, f) : take(&d, f);
 	insert_free(&d.query);
 	buf_free(&d.news);
 	return did == OP_NONE && ps->ops != NULL ? OP_LATER : did;
@@ -573,13 +625,25 @@ pg_op_take(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 
 /* ---- answers ---------------------------------------------------------- */
 
+/* What PostgreSQL has said, but for ReadyForQuery. */
+static int
+put_reply(struct buf *out, const struct op *op)
+{
+	size_t n;
+	const uint8_t *p = buf_peek(&op->reply, &n);
+
+	if (op->form != OP_HELD)
+		return buf_put(out, p, n);
+	if (pg_hold_tell(out, &op->reply) != 0)
+		return -1;
+	return op->failed ? 0 : pg_put(out, 'C', "s", "COMMIT");
+}
+
 static void
 answer(struct pg_session *ps, struct op *op)
 {
 	struct session *s = &ps->s;
 	struct buf *out = stream_out(&s->stream);
-	size_t n;
-	const uint8_t *p = buf_peek(&op->reply, &n);
 
 	ps->faults += op->failed ? FAULT : ps->faults > 0 ? -1 : 0;
 	if (ps->faults > FAULTS_MAX)
@@ -598,7 +662,7 @@ answer(struct pg_session *ps, struct op *op)
 	if (op->why != WHY_MAX)
 		pg_say_error(s, "ERROR", op->why,
 			     op->sqlstate[0] ? op->sqlstate : NULL, op->text);
-	if ((op->why == WHY_MAX && buf_put(out, p, n) != 0) ||
+	if ((op->why == WHY_MAX && put_reply(out, op) != 0) ||
 	    pg_put_ready(out, 'I') != 0)
 		session_close(s, WHY_SLOW_READER, NULL, NULL);
 }

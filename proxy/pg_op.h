@@ -24,6 +24,8 @@ enum op_take {
 };
 
 enum op_take pg_op_take(struct pg_session *, struct feed *, const struct pg_frame *);
+/* To its batch: the client waits for its answer. */
+void	     pg_op_submit(struct pg_session *, struct op *);
 /* An operation of one of this worker's sessions has ended; it is freed. */
 void	     pg_op_home(struct worker *, struct op *);
 /* The session ends: what it has under way is carried out, and told nobody. */

@@ -12,6 +12,7 @@
 
 #include "protocol/pg.h"
 #include "proxy/console.h"
+#include "proxy/pg_hold.h"
 #include "proxy/pg_local.h"
 #include "proxy/pg_op.h"
 #include "proxy/pg_switch.h"
@@ -98,13 +99,16 @@ rest_of_message(struct pg_session *ps, struct feed *f)
 static void
 skip_message(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 {
+	/* With a server in hand the error was that of what was held. */
+	char status = ps->s.lessee.server != NULL ? server_of(ps)->status : 'I';
+
 	if (m->type == 'X') {
 		session_close(&ps->s, WHY_QUIT, NULL, NULL);
 		return;
 	}
 	if (m->type == 'S') {
 		ps->skip = false;
-		if (pg_put_ready(stream_out(&ps->s.stream), 'I') != 0) {
+		if (pg_put_ready(stream_out(&ps->s.stream), status) != 0) {
 			session_close(&ps->s, WHY_SLOW_READER, NULL, NULL);
 			return;
 		}
@@ -178,6 +182,8 @@ must_wait(struct pg_session *ps)
 
 	if (v == NULL)
 		return false;
+	if (pg_hold_is_running(ps))
+		return true;
 	if (ps->remain > 0)
 		return !ps->drop && stream_is_high(&v->stream) && stall(ps);
 	if (pg_server_full(v))
@@ -309,6 +315,7 @@ begin_lease(struct pg_session *ps)
 	ps->asked = false;
 	server_of(ps)->committed = server_of(ps)->reset = false;
 	pg_local_begin(ps);
+	pg_hold_send(ps);
 	session_enter(&ps->s, SESSION_LEASED);
 	/* Session pooling is a pin from the first request on. */
 	if (ps->mode == POOL_MODE_SESSION)
@@ -383,7 +390,8 @@ pg_ready_step(struct session *s)
 	if (f.at > 0)
 		stream_hold(&s->stream, 0);
 	if (s->stream.eof && !ps->leaving && !want &&
-	    s->state != SESSION_BATCH && ps->checks == 0 && !ps->bound_wait)
+	    s->state != SESSION_BATCH && ps->checks == 0 && !ps->bound_wait &&
+	    !pg_hold_is_running(ps))
 		pg_message_leaving(ps); /* that was all */
 	if (ps->leaving && may_leave(ps)) {
 		session_close(s, WHY_QUIT, NULL, NULL);
@@ -457,6 +465,10 @@ pg_reply(struct lessee *l, const uint8_t *p, size_t n)
 		return;
 	if (ps->hello != NULL) {
 		pg_hello_reply(s, p, n);
+		return;
+	}
+	if (ps->held != NULL) {
+		pg_hold_reply(ps, p, n);
 		return;
 	}
 	if (stream_put(&s->stream, p, n) != 0) {
@@ -565,6 +577,10 @@ pg_rest(struct lessee *l)
 		pg_hello_rest(s);
 		return;
 	}
+	if (ps->held != NULL)
+		pg_hold_rest(ps);
+	if (session_is_over(s))
+		return;
 	pg_switch_rest(ps);
 	if (server_of(ps)->forgot || ps->names.hidden > 0)
 		stmt_names_unhide(&ps->names, &s->worker->pools.stmts,
@@ -750,7 +766,14 @@ sooner(uint64_t when, uint64_t from_ns, uint64_t ms)
 	return ms > 0 && (when == 0 || then < when) ? then : when;
 }
 
-/* Without a server: between transactions, or in one that has asked nothing. */
+/* When a transaction without a server was last heard of. */
+static uint64_t
+begun_rest_ns(const struct pg_session *ps)
+{
+	return ps->rest_ns > ps->begun_ns ? ps->rest_ns : ps->begun_ns;
+}
+
+/* Without a server: between transactions, or in one that no server knows of. */
 static uint64_t
 idle_deadline(const struct pg_session *ps)
 {
@@ -760,7 +783,7 @@ idle_deadline(const struct pg_session *ps)
 	if (ps->begun == 0)
 		return sooner(0, ps->s.worker->streams.now_ns,
 			      c->client_idle_timeout_ms);
-	when = sooner(0, ps->begun_ns, c->idle_transaction_timeout_ms);
+	when = sooner(0, begun_rest_ns(ps), c->idle_transaction_timeout_ms);
 	return sooner(when, ps->begun_ns, c->transaction_timeout_ms);
 }
 
@@ -804,7 +827,7 @@ pg_overdue(struct session *s)
 	bool has_server = s->lessee.server != NULL;
 	bool asked = has_server && server_of(ps)->s.ledger.n > 0;
 	bool open = has_server ? server_of(ps)->status != 'I' : ps->begun != 0;
-	uint64_t rest_ns = has_server ? ps->rest_ns : ps->begun_ns;
+	uint64_t rest_ns = has_server ? ps->rest_ns : begun_rest_ns(ps);
 	uint64_t lease_ns = has_server ? ps->lease_ns : ps->begun_ns;
 
 #define PASSED(from, ms) ((ms) > 0 && now >= (from) + (ms)*1000000u)
@@ -844,6 +867,8 @@ pg_leave(struct session *s)
 {
 	struct pg_session *ps = pg_session(s);
 
+	if (pg_hold_is_running(ps))
+		return true; /* it is looked at again behind that */
 	/* What it asked behind its operations is still to be done. */
 	if (s->state == SESSION_BATCH) {
 		if (buf_len(&s->stream.in) == 0)
@@ -866,6 +891,7 @@ pg_part(struct session *s)
 	struct server *v = s->lessee.server;
 
 	pg_op_part(ps);
+	pg_hold_drop(ps);
 	if (ps->key.pid != 0)
 		cancel_drop_key(s->worker, ps->key);
 	ps->key.pid = 0;

@@ -48,6 +48,7 @@ struct pg_session {
 	struct op	 *ops, *ops_last; /* BATCH: under way, oldest first */
 	unsigned	  ops_n;
 	int		  faults;	/* of its last operations (pg_op.c) */
+	struct op	 *held;		/* a transaction's INSERTs that nobody has run yet (pg_hold.h); NULL: none */
 	size_t		  kept;		/* bytes of its input that are under way, and still there */
 	bool		  by_itself;	/* what it asks next shares no commit */
 	struct pg_poison *poison;	/* errors of ours on their way, oldest first */

@@ -405,6 +405,12 @@ pg_switch_may_end(const struct pg_session *ps, struct slice text,
 }
 
 bool
+pg_switch_is_away(const struct pg_session *ps)
+{
+	return ps->sw != NULL && ps->sw->away;
+}
+
+bool
 pg_switch_is_ending(const struct pg_session *ps)
 {
 	return ps->sw != NULL && ps->sw->ending;

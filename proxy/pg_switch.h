@@ -76,6 +76,8 @@ bool pg_switch_may_end(const struct pg_session *, struct slice text, unsigned fl
 /* It goes to the server.  Is the end of the transaction on its way?  Then
  * what follows waits for it. */
 void pg_switch_note(struct pg_session *, struct slice text, unsigned flags);
+/* Has the transaction that is open, or owed, chosen one? */
+bool pg_switch_is_away(const struct pg_session *);
 bool pg_switch_is_ending(const struct pg_session *);
 /* The server has come to rest, in a transaction or not. */
 void pg_switch_rest(struct pg_session *);

@@ -1206,8 +1206,7 @@ a_batch_without_sense_is_refused(void **state)
 	refuses(BATCH "in_flight = 0\n", "6: in_flight = 0");
 	refuses(BATCH "order_by =\n", "6: order_by");
 	refuses(BATCH "merge = on\n", "6: merge = on is not supported yet");
-	refuses(BATCH "transactions = on\n",
-		"6: transactions = on is not supported yet");
+	refuses(BATCH "transactions = maybe\n", "6: transactions = maybe");
 	refuses(BATCH "publish = a\n", "6: publish without an upstream");
 	refuses(BATCH "publish = a:{\n[redis r]\nurl = redis://h\n",
 		"6: publish = a:{: expected");
