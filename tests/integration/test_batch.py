@@ -530,7 +530,7 @@ def test_a_statement_that_was_described_returns_what_was_said(one_server, pg):
     for clock in range(4):
         if clock % 2:
             for pid in pg.backends():
-                pg.run("SELECT pg_terminate_backend(%s)", [pid])
+                pg.run("SELECT pg_terminate_backend(%s, 5000)", [pid])
         assert rows(wire.run(told_op(clock)))[0][1] == "{}"
     assert one_server.metric("batch_operations_total") == before + 4
 
@@ -542,7 +542,7 @@ def test_rows_of_another_shape_reach_nobody(one_server, pg):
     pg.run("DROP TRIGGER act ON ops; DROP TRIGGER act_late ON ops;"
            " ALTER TABLE ops ALTER data TYPE text")
     for pid in pg.backends():
-        pg.run("SELECT pg_terminate_backend(%s)", [pid])
+        pg.run("SELECT pg_terminate_backend(%s, 5000)", [pid])
     answer = wire.run(told_op(2))
     assert [(e["C"], e["M"]) for e in errors(answer)] == [
         ("0A000", "cached plan must not change result type")]
@@ -569,7 +569,7 @@ def test_a_statement_that_no_longer_parses_says_so_itself(one_server, pg):
     wire = prepared(one_server, sql=ASK + " -- parses")
     pg.run("ALTER TABLE ops RENAME data TO payload")
     for pid in pg.backends():
-        pg.run("SELECT pg_terminate_backend(%s)", [pid])
+        pg.run("SELECT pg_terminate_backend(%s, 5000)", [pid])
     assert [e["C"] for e in errors(wire.run(told_op(1)))] == ["42703"]
     pg.run("ALTER TABLE ops RENAME payload TO data")
     assert kinds(wire.run(told_op(2))) == "2DCZ"
@@ -710,7 +710,7 @@ def test_old_sessions_live_through_many_reloads(weir, pg, workers):
         w.reload({"weir": {"query_wait_timeout": 20 + i}})
     assert tags(wire.run(op(1, 9))) == ["INSERT 0 1"]
     for pid in pg.backends():
-        pg.run("SELECT pg_terminate_backend(%s)", [pid])
+        pg.run("SELECT pg_terminate_backend(%s, 5000)", [pid])
     assert tags(wire.run(op(1, 10))) == ["INSERT 0 1"]
 
 

@@ -119,7 +119,7 @@ def servers_are(pg, n, seconds=10):
 def test_so_many_servers_are_kept_open_from_the_start_on(weir, pg, workers):
     w = weir(upstream(pool_size=5, min_pool_size=2, dbname=DATABASE), workers)
     servers_are(pg, 2)
-    pg.run("SELECT pg_terminate_backend(%s)", [pg.backends()[0]])
+    pg.run("SELECT pg_terminate_backend(%s, 5000)", [pg.backends()[0]])
     servers_are(pg, 2)
     assert w.wire().value("SELECT 1") == "1"
     # Another worker than the one that opened them may open one of its own.

@@ -116,7 +116,8 @@ def test_the_next_client_brings_new_keys(weir, workers, role, pg):
     pg.run("ALTER ROLE %s PASSWORD %%s" % name, [two])
     w.hang_up()
     w.reload({"user " + name: {"password": two}})
-    pg.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [name])
+    pg.run("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+           " WHERE usename = %s", [name])
     wait_for(lambda: logs_in(w, name, "the next"), 10, "the new keys were never taken")
     assert not logs_in(w, name)
 
