@@ -557,6 +557,13 @@ pg_server_switch(struct server *v)
 }
 
 void
+pg_server_switched_back(struct server *v)
+{
+	assert(v->ledger.n == 0 && v->lessee != NULL);
+	v->tenant = v->lessee->tenant;
+}
+
+void
 pg_server_switch_local(struct server *v, const struct label *before,
 		       const struct label *now)
 {

@@ -196,6 +196,9 @@ bool pg_server_renew(struct server *) __attribute__((warn_unused_result));
 void pg_server_rebind(struct server *);
 /* Its lessee, which keeps it, wants another label now; at rest only. */
 void pg_server_switch(struct server *);
+/* Its lessee, in a transaction, has rolled back to where it had another tenant:
+ * so has the server; at rest only. */
+void pg_server_switched_back(struct server *);
 /*
  * The same inside a transaction and until that ends: what `now` says, in place
  * of `before`, is put by set_config(..., true), so that the backend itself goes

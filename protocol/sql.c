@@ -540,10 +540,14 @@ scan_first(const struct lexer *at)
 	case 's':
 		if (is_key(&l, "start"))
 			return SQL_XACT;
+		if (is_key(&l, "savepoint"))
+			return SQL_MARKS;
 		return is_key(&l, "set") ? scan_set(&l) | scan_identity(&l) : 0;
 	case 'r':
 		if (is_key(&l, "rollback"))
 			return SQL_XACT;
+		if (is_key(&l, "release"))
+			return SQL_MARKS;
 		if (!is_key(&l, "reset"))
 			return 0;
 		return SQL_SETTING | SQL_UNSETS |
@@ -1040,20 +1044,43 @@ sql_switch(struct slice text, struct sql_switch *sw)
 	return good && !l.odd;
 }
 
-bool
-sql_rolls_to(struct slice text)
+/* [SAVEPOINT] name, all that is left. */
+static bool
+read_mark(struct lexer *l, bool word_may_stand, char *name)
+{
+	struct lexer at;
+
+	if (next_token(l) != WORD)
+		return false;
+	at = *l;
+	if (word_may_stand && is_key(l, "savepoint") && next_token(&at) == WORD)
+		*l = at;
+	name[0] = '\0';
+	(void)!add_word(l, name, SQL_NAME_MAX);
+	return is_over(l) && !l->odd;
+}
+
+enum sql_mark
+sql_mark(struct slice text, char name[SQL_NAME_MAX])
 {
 	struct lexer l = { .p = (const char *)text.p,
 			   .end = (const char *)text.p + text.n };
+	enum sql_mark mark = SQL_NO_MARK;
 
-	if (text.n == 0 || !next_is(&l, "rollback"))
-		return false;
-	skip_work(&l);
-	if (!next_is(&l, "to") || next_token(&l) != WORD)
-		return false;
-	if (is_key(&l, "savepoint") && next_token(&l) != WORD)
-		return false;
-	return is_over(&l);
+	if (text.n == 0 || next_token(&l) != WORD)
+		return SQL_NO_MARK;
+	if (is_key(&l, "savepoint")) {
+		mark = SQL_SAVEPOINT;
+	} else if (is_key(&l, "release")) {
+		mark = SQL_RELEASE;
+	} else if (is_key(&l, "rollback")) {
+		skip_work(&l);
+		if (next_is(&l, "to"))
+			mark = SQL_ROLLBACK_TO;
+	}
+	return mark != SQL_NO_MARK && read_mark(&l, mark != SQL_SAVEPOINT, name)
+		   ? mark
+		   : SQL_NO_MARK;
 }
 
 bool

@@ -26,8 +26,9 @@ enum sql_flag {
 	SQL_XACT = 1 << 7,	/* a statement begins like those of sql_transaction() */
 	SQL_DROPS = 1 << 8,	/* a statement is a DEALLOCATE of one name */
 	SQL_RESETS = 1 << 9,	/* a statement is RESET ALL or DISCARD ALL */
-	SQL_PEEKS = 1 << 10	/* names pg_prepared_statements, where the texts of all who had
+	SQL_PEEKS = 1 << 10,	/* names pg_prepared_statements, where the texts of all who had
 				   the server before can be read, or what could read it */
+	SQL_MARKS = 1 << 11	/* a statement is a SAVEPOINT or a RELEASE */
 };
 
 unsigned sql_scan(struct slice text);
@@ -77,8 +78,14 @@ struct sql_switch {
 
 bool sql_switch(struct slice text, struct sql_switch *);
 
-/* Is it a ROLLBACK TO SAVEPOINT and nothing else? */
-bool sql_rolls_to(struct slice text);
+/* Is it one of these and nothing else? */
+enum sql_mark { SQL_NO_MARK, SQL_SAVEPOINT, SQL_RELEASE, SQL_ROLLBACK_TO };
+
+enum { SQL_NAME_MAX = 64 };
+
+/* `name` is the savepoint's, as the server knows it; empty where it is too long
+ * or spelled in a way that is not read here. */
+enum sql_mark sql_mark(struct slice text, char name[SQL_NAME_MAX]);
 
 /* Does the text hold the last part of this setting's name, in either case,
  * anywhere?  However the rest of it is quoted or spaced. */

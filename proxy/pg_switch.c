@@ -20,7 +20,21 @@ struct choice {
 	enum conf_pool_mode mode;
 };
 
+/* Of a transaction: a savepoint, or, without a name, a choice behind the first
+ * statement and what was before it. */
+struct mark {
+	char name[SQL_NAME_MAX];
+	const struct tenant *tenant; /* counted */
+	struct label *label;         /* counted */
+	bool keep;
+};
+
 struct pg_switch {
+	struct mark *mark; /* oldest first */
+	unsigned marks;
+	enum sql_mark asked; /* on its way to the server, ... */
+	char asked_name[SQL_NAME_MAX];
+	bool unsure; /* not all marks are known */
 	char *database;
 	struct jwt *jwt;
 	const struct tenant *home; /* of its log-in */
@@ -30,16 +44,20 @@ struct pg_switch {
 	bool away;                /* there is one */
 	bool keep;                /* but not if it commits */
 	bool inner;     /* the server has it for this transaction only */
-	bool rolled;    /* and may have taken it back */
+	bool rolled;    /* and has taken back, nobody knows how much */
 	bool ending;    /* the end of the transaction is on its way */
 	uint64_t tried; /* what was not carried out last, ... */
 	enum why why;   /* ... and why */
 	const char *says;
 };
 
+enum { MARKS_MAX = 256 };
+
 static const char place[] =
-    "an organization is chosen between transactions, or in one before anything "
-    "is rolled back, by a statement of its own";
+    "an organization is chosen between transactions, or in one whose "
+    "savepoints "
+    "are each set and rolled back to by a statement of its own, by a statement "
+    "of its own";
 static const char elsewhere[] =
     "that organization is on another upstream: it is chosen before the first "
     "statement of a transaction, and by no session that keeps its server";
@@ -63,6 +81,22 @@ pg_switch_open(struct pg_session *ps, struct pg_hello *h)
 	ps->sw = sw;
 }
 
+static void
+mark_free(struct mark *m)
+{
+	tenant_unref(&m->tenant);
+	label_unref(&m->label);
+}
+
+static void
+forget_marks(struct pg_switch *sw)
+{
+	while (sw->marks > 0)
+		mark_free(&sw->mark[--sw->marks]);
+	sw->asked = SQL_NO_MARK;
+	sw->unsure = false;
+}
+
 void
 pg_switch_free(struct pg_session *ps)
 {
@@ -70,6 +104,8 @@ pg_switch_free(struct pg_session *ps)
 
 	if (sw == NULL)
 		return;
+	forget_marks(sw);
+	free(sw->mark);
 	tenant_unref(&sw->now);
 	if (sw->away) {
 		tenant_unref(&sw->outer.tenant);
@@ -339,6 +375,21 @@ depart(struct pg_session *ps, struct choice *c, bool keep)
 	go(ps, c);
 }
 
+/* NULL: too many. */
+static struct mark *
+mark_new(struct pg_switch *sw)
+{
+	if (sw->mark == NULL &&
+	    (sw->mark = calloc(MARKS_MAX, sizeof(*sw->mark))) == NULL)
+		abort();
+	if (sw->marks == MARKS_MAX) {
+		sw->unsure = true;
+		return NULL;
+	}
+	sw->mark[sw->marks] = (struct mark){ 0 };
+	return &sw->mark[sw->marks++];
+}
+
 /* Only what says which organization it is: a transaction may have set the
  * rest. */
 static void
@@ -346,7 +397,13 @@ depart_inside(struct pg_session *ps, struct choice *c, bool keep)
 {
 	struct session *s = &ps->s;
 	struct label *before, *now;
+	struct mark *m = mark_new(ps->sw);
 
+	if (m != NULL) {
+		m->tenant = tenant_ref(s->lessee.tenant);
+		m->label = label_ref(s->lessee.label);
+		m->keep = ps->sw->keep;
+	}
 	before = pg_hello_label(s, NULL, 0, s->lessee.tenant, ps->sw->jwt);
 	now = pg_hello_label(s, NULL, 0, c->tenant, ps->sw->jwt);
 	depart(ps, c, keep);
@@ -397,11 +454,12 @@ bool
 pg_switch_may_end(const struct pg_session *ps, struct slice text,
 		  unsigned flags)
 {
+	char name[SQL_NAME_MAX];
 	unsigned modes;
 
 	return ps->sw == NULL || !ps->sw->away || !(flags & SQL_XACT) ||
 	       sql_transaction(text, &modes) != SQL_NO_XACT ||
-	       sql_rolls_to(text);
+	       sql_mark(text, name) == SQL_ROLLBACK_TO;
 }
 
 bool
@@ -420,21 +478,115 @@ void
 pg_switch_note(struct pg_session *ps, struct slice text, unsigned flags)
 {
 	struct pg_switch *sw = ps->sw;
+	char name[SQL_NAME_MAX];
+	enum sql_mark mark;
 	unsigned modes;
 
-	if (sw == NULL || !sw->away || !(flags & SQL_XACT))
+	if (sw == NULL || !(flags & (SQL_XACT | SQL_MARKS)))
 		return;
-	if (sql_transaction(text, &modes) != SQL_NO_XACT)
-		sw->ending = true;
-	else
+	if (flags & SQL_XACT && sql_transaction(text, &modes) != SQL_NO_XACT) {
+		sw->ending |= sw->away;
+		return;
+	}
+	mark = sql_mark(text, name);
+	/* Two at once: which of them have come to pass is not told. */
+	if (mark == SQL_NO_MARK || name[0] == '\0' ||
+	    sw->asked != SQL_NO_MARK) {
+		sw->unsure = true;
 		sw->rolled |= sw->inner;
+		return;
+	}
+	sw->asked = mark;
+	memcpy(sw->asked_name, name, sizeof(name));
+}
+
+/* The latest savepoint of that name, and where it lies. */
+static bool
+find_mark(const struct pg_switch *sw, const char *name, unsigned *at)
+{
+	for (*at = sw->marks; *at > 0;)
+		if (strcmp(sw->mark[--*at].name, name) == 0)
+			return true;
+	return false;
+}
+
+/* The server has taken back what was set behind it. */
+static void
+roll_back_to(struct pg_session *ps, unsigned at)
+{
+	struct pg_switch *sw = ps->sw;
+	struct session *s = &ps->s;
+
+	while (sw->marks > at + 1) {
+		struct mark *m = &sw->mark[--sw->marks];
+
+		if (m->name[0] == '\0') {
+			struct choice c = { m->tenant, m->label, s->pool,
+					    ps->mode };
+
+			sw->keep = m->keep;
+			m->tenant = NULL;
+			m->label = NULL;
+			go(ps, &c);
+			pg_server_switched_back(s->lessee.server);
+		}
+		mark_free(m);
+	}
+}
+
+/* What was chosen stays chosen, the savepoints are gone. */
+static void
+release(struct pg_switch *sw, unsigned at)
+{
+	unsigned n = at;
+
+	for (unsigned i = at; i < sw->marks; i++)
+		if (sw->mark[i].name[0] == '\0')
+			sw->mark[n++] = sw->mark[i];
+	sw->marks = n;
+}
+
+/* One was sent, and the transaction goes on. */
+static void
+apply_mark(struct pg_session *ps)
+{
+	struct pg_switch *sw = ps->sw;
+	struct mark *m;
+	unsigned at;
+
+	if (sw->asked == SQL_SAVEPOINT) {
+		if ((m = mark_new(sw)) != NULL)
+			memcpy(m->name, sw->asked_name, sizeof(m->name));
+	} else if (sw->unsure || !find_mark(sw, sw->asked_name, &at)) {
+		sw->unsure = true;
+		sw->rolled |= sw->inner && sw->asked == SQL_ROLLBACK_TO;
+	} else if (sw->asked == SQL_RELEASE) {
+		release(sw, at);
+	} else {
+		roll_back_to(ps, at);
+	}
 }
 
 void
 pg_switch_rest(struct pg_session *ps)
 {
-	if (ps->sw != NULL)
-		ps->sw->ending = false;
+	struct pg_switch *sw = ps->sw;
+
+	if (sw == NULL)
+		return;
+	sw->ending = false;
+	if (server_of(ps)->status == 'I') {
+		forget_marks(sw);
+		return;
+	}
+	if (sw->asked != SQL_NO_MARK) {
+		/* In one that has failed it may have failed, or what followed. */
+		if (server_of(ps)->status == 'T')
+			apply_mark(ps);
+		else
+			sw->unsure = true;
+		sw->asked = SQL_NO_MARK;
+	}
 }
 
 /* ---- and back ----------------------------------------------------------- */

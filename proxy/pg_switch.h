@@ -19,9 +19,11 @@
  * of the transaction and at a ROLLBACK TO, and what the server's label says is
  * true again whatever happened.  Until it is confirmed nothing else is sent;
  * should it fail, the server is closed.  That cannot be where the
- * organization is on another upstream, where settings have been taken back in
- * the transaction, and after a ROLLBACK TO, when which one is set is not known
- * here: there it is an error.
+ * organization is on another upstream, or where settings have been taken back
+ * in the transaction: there it is an error.  Savepoints are followed, so that
+ * which one is set is known behind a ROLLBACK TO; where one was sent together
+ * with other commands of its kind it is not, and choosing is an error again,
+ * until the transaction ends.
  *
  * RESET ALL and DISCARD ALL go to the server, and the session to the
  * organization of its log-in once they are done and have not been rolled back.

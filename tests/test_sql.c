@@ -637,6 +637,76 @@ reads_every_form_of_a_transaction_command(void **state)
 }
 
 static void
+reads_every_form_of_a_savepoint_command(void **state)
+{
+	static const struct {
+		const char *text;
+		enum sql_mark mark;
+		const char *name;
+	} e[] = {
+		{ "SAVEPOINT a", SQL_SAVEPOINT, "a" },
+		{ "savepoint Abc ; ;", SQL_SAVEPOINT, "abc" },
+		{ "SAVEPOINT \"Abc\"", SQL_SAVEPOINT, "Abc" },
+		{ "SAVEPOINT /* b */ savepoint -- c", SQL_SAVEPOINT,
+		  "savepoint" },
+		{ "SAVEPOINT \"a\"\"b\"", SQL_SAVEPOINT, "" },
+		{ "SAVEPOINT a23456789b123456789c123456789d123456789e1234567"
+		  "89f123456789g12",
+		  SQL_SAVEPOINT,
+		  "a23456789b123456789c123456789d123456789e123456789f12345678"
+		  "9g12" },
+		{ "SAVEPOINT a23456789b123456789c123456789d123456789e1234567"
+		  "89f123456789g123",
+		  SQL_SAVEPOINT,
+		  "a23456789b123456789c123456789d123456789e123456789f12345678"
+		  "9g123" },
+		{ "SAVEPOINT a23456789b123456789c123456789d123456789e1234567"
+		  "89f123456789g1234",
+		  SQL_SAVEPOINT, "" },
+		{ "RELEASE a", SQL_RELEASE, "a" },
+		{ "RELEASE SAVEPOINT a", SQL_RELEASE, "a" },
+		{ "RELEASE savepoint", SQL_RELEASE, "savepoint" },
+		{ "RELEASE savepoint savepoint;", SQL_RELEASE, "savepoint" },
+		{ "ROLLBACK TO a", SQL_ROLLBACK_TO, "a" },
+		{ "ROLLBACK WORK TO SAVEPOINT a", SQL_ROLLBACK_TO, "a" },
+		{ "rollback transaction to A;", SQL_ROLLBACK_TO, "a" },
+		{ "ROLLBACK TO \"savepoint\"", SQL_ROLLBACK_TO, "savepoint" },
+		{ "", SQL_NO_MARK, "" },
+		{ "SAVEPOINT", SQL_NO_MARK, "" },
+		{ "SAVEPOINT a b", SQL_NO_MARK, "" },
+		{ "SAVEPOINT a; SELECT 1", SQL_NO_MARK, "" },
+		{ ";SAVEPOINT a", SQL_NO_MARK, "" },
+		{ "\"SAVEPOINT\" a", SQL_NO_MARK, "" },
+		{ "RELEASE", SQL_NO_MARK, "" },
+		{ "RELEASE SAVEPOINT a b", SQL_NO_MARK, "" },
+		{ "ROLLBACK", SQL_NO_MARK, "" },
+		{ "ROLLBACK TO", SQL_NO_MARK, "" },
+		{ "ROLLBACK a", SQL_NO_MARK, "" },
+		{ "ROLLBACK TO 1", SQL_NO_MARK, "" },
+		{ "ABORT TO a", SQL_NO_MARK, "" },
+		{ "SELECT 1", SQL_NO_MARK, "" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(e) / sizeof(e[0]); i++) {
+		struct slice text = slice_str(e[i].text);
+		char name[SQL_NAME_MAX];
+
+		if (sql_mark(text, name) != e[i].mark)
+			fail_msg("%s: another command", e[i].text);
+		if (e[i].mark == SQL_NO_MARK)
+			continue;
+		assert_string_equal(name, e[i].name);
+		assert_true(sql_scan(text) & (SQL_XACT | SQL_MARKS));
+		for (size_t n = 0; n < text.n; n++)
+			sql_mark(slice_of(text.p, n), name);
+	}
+	assert_true(sql_scan(slice_str("SELECT 1; release a")) & SQL_MARKS);
+	assert_false(sql_scan(slice_str("SELECT 'a; savepoint b'")) &
+		     SQL_MARKS);
+}
+
+static void
 writes_a_begin_that_it_reads_as_the_same(void **state)
 {
 	char text[SQL_BEGIN_MAX];
@@ -794,6 +864,7 @@ main(void)
 		cmocka_unit_test(says_who_reads_what_others_have_prepared),
 		cmocka_unit_test(finds_a_setting_however_it_is_quoted),
 		cmocka_unit_test(reads_every_form_of_a_transaction_command),
+		cmocka_unit_test(reads_every_form_of_a_savepoint_command),
 		cmocka_unit_test(writes_a_begin_that_it_reads_as_the_same),
 		cmocka_unit_test(finds_the_one_name_that_is_deallocated),
 		cmocka_unit_test(

@@ -524,10 +524,10 @@ class PgClient(Client):
                 await self.gives("SET LOCAL leak.mine = '%s'" % self.mine, [])
             elif what == "choose":
                 await self.choose(self.rng.choice(self.may()), True)
+            elif what == "savepoint":
+                await self.savepoint(self.serves and local)
             elif what != "ask":
                 await getattr(self, what)()
-            if what == "savepoint":     # behind a ROLLBACK TO none is chosen
-                acts, local = acts * 9, False
             await self.gives(TEXTS[0], [[m] + self.context()], [m])
         end = self.rng.random()
         if end < 0.1:
@@ -595,14 +595,17 @@ class PgClient(Client):
         self.org = before
         await self.simple()
 
-    async def savepoint(self):
-        kept = list(self.written)
+    async def savepoint(self, local):
+        kept, home = list(self.written), self.org
         await self.gives("SAVEPOINT s", [])
         await self.write()
+        if local and self.rng.random() < 0.3:
+            await self.choose(self.rng.choice(self.may()), True)
         if self.rng.random() < 0.5:
             m = self.mark()
             await self.gives("SELECT '%s'::int" % m, "22P02", state="E")
             await self.gives("ROLLBACK TO SAVEPOINT s", [], state="T")
+            self.org = home
             self.written = kept
         await self.gives("RELEASE SAVEPOINT s", [])
 

@@ -501,9 +501,10 @@ def test_a_ROLLBACK_TO_takes_back_what_was_chosen_behind_its_savepoint(one_serve
     assert slug_of(svc) == "acme"
     svc.rows(pgwire.query("ROLLBACK TO s"))
     assert slug_of(svc) == "beta"
-    # Which one is set is not known from here: no other is put in its place.
-    reply = svc.run(pgwire.query("SET LOCAL weir.organization = gamma"))
-    assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+    svc.rows(pgwire.query("SET LOCAL weir.organization = gamma"))
+    assert slug_of(svc) == "gamma"
+    svc.rows(pgwire.query("ROLLBACK TO SAVEPOINT S"))
+    assert slug_of(svc) == "beta"
     svc.rows(pgwire.query("ROLLBACK"))
     assert slug_of(svc) == "beta"
     begun(svc, "SET LOCAL weir.organization = gamma")
@@ -514,15 +515,76 @@ def test_a_ROLLBACK_TO_takes_back_what_was_chosen_behind_its_savepoint(one_serve
         assert acme.value(OWN) == ACME
 
 
-def test_who_cannot_be_told_what_it_has_chosen_is_sent_away(one_server):
+MARKED = [      # statements behind BEGIN; SELECT 1, and who it is in the end
+    (["SAVEPOINT s", "SET weir.organization = acme", "ROLLBACK TO s"], "beta"),
+    (["SET weir.organization = acme", "SAVEPOINT s", "ROLLBACK TO s"], "acme"),
+    (["SAVEPOINT s", "SET weir.organization = acme", "RELEASE s"], "acme"),
+    (["SAVEPOINT s", "SET weir.organization = acme", "SAVEPOINT t",
+      "SET weir.organization = gamma", "SELECT 1/0", "ROLLBACK TO t"], "acme"),
+    (["SAVEPOINT s", "SET weir.organization = acme", "SAVEPOINT s",
+      "SET weir.organization = gamma", "ROLLBACK WORK TO SAVEPOINT s", "RELEASE SAVEPOINT s",
+      "ROLLBACK TO s"], "beta"),
+    (["SET weir.organization = acme", "SAVEPOINT s", "SAVEPOINT \"S\"",
+      "SET weir.organization = gamma", "RELEASE \"S\"", "ROLLBACK TO S",
+      "SET weir.organization = gamma"], "gamma"),
+    (["SAVEPOINT s", "SET weir.organization = gamma", "RELEASE s", "SAVEPOINT t",
+      "SET weir.organization = acme", "RELEASE t"], "acme"),
+    (["SAVEPOINT s", "SET weir.organization = acme", "ROLLBACK TO nowhere",
+      "ROLLBACK TO s"], None),
+    (["SAVEPOINT s; SAVEPOINT t", "SET weir.organization = acme", "ROLLBACK TO t"], None),
+    (["SAVEPOINT %s" % ("x" * 70), "SET weir.organization = acme",
+      "ROLLBACK TO %s" % ("x" * 70)], None),
+]
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
+@pytest.mark.parametrize("sql, stays", MARKED)
+def test_savepoints_are_followed_and_who_cannot_be_told_is_sent_away(
+        one_server, sql, stays, pinned):
     svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
-    begun(svc, "SAVEPOINT s", "SET weir.organization = acme", "ROLLBACK TO s")
-    assert slug_of(svc) == "beta"
-    svc.send(pgwire.query("COMMIT"))
-    assert [e["C"] for e in pgwire.errors(svc.until_closed())] == ["0A000"]
-    assert acme.value(OWN) == ACME
+    if pinned:
+        svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    begun(svc)
+    for text in sql:
+        svc.run(pgwire.query(text))
+    assert slug_of(svc) == (stays or "beta")
+    if stays:
+        svc.rows(pgwire.query("COMMIT"))
+        assert slug_of(svc) == stays
+        begun(svc, *sql[:2])
+        svc.rows(pgwire.query("ROLLBACK"))
+        assert slug_of(svc) == stays
+    else:
+        svc.send(pgwire.query("COMMIT"))
+        assert [e["C"] for e in pgwire.errors(svc.until_closed())] == ["0A000"]
+        svc = login(one_server, "svc.beta")
+        begun(svc, *sql[:2], "ROLLBACK")
+        assert slug_of(svc) == "beta"
+    if not pinned or not stays:
+        assert acme.value(OWN) == ACME
+
+
+def test_savepoints_in_one_write_are_not_believed(one_server):
     svc = login(one_server, "svc.beta")
-    begun(svc, "SAVEPOINT s", "SET weir.organization = acme", "ROLLBACK TO s", "ROLLBACK")
+    begun(svc, "SET weir.organization = acme")
+    svc.send(*map(pgwire.query, ["SAVEPOINT s", "SAVEPOINT t", "ROLLBACK TO s"]))
+    svc.until("Z", 3)
+    assert slug_of(svc) == "acme"
+    reply = svc.run(pgwire.query("SET LOCAL weir.organization = gamma"))
+    assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+    svc.rows(pgwire.query("ROLLBACK"))
+    assert slug_of(svc) == "beta"
+
+
+def test_more_savepoints_than_are_followed(one_server):
+    svc = login(one_server, "svc.beta")
+    begun(svc)
+    for i in range(300):
+        svc.rows(pgwire.query("SAVEPOINT s%d" % i))
+    svc.rows(pgwire.query("SET LOCAL weir.organization = acme"))
+    svc.rows(pgwire.query("ROLLBACK TO s299"))
+    assert slug_of(svc) == "beta"
+    svc.rows(pgwire.query("COMMIT"))
     assert slug_of(svc) == "beta"
 
 
