@@ -516,16 +516,23 @@ redis_server_opened(struct server *v)
 		server_close(v, WHY_UPSTREAM_DOWN, NULL, v->stream.error);
 }
 
-/* A user that may not PING was let in all the same. */
+static bool
+is_error(const uint8_t *p, size_t n, const char *code)
+{
+	size_t len = strlen(code);
+
+	return n > len && memcmp(p, code, len) == 0;
+}
+
+/* A user that may not PING was let in all the same, and so was one who came
+ * while a script runs: perhaps to end it. */
 static bool
 login_refused(const struct redis_server *rv, const uint8_t *p, size_t n)
 {
-	static const char noperm[] = "-NOPERM";
-
 	if (p[0] != '-')
 		return false;
-	return rv->asked > 1 || n < sizeof(noperm) ||
-	       memcmp(p, noperm, sizeof(noperm) - 1) != 0;
+	return rv->asked > 1 ||
+	       (!is_error(p, n, "-NOPERM") && !is_error(p, n, "-BUSY"));
 }
 
 static void

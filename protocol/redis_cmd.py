@@ -108,7 +108,7 @@ SUB = {
         config|get
     """.split(),
     "SHARED": "client|pause client|unpause".split(),
-    "DEDICATED": "client|caching client|tracking".split(),
+    "DEDICATED": "client|caching client|tracking function|kill script|kill".split(),
     "REFUSED": ["script|debug"],
 }
 

@@ -115,18 +115,19 @@ run_whole(struct redis_session *rs, const struct slice *arg, size_t argc,
 
 /* ---- a connection of its own ------------------------------------------- */
 
-/* With `hold` as the reason to keep it, until further notice. */
+/* With `hold` as the reason to keep it, until further notice; in that database
+ * if it has none yet. */
 static enum redis_did
-run_alone(struct redis_session *rs, const struct slice *arg, size_t argc,
-	  unsigned hold)
+run_alone_in(struct redis_session *rs, const struct slice *arg, size_t argc,
+	     unsigned hold, unsigned db)
 {
+	bool goes_on = !(hold & (REDIS_IN_MULTI | REDIS_WATCHES));
 	enum redis_did did;
 	struct server *v;
 
 	if (!seat_pay_ahead(&rs->s))
 		return redis_say_rate(rs);
-	if ((v = redis_lend(rs, !(hold & (REDIS_IN_MULTI | REDIS_WATCHES)),
-			    &did)) == NULL)
+	if ((v = redis_lend(rs, db, goes_on, &did)) == NULL)
 		return did;
 	if (redis_server_full(v, &rs->s.lessee)) {
 		redis_server_queue(v, &rs->s.lessee);
@@ -138,6 +139,13 @@ run_alone(struct redis_session *rs, const struct slice *arg, size_t argc,
 	rs->hold |= hold;
 	redis_put(rs, v, arg, argc);
 	return REDIS_DONE;
+}
+
+static enum redis_did
+run_alone(struct redis_session *rs, const struct slice *arg, size_t argc,
+	  unsigned hold)
+{
+	return run_alone_in(rs, arg, argc, hold, rs->db);
 }
 
 static enum redis_did
@@ -200,11 +208,19 @@ run_wait(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 	if (!seat_pay_ahead(&rs->s))
 		return redis_say_rate(rs);
-	if ((v = redis_lend(rs, true, &did)) == NULL)
+	if ((v = redis_lend(rs, rs->db, true, &did)) == NULL)
 		return did;
 	if (!redis_server_full(v, &rs->s.lessee))
 		redis_server_slip(v, &ping, 1);
 	return run_blocking(rs, arg, argc);
+}
+
+/* What it is to end may be in front of it on any shared connection, and where
+ * there is none yet, a log-in that selects a database is told BUSY. */
+static enum redis_did
+run_kill(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	return run_alone_in(rs, arg, argc, 0, 0);
 }
 
 /* From its reply on the server speaks unasked; if it says yes. */
@@ -290,6 +306,8 @@ redis_own(struct redis_session *rs, const struct redis_cmd *cmd,
 		return run_wait(rs, arg, argc);
 	if (is_row(cmd, "monitor"))
 		return run_talking(rs, arg, argc, REDIS_MONITORS);
+	if (is_row(cmd, "script|kill") || is_row(cmd, "function|kill"))
+		return run_kill(rs, arg, argc);
 	if (is_row(cmd, "client|tracking"))
 		return run_tracking(rs, arg, argc);
 	if (is_row(cmd, "client|caching"))

@@ -476,7 +476,8 @@ redis_say_own_down(struct redis_session *rs, bool goes_on)
 }
 
 struct server *
-redis_lend(struct redis_session *rs, bool goes_on, enum redis_did *did)
+redis_lend(struct redis_session *rs, unsigned db, bool goes_on,
+	   enum redis_did *did)
 {
 	struct session *s = &rs->s;
 	struct pool *p;
@@ -494,7 +495,7 @@ redis_lend(struct redis_session *rs, bool goes_on, enum redis_did *did)
 		return redis_say_none(rs, goes_on, WHY_UNSUPPORTED,
 				      "dedicated_connections = 0");
 	p = pool_find_redis_lent(&s->worker->pools, s->snapshot, rs->redis,
-				 rs->user, rs->password, rs->db, rs->resp);
+				 rs->user, rs->password, db, rs->resp);
 	if (p == NULL)
 		return redis_say_none(rs, goes_on, WHY_UPSTREAM_DOWN,
 				      "too many pools");

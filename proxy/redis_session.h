@@ -146,10 +146,10 @@ typedef enum redis_did redis_run(struct redis_session *, const struct slice *arg
 
 /* redis_session.c */
 redis_run   redis_forward;
-/* The connection it has for its own, or NULL and what became of the command: it
- * waits for one, or there is none (*did DONE: it was told so, and closed unless
- * it `goes_on`). */
-struct server *redis_lend(struct redis_session *, bool goes_on, enum redis_did *did);
+/* The connection it has for its own, or else one in that database; or NULL and
+ * what became of the command: it waits for one, or there is none (*did DONE: it
+ * was told so, and closed unless it `goes_on`). */
+struct server *redis_lend(struct redis_session *, unsigned db, bool goes_on, enum redis_did *did);
 /* One more on the connection the last is on, or is to go to: its place. */
 uint64_t       redis_put(struct redis_session *, struct server *, const struct slice *arg, size_t argc);
 /* The shared one, where there is room for n at once; likewise. */

@@ -295,3 +295,24 @@ def test_fifty_owners_hear_nothing_of_each_other(proxy, rd):
         t.join()
     assert not wrong
     assert proxy.direct or len(rd.clients()) <= 2 * 4 + OWN
+
+
+@pytest.mark.weir_only
+def test_who_ends_a_script_does_not_wait_behind_it(weir, workers, folder, authority):
+    server = Redis(folder, authority, "busy%d" % workers, ["--lua-time-limit", "10"])
+    loop = "#!lua name=busy\nredis.register_function('busy', function() while true do end end)"
+    try:
+        w = weir({"redis main": {"connections": 1, "profile": "dedicated", "url":
+                  "redis://:%s@127.0.0.1:%d" % (server.password, server.port)}}, workers)
+        assert w.resp().ask("FUNCTION", "LOAD", loop) == b"busy"
+        for proto, kind, ask in [(2, "SCRIPT", ("EVAL", "while true do end", 0)),
+                                 (3, "FUNCTION", ("FCALL", "busy", 0))]:
+            with w.resp() as busy, w.resp(proto=proto) as other:
+                assert other.ask("SELECT", 9) == "OK"
+                busy.send(encode(*ask))
+                wait_for(lambda: other.ask(kind, "KILL") == "OK", 20, "nothing to kill")
+                assert "killed by user" in busy.reply()
+                assert other.ask("SET", "k", kind) == "OK"
+                assert [busy.ask("GET", "k"), other.ask("GET", "k")] == [None, kind.encode()]
+    finally:
+        server.stop(signal.SIGKILL)     # it may be busy
