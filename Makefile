@@ -10,6 +10,7 @@
 # make soak         the leak test of make test for an hour, SECONDS=3600, and
 #                   200 Redis clients that do everything, STORM=600
 # make regress      PostgreSQL's own regression suite, directly and through weir: minutes
+# make redis-suite  Redis's own test suite, directly and through weir: minutes
 # Any of them with SAN=address,undefined (or thread) builds into its own folder.
 # V=1 shows the commands.  demo, test, bench, fuzz and soak first install what is
 # missing: tests/setup.sh, from the one list tests/packages.txt.
@@ -85,6 +86,8 @@ integration: $B/$(NAME)
 
 regress: $B/$(NAME)
 	@tests/regress.sh $B/$(NAME) $(ARGS)
+redis-suite: $B/$(NAME)
+	@tests/redis_suite.sh $B/$(NAME) $(ARGS)
 
 # Two steps, because what setup installs is looked for when a Makefile is read.
 demo test bench bench-redis bench-crdt fuzz soak:
@@ -123,7 +126,7 @@ soak-now:
 clean:
 	rm -rf build
 
-.PHONY: all libraries objects unit replay threads lint integration regress clean \
+.PHONY: all libraries objects unit replay threads lint integration regress redis-suite clean \
         $(foreach t,demo test bench bench-redis bench-crdt fuzz soak,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)

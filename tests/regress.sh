@@ -28,30 +28,13 @@ PG=$cache/usr/lib/postgresql/15
 unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGSSLMODE PGOPTIONS \
     PGSERVICE PGPASSFILE PGCHANNELBINDING
 
+# shellcheck source=tests/own_apt.sh
+. "$root/tests/own_apt.sh"
+
 say() { printf 'regress: %s\n' "$*"; }
 die() { say "$1" >&2; [ -z "${2:-}" ] || tail -n 20 "$2" >&2; exit 2; }
 
 # --- what Debian does not install ---------------------------------------
-
-# apt with lists and sources of our own, so that source packages are known.
-own_apt() {
-	local f
-	mkdir -p "$cache/apt/sources" "$cache/apt/lists/partial" "$cache/apt/cache"
-	for f in /etc/apt/sources.list /etc/apt/sources.list.d/*; do
-		[ -f "$f" ] && grep -q debian "$f" || continue
-		sed 's/^Types:.*/Types: deb deb-src/
-		    /^deb /{p;s/^deb /deb-src /;}' "$f" \
-		    >"$cache/apt/sources/${f##*/}"
-	done
-	rm -f "$cache/apt/sources/sources.list.list"
-	[ ! -f "$cache/apt/sources/sources.list" ] ||
-	    mv "$cache/apt/sources/sources.list" "$cache/apt/sources/main.list"
-	APT=(-o Dir::Etc::SourceList=/dev/null
-		-o Dir::Etc::SourceParts="$cache/apt/sources"
-		-o Dir::State::Lists="$cache/apt/lists"
-		-o Dir::Cache="$cache/apt/cache" -o APT::Sandbox::User="$(id -un)")
-	apt-get -q "${APT[@]}" update >"$cache/apt.log" 2>&1 || :
-}
 
 # The newest version of which the mirror has all that is needed.
 fetch_packages() {
@@ -73,7 +56,7 @@ fetch_packages() {
 fetch() {
 	local deb new=$cache/new
 	mkdir -p "$cache"
-	own_apt
+	own_apt "$cache"
 	fetch_packages
 	rm -rf "$new" "$cache/usr" "$cache/suite" && mkdir "$new"
 	tar -xf "$cache"/postgresql-15_*.orig.tar.* -C "$new" \
