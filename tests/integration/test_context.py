@@ -551,3 +551,145 @@ def test_it_comes_back_when_a_client_resets_everything(signed):
     for sql in ("RESET ALL", "DISCARD ALL"):
         wire.rows(pgwire.query(sql))
         assert titles(wire) == ["plans of acme"]
+
+
+# A service user chooses another organization.
+
+SVC = {"user svc": {"auth": "trust", "organizations": "*"}}
+HOW = {"by its name": lambda slug, local: "SET %s weir.organization = %s"
+       % (("SESSION", "LOCAL")[local], slug),
+       "by the variable": lambda slug, local: "SELECT set_config('app.current_organization_id',"
+       " '%s', %s)" % (ORGANIZATIONS[slug], ("false", "true")[local])}
+
+
+def chosen(signed, workers=1, **context):
+    wire = signed(SVC, workers, **context).wire(login=False)
+    wire.login("svc", DATABASE)
+    return wire
+
+
+def subject(wire):
+    """Whom the context on the server is of, for as long as it is good."""
+    (value, backend), = wire.rows(pgwire.query(
+        "SELECT current_setting('app.weir_context'), pg_backend_pid()"))
+    if value == "":
+        return None
+    _, organization, user, pid, expiry, _ = value.split(".")
+    assert bytes.fromhex(user) == b"svc" and pid == backend
+    assert value == forged(bytes.fromhex(organization).decode(), pid, expiry, user="svc")
+    return {i: slug for slug, i in ORGANIZATIONS.items()}[bytes.fromhex(organization).decode()]
+
+
+def owner(wire):
+    """The organization whose rows are seen; its context must be the one there is."""
+    found = titles(wire)
+    slug = found[0].replace("plans of ", "") if found else None
+    assert len(found) <= 1 and subject(wire) == slug
+    return slug
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_who_chooses_an_organization_has_its_context(signed, how):
+    svc = chosen(signed)
+    assert owner(svc) is None
+    for slug in ("acme", "beta", "acme"):
+        svc.rows(pgwire.query(HOW[how](slug, False)))
+        assert owner(svc) == slug
+    svc.rows(pgwire.query("RESET ALL"))
+    assert owner(svc) is None
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_so_has_who_chooses_one_in_the_middle_of_a_transaction(signed, how, local, end):
+    svc = chosen(signed)
+    svc.rows(pgwire.query(HOW[how]("beta", False)))
+    for first in ("BEGIN", "BEGIN; SELECT 1"):      # which is answered here, or there
+        svc.run(pgwire.query(first))
+        assert owner(svc) == "beta"
+        svc.rows(pgwire.query(HOW[how]("acme", local)))
+        assert owner(svc) == "acme"
+        svc.rows(pgwire.query("INSERT INTO crdt_operations (document_id)"
+                              " VALUES ('aaaaaaaa-0000-4000-8000-00000000000d')"))
+        svc.rows(pgwire.query(end))
+        stays = end == "COMMIT" and not local
+        assert owner(svc) == ("acme" if stays else "beta")
+        svc.rows(pgwire.query(HOW[how]("beta", False)))
+
+
+def test_so_has_who_takes_its_choice_back(signed):
+    svc = chosen(signed)
+    svc.rows(pgwire.query("SET weir.organization = beta"))
+    svc.rows(pgwire.query("BEGIN"))
+    assert owner(svc) == "beta"
+    svc.rows(pgwire.query("SAVEPOINT here"))
+    svc.rows(pgwire.query("SET LOCAL weir.organization = acme"))
+    assert owner(svc) == "acme"
+    svc.rows(pgwire.query("ROLLBACK TO here"))
+    assert owner(svc) == "beta"
+    svc.rows(pgwire.query("COMMIT"))
+    assert owner(svc) == "beta"
+
+
+def test_who_chooses_none_in_a_transaction_has_no_context(signed):
+    svc = chosen(signed)
+    svc.rows(pgwire.query("SET weir.organization = beta"))
+    svc.rows(pgwire.query("BEGIN"))
+    assert owner(svc) == "beta"
+    svc.rows(pgwire.query("SET LOCAL weir.organization = ''"))
+    assert owner(svc) is None
+    svc.rows(pgwire.query("COMMIT"))
+    assert owner(svc) == "beta"
+
+
+def test_what_was_chosen_in_a_transaction_does_not_make_the_rest_expire(signed):
+    """Its own signature is younger than the one that comes back."""
+    w = signed(dict(SVC, **{"postgres main": {"pool_size": 2}}), ttl="4s")
+    clients = [w.wire(login=False) for _ in range(2)]
+    for svc in clients:
+        svc.login("svc", DATABASE)
+        svc.rows(pgwire.query("SET weir.organization = beta"))
+    clients[0].rows(pgwire.query("CREATE TEMPORARY TABLE own (x int)"))   # it keeps its server
+    end, seen = time.monotonic() + 4.5, set()
+    while time.monotonic() < end:
+        for svc in clients:
+            svc.rows(pgwire.query("BEGIN"))
+            assert owner(svc) == "beta"
+            seen.add((svc, svc.value("SELECT current_setting('app.weir_context')")))
+            svc.rows(pgwire.query("SET LOCAL weir.organization = acme"))
+            assert owner(svc) == "acme"
+            svc.rows(pgwire.query("COMMIT"))
+            assert owner(svc) == "beta"
+        time.sleep(0.05)
+    assert len(seen) >= 4       # each of both has been renewed
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_clients_that_choose_at_once_have_each_the_context_of_its_choice(signed, workers):
+    w = signed(dict(SVC, **{"postgres main": {"pool_size": 2}}), workers, ttl="2s")
+    wrong = []
+
+    def client(n):
+        wire = w.wire(login=False)
+        wire.login("svc", DATABASE)
+        try:
+            for m in range(25):
+                slug, other = ("acme", "beta") if (m + n) % 2 else ("beta", "acme")
+                wire.rows(pgwire.query("SET weir.organization = " + slug))
+                wire.rows(pgwire.query("BEGIN"))
+                if m % 3:
+                    assert owner(wire) == slug
+                wire.rows(pgwire.query("SET LOCAL weir.organization = " + other))
+                assert owner(wire) == other
+                wire.rows(pgwire.query("ROLLBACK" if m % 2 else "COMMIT"))
+                assert owner(wire) == slug
+        except BaseException as e:
+            wrong.append(e)
+    clients = [threading.Thread(target=client, args=[n], daemon=True) for n in range(6)]
+    for c in clients:
+        c.start()
+    for c in clients:
+        c.join(scaled(60))
+        assert not c.is_alive()
+    assert not wrong, wrong[0]
