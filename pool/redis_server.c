@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/resp_number.h"
+
 #define SECOND_NS 1000000000ull
 
 enum { PLAIN, JUDGED }; /* kinds of entries */
@@ -193,6 +195,16 @@ redis_server_soil(struct server *v)
 {
 	assert(v->state == SERVER_LEASED);
 	redis_server(v)->soiled = true;
+}
+
+int64_t
+redis_server_spend(struct server *v)
+{
+	struct redis_server *rv = redis_server(v);
+
+	assert(v->state == SERVER_LEASED && v->ledger.n > 0);
+	rv->spent |= rv->client_id != 0;
+	return rv->client_id;
 }
 
 /* ---- slow readers ----------------------------------------------------- */
@@ -476,7 +488,7 @@ login_ask(struct redis_server *rv, const char *const *word, size_t n)
 
 /*
  * All of it in one write.  PING comes last, because a server that is loading
- * its data would take all the rest.
+ * its data would take all the rest; before it CLIENT ID, where it is of use.
  */
 static void
 login_send(struct redis_server *rv)
@@ -500,6 +512,8 @@ login_send(struct redis_server *rv)
 		snprintf(db, sizeof(db), "%u", p->db);
 		login_ask(rv, (const char *[]){ "SELECT", db }, 2);
 	}
+	if (p->lends)
+		login_ask(rv, (const char *[]){ "CLIENT", "ID" }, 2);
 	login_ask(rv, (const char *[]){ "PING" }, 1);
 }
 
@@ -524,12 +538,24 @@ is_error(const uint8_t *p, size_t n, const char *code)
 	return n > len && memcmp(p, code, len) == 0;
 }
 
+/* Is it the answer to CLIENT ID?  If so it is taken; none is needed. */
+static bool
+login_id(struct redis_server *rv, const uint8_t *p, size_t n)
+{
+	if (!rv->s.pool->lends || rv->asked != 2 || p[0] == '>')
+		return false;
+	if (p[0] != ':' || n < 4 ||
+	    !resp_number(p + 1, n - 3, &rv->client_id) || rv->client_id < 0)
+		rv->client_id = 0;
+	return true;
+}
+
 /* A user that may not PING was let in all the same, and so was one who came
  * while a script runs: perhaps to end it. */
 static bool
-login_refused(const struct redis_server *rv, const uint8_t *p, size_t n)
+login_refused(struct redis_server *rv, const uint8_t *p, size_t n)
 {
-	if (p[0] != '-')
+	if (login_id(rv, p, n) || p[0] != '-')
 		return false;
 	return rv->asked > 1 ||
 	       (!is_error(p, n, "-NOPERM") && !is_error(p, n, "-BUSY"));
@@ -639,7 +665,7 @@ redis_bind(struct server *v, struct lessee *l)
 	struct redis_server *rv = redis_server(v);
 
 	assert(v->pool->lends && v->ledger.n == 0 && !rv->reply.started);
-	assert(!rv->soiled && !rv->talks && rv->slow == NULL);
+	assert(!rv->soiled && !rv->spent && !rv->talks && rv->slow == NULL);
 	v->tenant = l->tenant;
 }
 
@@ -656,7 +682,7 @@ redis_dirty(const struct server *v)
 {
 	const struct redis_server *rv = (const void *)v;
 
-	return rv->soiled || rv->talks || redis_is_midway(rv);
+	return rv->soiled || rv->spent || rv->talks || redis_is_midway(rv);
 }
 
 /* RESET undoes all that is ours to undo, and leaves the connection as it was
@@ -666,7 +692,7 @@ redis_clean(struct server *v)
 {
 	struct redis_server *rv = redis_server(v);
 
-	if (rv->talks || redis_is_midway(rv)) {
+	if (rv->spent || rv->talks || redis_is_midway(rv)) {
 		server_close(v, WHY_ABANDONED, NULL, NULL);
 		return;
 	}

@@ -16,6 +16,8 @@
  * works in the same way meanwhile.  Released soiled, it goes through RESET and
  * another log-in before the next has it; released while it owes a reply, it is
  * closed, so a client that leaves while it is blocked takes no element along.
+ * At its log-in it asks for its CLIENT ID, which CLIENT UNBLOCK needs; a server
+ * that keeps that from its user lends all the same.
  *
  * Back-pressure: a session that cannot take more (its client does not read as
  * fast as this server sends) may stop the server: redis_server_pause().  All
@@ -73,11 +75,13 @@ struct redis_server {
 	unsigned	   slow_s;	/* for so many seconds */
 	struct wheel_entry timer;	/* while there is a slow one */
 	unsigned	   asked;	/* LOGIN: replies still to come */
+	int64_t		   client_id;	/* lent: its own upstream; 0: not told */
 	bool		   passed;	/* a part of the reply under way was delivered */
 	bool		   is_push;	/* it is a push, and its lessee's if it `talks` */
 	bool		   failed;	/* it is an error, and the command is judged */
 	bool		   talks;	/* lent: also says what nobody asked (MONITOR, pushes) */
 	bool		   soiled;	/* lent: to be reset before the next has it */
+	bool		   spent;	/* lent: the next may not have it */
 	bool		   in_input;	/* redis_input() runs, and goes on by itself */
 };
 
@@ -110,6 +114,12 @@ void redis_server_slip(struct server *, const struct slice *arg, size_t argc);
 /* Lent: what it says unasked is its lessee's from now on, or no more. */
 void redis_server_talks(struct server *, bool);
 void redis_server_soil(struct server *);
+/*
+ * Lent: its CLIENT ID upstream, for a CLIENT UNBLOCK; 0: it was not told.  That
+ * may arrive whenever it likes: so the connection ends with this lease, and it
+ * can only reach what is outstanding now.
+ */
+int64_t redis_server_spend(struct server *);
 
 /* False: it waits for another already; ask again at the next reply. */
 bool redis_server_pause(struct server *, struct lessee *);

@@ -9,6 +9,7 @@
 
 #include "protocol/resp_number.h"
 #include "proxy/redis_pubsub.h"
+#include "proxy/seat.h"
 #include "proxy/worker.h"
 
 enum {
@@ -44,7 +45,7 @@ struct redis_roll {
 	size_t ids;
 	enum kind kind;
 	char *addr, *laddr, *user;
-	bool kill;
+	enum { ROLL_LIST, ROLL_KILL, ROLL_UNBLOCK } what;
 	bool skip_me;
 	/* What was found. */
 	bool me; /* the asker is to be killed, once it is answered */
@@ -52,6 +53,9 @@ struct redis_roll {
 	struct present *present;
 	size_t n, size;
 	struct buf text;
+	enum { FREE, BLOCKED, BLOCKED_HELD } found; /* UNBLOCK: who is meant */
+	int64_t there;                /* its id upstream, 0: not known */
+	struct sockaddr_storage peer; /* and where that is */
 };
 
 int64_t
@@ -274,19 +278,56 @@ note(struct redis_roll *r, struct session *s)
 }
 
 static void
-call(struct redis_roll *r, struct session *s)
+call_kill(struct redis_roll *r, struct session *s)
 {
-	if (!is_meant(r, s))
-		return;
-	if (!r->kill) {
-		note(r, s);
-		return;
-	}
 	r->killed++;
 	if (is_asker(r, s))
 		r->me = true;
 	else
 		session_close(s, WHY_KILLED, NULL, NULL);
+}
+
+static void
+peer_of(const struct server *v, struct sockaddr_storage *peer)
+{
+	socklen_t len = sizeof(*peer);
+
+	memset(peer, 0, sizeof(*peer));
+	if (getpeername(v->stream.fd, (struct sockaddr *)peer, &len) != 0)
+		memset(peer, 0, sizeof(*peer));
+}
+
+/* A connection that is kept for more than this command cannot end with it. */
+static void
+call_unblock(struct redis_roll *r, struct session *s)
+{
+	const struct redis_session *rs = redis_session(s);
+	struct server *v = s->lessee.server;
+
+	if (!rs->blocked || v == NULL)
+		return;
+	r->found = rs->hold != 0 ? BLOCKED_HELD : BLOCKED;
+	if (r->found == BLOCKED)
+		r->there = redis_server_spend(v);
+	peer_of(v, &r->peer);
+}
+
+static void
+call(struct redis_roll *r, struct session *s)
+{
+	if (!is_meant(r, s))
+		return;
+	switch (r->what) {
+	case ROLL_LIST:
+		note(r, s);
+		break;
+	case ROLL_KILL:
+		call_kill(r, s);
+		break;
+	case ROLL_UNBLOCK:
+		call_unblock(r, s);
+		break;
+	}
 }
 
 /* The list has the youngest first, so what comes anew is not called. */
@@ -342,7 +383,7 @@ visit(struct message *m, void *owner)
 	}
 	assert(w->id == r->at);
 	if (call_some(r, w)) {
-		r->at++;
+		r->at = r->what == ROLL_UNBLOCK ? r->weir->workers : r->at + 1;
 		r->below = UINT64_MAX;
 	}
 	mailbox_post(
@@ -378,7 +419,7 @@ send_out(struct redis_session *rs, struct redis_roll *r)
 	if (r->ids > 0)
 		qsort(r->id, r->ids, sizeof(*r->id), by_id);
 	rs->calling = true;
-	mailbox_post(r->weir->mailboxes[0], &r->message);
+	mailbox_post(r->weir->mailboxes[r->at], &r->message);
 	return REDIS_LATER;
 }
 
@@ -544,7 +585,7 @@ static bool
 kill_options(struct redis_session *rs, struct redis_roll *r,
 	     const struct slice *arg, size_t argc)
 {
-	r->kill = true;
+	r->what = ROLL_KILL;
 	if (argc == 3)
 		return kill_address(&r->addr, arg[2]);
 	r->skip_me = true;
@@ -679,4 +720,111 @@ redis_clients_kill(struct redis_session *rs, const struct slice *arg,
 	if (me)
 		session_close(&rs->s, WHY_KILLED, NULL, NULL);
 	return REDIS_DONE;
+}
+
+/* ---- UNBLOCK ---------------------------------------------------------- */
+
+/* As Redis reads them; false: refused, and told so. */
+static bool
+unblock_options(struct redis_session *rs, const struct slice *arg, size_t argc,
+		int64_t *id)
+{
+	char text[128];
+
+	if (argc > 4) {
+		snprintf(text, sizeof(text),
+			 "ERR unknown subcommand or wrong number of arguments "
+			 "for '%.*s'. Try CLIENT HELP.",
+			 (int)arg[1].n, (const char *)arg[1].p);
+		redis_say_error(rs, text);
+		return false;
+	}
+	if (argc == 4 && !slice_is_word(arg[3], "timeout") &&
+	    !slice_is_word(arg[3], "error")) {
+		redis_say_error(rs, "ERR CLIENT UNBLOCK reason should be "
+				    "TIMEOUT or ERROR");
+		return false;
+	}
+	if (resp_number(arg[2].p, arg[2].n, id))
+		return true;
+	redis_say_error(rs, "ERR value is not an integer or out of range");
+	return false;
+}
+
+/* Where its id is one. */
+static bool
+is_same_server(const struct redis_roll *r, const struct server *v)
+{
+	struct sockaddr_storage peer;
+
+	peer_of(v, &peer);
+	return memcmp(&peer, &r->peer, sizeof(peer)) == 0;
+}
+
+static enum redis_did
+unblock_there(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	const struct redis_roll *r = rs->roll;
+	struct slice ask[4] = { arg[0], arg[1] };
+	enum redis_did did;
+	struct server *v;
+	char id[32];
+
+	if (!seat_pay_ahead(&rs->s))
+		return redis_say_rate(rs);
+	if ((v = redis_share(rs, 1, &did)) == NULL)
+		return did;
+	if (!is_same_server(r, v))
+		return redis_say_error(rs, "ERR weir: CLIENT UNBLOCK: that "
+					   "client is on another server");
+	snprintf(id, sizeof(id), "%" PRId64, r->there);
+	ask[2] = slice_str(id);
+	if (argc == 4)
+		ask[3] = arg[3];
+	redis_put(rs, v, ask, argc);
+	return REDIS_DONE;
+}
+
+static enum redis_did
+say_not_unblocked(struct redis_session *rs)
+{
+	const struct redis_roll *r = rs->roll;
+
+	if (r->found == FREE)
+		return redis_said(rs, resp_put_int(redis_say(rs), 0));
+	return redis_say_error(
+	    rs, r->found == BLOCKED_HELD
+		    ? "ERR weir: CLIENT UNBLOCK of a client that watches or "
+		      "tracks keys is not supported"
+		    : "ERR weir: CLIENT UNBLOCK needs a user that may ask for "
+		      "CLIENT ID upstream");
+}
+
+/* Only the worker that the id names is asked. */
+enum redis_did
+redis_clients_unblock(struct redis_session *rs, const struct slice *arg,
+		      size_t argc)
+{
+	struct redis_roll *r = rs->roll;
+	enum redis_did did;
+	int64_t id;
+
+	if (rs->calling || !redis_is_idle(rs))
+		return REDIS_LATER;
+	if (r == NULL) {
+		if (!unblock_options(rs, arg, argc, &id))
+			return REDIS_DONE;
+		r = roll_open(rs);
+		r->what = ROLL_UNBLOCK;
+		add_id(r, id);
+		r->at = (unsigned)id & ((1u << WORKER_BITS) - 1);
+		if (r->at < r->weir->workers)
+			return send_out(rs, r);
+		rs->roll = r;
+	}
+	did = r->there != 0 ? unblock_there(rs, arg, argc)
+			    : say_not_unblocked(rs);
+	if (did == REDIS_DONE)
+		roll_free(&rs->roll);
+	return did;
 }

@@ -1,5 +1,6 @@
 /*
- * redis_clients: CLIENT INFO, LIST and KILL: the caller's own organization.
+ * redis_clients: CLIENT INFO, LIST, KILL and UNBLOCK: the caller's own
+ * organization.
  *
  * A client of an organization sees and ends the Redis clients of that
  * organization on all workers; one that has none, those that have none on the
@@ -12,6 +13,11 @@
  * finds its answer.  It begins when nothing is outstanding, so it happens
  * where it stands in the pipeline.  What is killed while the call is on its
  * way may be listed; what connects behind its back is not.
+ *
+ * UNBLOCK finds its client in the same way, on the one worker its id names, and
+ * asks Redis for it, which alone knows whether it blocks: by the id upstream of
+ * the connection it has borrowed, which ends with what it waits for now.  So
+ * that reaches nothing that comes later, of it or of who borrows next.
  *
  * Owner:    the message belongs to the mailbox it lies in, and nobody else
  *           knows of it; at home to the session that asked
@@ -31,7 +37,7 @@ struct redis_roll;
 /* CLIENT ID: never reused, and another one on every worker. */
 int64_t redis_client_id(const struct session *);
 
-redis_run redis_clients_info, redis_clients_list, redis_clients_kill;
+redis_run redis_clients_info, redis_clients_list, redis_clients_kill, redis_clients_unblock;
 
 /* The session ends: an answer that is still on its way is nobody's. */
 void redis_clients_part(struct redis_session *);

@@ -706,6 +706,7 @@ static const struct {
 	{ "client|info", redis_clients_info },
 	{ "client|list", redis_clients_list },
 	{ "client|kill", redis_clients_kill },
+	{ "client|unblock", redis_clients_unblock },
 	{ "client|reply", run_reply },
 	{ "client|no-evict", run_switch },
 	{ "client|no-touch", run_switch },

@@ -100,7 +100,7 @@ struct redis_session {
 	char		   *name;	/* CLIENT SETNAME; NULL: none */
 	const struct redis_cmd *ran;	/* its last command, and when: for CLIENT LIST */
 	uint64_t	    ran_ns;
-	struct redis_roll  *roll;	/* CLIENT LIST or KILL: its answer (redis_clients.h) */
+	struct redis_roll  *roll;	/* CLIENT LIST, KILL or UNBLOCK: its answer (redis_clients.h) */
 	struct redis_sub   *sub;	/* what it subscribes to (redis_pubsub.h); NULL: it never did */
 	struct redis_count *count;	/* PUBSUB NUMSUB is under way (redis_pubsub.h) */
 	size_t		    more;	/* bytes taken behind the request being run */

@@ -157,14 +157,15 @@ upstream(int i, const char *login)
 	rig.up[i] = fd;
 	if (login != NULL) {
 		hears(fd, login);
-		says(fd, "+OK\r\n+OK\r\n+OK\r\n" + 15 -
-			     5 * (strstr(login, "SELECT") ? 3 : 2));
+		says(fd, strstr(login, "SELECT") ? "+OK\r\n+OK\r\n" : "+OK\r\n");
+		says(fd, strstr(login, "CLIENT") ? ":70\r\n+OK\r\n" : "+OK\r\n");
 	}
 	return fd;
 }
 
 #define AUTH "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n"
 #define PING "*1\r\n$4\r\nPING\r\n"
+#define CLIENT_ID "*2\r\n$6\r\nCLIENT\r\n$2\r\nID\r\n" /* one that is lent */
 #define VERIFIER                                       \
 	"SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$" \
 	"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=" \

@@ -6,7 +6,7 @@
 #define BLPOP   "*3\r\n$5\r\nBLPOP\r\n$1\r\nl\r\n$1\r\n0\r\n"
 #define SPOIL   "*1\r\n$3\r\nGET\r\n"
 #define RESET   "*1\r\n$5\r\nRESET\r\n"
-#define AT_HOME "+OK\r\n+PONG\r\n" /* to AUTH and PING */
+#define AT_HOME "+OK\r\n:70\r\n+PONG\r\n" /* to AUTH, CLIENT ID and PING */
 
 /* ---- in one piece ------------------------------------------------------- */
 
@@ -44,7 +44,7 @@ a_transaction_that_is_not_plain_gets_a_connection_of_its_own(void **state)
 		snprintf(all, sizeof(all), MULTI "%s" EXEC, inside[i][0]);
 		says(a, all);
 		if (own < 0)
-			own = upstream(0, AUTH PING);
+			own = upstream(0, AUTH CLIENT_ID PING);
 		hears(own, MULTI);
 		hears(own, inside[i][1]);
 		hears(own, EXEC);
@@ -99,7 +99,7 @@ drains_the_shared_connection_before_it_takes_one_of_its_own(void **state)
 	turns(50);
 	assert_int_equal(accept(rig.listener, NULL, NULL), -1);
 	says(up, ":1\r\n");
-	own = upstream(1, AUTH PING);
+	own = upstream(1, AUTH CLIENT_ID PING);
 	hears(own, MULTI);
 	says(a, GET_K);
 	says(own, "+OK\r\n");
@@ -122,7 +122,7 @@ a_clean_connection_goes_to_the_next_as_it_is(void **state)
 
 	(void)state;
 	says(a, WATCH);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, WATCH);
 	says(own, "+OK\r\n");
 	says(b, BLPOP);
@@ -144,7 +144,7 @@ several_who_wait_for_one_connection_have_it_in_turn(void **state)
 
 	(void)state;
 	says(a, WATCH);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, WATCH);
 	says(own, "+OK\r\n");
 	says(b, BLPOP);
@@ -167,14 +167,14 @@ a_connection_left_in_a_state_is_reset_and_logged_in_again(void **state)
 
 	(void)state;
 	says(a, WATCH);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, WATCH);
 	says(own, "+OK\r\n");
 	hears(a, "+OK\r\n");
 	says(b, BLPOP);
 	close(a);
 	rig.client[0] = -1;
-	hears(own, RESET AUTH PING);
+	hears(own, RESET AUTH CLIENT_ID PING);
 	hears_nothing(own);
 	says(own, "+RESET\r\n" AT_HOME);
 	hears(own, BLPOP);
@@ -189,12 +189,12 @@ a_connection_that_is_not_reset_is_closed(void **state)
 
 	(void)state;
 	says(a, WATCH);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, WATCH);
 	says(own, "+OK\r\n");
 	close(a);
 	rig.client[0] = -1;
-	hears(own, RESET AUTH PING);
+	hears(own, RESET AUTH CLIENT_ID PING);
 	says(own, "-ERR unknown command\r\n" AT_HOME);
 	hears_the_end(own);
 }
@@ -206,7 +206,7 @@ an_error_of_ours_makes_exec_fail_upstream(void **state)
 
 	(void)state;
 	says(a, MULTI);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	says(a, "SET\r\n");
 	says(a, "PING a b\r\nAUTH x\r\n" EXEC);
 	hears(own, MULTI SPOIL);
@@ -225,7 +225,7 @@ a_client_that_lost_what_it_held_is_told_once_each_and_closed(void **state)
 
 	(void)state;
 	says(a, MULTI);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, MULTI);
 	says(own, "+OK\r\n");
 	says(a, GET_K);
@@ -245,7 +245,7 @@ a_client_whose_exec_is_lost_holds_nothing_any_more(void **state)
 
 	(void)state;
 	says(a, MULTI);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	says(own, "+OK\r\n");
 	says(a, EXEC GET_K);
 	hears(own, MULTI EXEC);
@@ -265,7 +265,7 @@ a_client_that_loses_a_watch_while_it_asks_nothing_is_closed(void **state)
 
 	(void)state;
 	says(a, WATCH);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, WATCH);
 	says(own, "+OK\r\n");
 	hears(a, "+OK\r\n");
@@ -282,7 +282,7 @@ without_a_connection_no_transaction_begins(void **state)
 	(void)state;
 	says(a, MULTI GET_K);
 	up = upstream(0, NULL);
-	hears(up, AUTH PING);
+	hears(up, AUTH CLIENT_ID PING);
 	says(up, "-WRONGPASS wrong\r\n-NOAUTH no\r\n");
 	hears(a, "-ERR weir: upstream is unreachable: WRONGPASS wrong\r\n");
 	hears_the_end(a);
@@ -299,7 +299,7 @@ who_is_blocked_holds_up_nobody_and_is_answered_in_order(void **state)
 
 	(void)state;
 	says(a, "PING 1\r\n" BLPOP "PING 2\r\n" GET_K);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, BLPOP);
 	says(b, GET_K);
 	up = upstream(1, AUTH PING);
@@ -321,13 +321,13 @@ who_leaves_while_blocked_takes_the_connection_along(void **state)
 
 	(void)state;
 	says(a, BLPOP);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, BLPOP);
 	says(b, BLPOP);
 	close(a);
 	rig.client[0] = -1;
 	hears_the_end(own);
-	own = upstream(1, AUTH PING);
+	own = upstream(1, AUTH CLIENT_ID PING);
 	hears(own, BLPOP);
 	says(own, "*-1\r\n");
 	hears(b, "*-1\r\n");
@@ -340,7 +340,7 @@ who_only_closed_its_own_side_is_not_waited_for_while_blocked(void **state)
 
 	(void)state;
 	says(a, BLPOP);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, BLPOP);
 	assert_return_code(shutdown(a, SHUT_WR), 0);
 	hears_the_end(own);
@@ -353,7 +353,7 @@ a_blocked_one_whose_connection_is_lost_goes_on(void **state)
 
 	(void)state;
 	says(a, BLPOP GET_K);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, BLPOP);
 	close(own);
 	rig.up[0] = -1;
@@ -362,6 +362,77 @@ a_blocked_one_whose_connection_is_lost_goes_on(void **state)
 	hears(up, GET_K);
 	says(up, ":1\r\n");
 	hears(a, ":1\r\n");
+}
+
+/* What an UNBLOCK of this client begins with; it has sent nothing yet. */
+static void
+unblock_of(int fd, char *out, size_t size)
+{
+	char said[32] = "";
+	ssize_t n = -1;
+
+	says(fd, "CLIENT ID\r\n");
+	for (int i = 0; n < 0 && i < PATIENCE; i++, turns(1))
+		n = recv(fd, said, sizeof(said) - 1, 0);
+	assert_true(n > 0 && said[0] == ':');
+	snprintf(out, size, "CLIENT UNBLOCK %ld", strtol(said + 1, NULL, 10));
+}
+
+#define UNBLOCK_70 \
+	"*4\r\n$6\r\nCLIENT\r\n$7\r\nUNBLOCK\r\n$2\r\n70\r\n$5\r\nERROR\r\n"
+
+static void
+an_unblock_reaches_only_what_its_client_waits_for_now(void **state)
+{
+	int a = client(0), b = client(1), own, up;
+	char unblock[64];
+
+	(void)state;
+	unblock_of(a, unblock, sizeof(unblock));
+	says(b, unblock);
+	says(b, "\r\n");
+	hears(b, ":0\r\n");
+	says(a, BLPOP);
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, BLPOP);
+	says(a, BLPOP);
+	says(b, unblock);
+	says(b, " ERROR\r\n");
+	up = upstream(1, AUTH PING);
+	hears(up, UNBLOCK_70);
+	/* What it waits for comes first; the UNBLOCK is still under way. */
+	says(own, "*2\r\n$1\r\nl\r\n$1\r\nv\r\n");
+	hears(a, "*2\r\n$1\r\nl\r\n$1\r\nv\r\n");
+	hears_the_end(own);
+	own = upstream(2, AUTH CLIENT_ID PING);
+	hears(own, BLPOP);
+	says(up, ":0\r\n");
+	hears(b, ":0\r\n");
+	says(own, "*-1\r\n");
+	hears(a, "*-1\r\n");
+}
+
+static void
+a_user_that_may_not_ask_for_its_id_blocks_all_the_same(void **state)
+{
+	int a = client(0), b = client(1), own;
+	char unblock[64];
+
+	(void)state;
+	unblock_of(a, unblock, sizeof(unblock));
+	says(a, BLPOP);
+	own = upstream(0, NULL);
+	hears(own, AUTH CLIENT_ID PING);
+	says(own, "+OK\r\n-NOPERM no\r\n-NOPERM no\r\n");
+	hears(own, BLPOP);
+	says(b, unblock);
+	says(b, "\r\n");
+	hears(b, "-ERR weir: CLIENT UNBLOCK needs a user that may ask for "
+		 "CLIENT ID upstream\r\n");
+	says(own, "*-1\r\n");
+	hears(a, "*-1\r\n");
+	says(a, BLPOP);
+	hears(own, BLPOP);
 }
 
 static void
@@ -377,7 +448,7 @@ a_reply_cut_anywhere_reaches_who_asked(void **state)
 		memcpy(first, reply, cut);
 		says(a, BLPOP);
 		if (own < 0)
-			own = upstream(0, AUTH PING);
+			own = upstream(0, AUTH CLIENT_ID PING);
 		hears(own, BLPOP);
 		says(own, first);
 		says(own, reply + cut);
@@ -392,14 +463,14 @@ an_idle_connection_that_speaks_is_closed(void **state)
 
 	(void)state;
 	says(a, BLPOP);
-	own = upstream(0, AUTH PING);
+	own = upstream(0, AUTH CLIENT_ID PING);
 	hears(own, BLPOP);
 	says(own, "*-1\r\n");
 	hears(a, "*-1\r\n");
 	says(own, "*-1\r\n");
 	hears_the_end(own);
 	says(a, BLPOP);
-	own = upstream(1, AUTH PING);
+	own = upstream(1, AUTH CLIENT_ID PING);
 	hears(own, BLPOP);
 	hears_nothing(a);
 }
@@ -426,6 +497,8 @@ main(void)
 		T(who_leaves_while_blocked_takes_the_connection_along),
 		T(who_only_closed_its_own_side_is_not_waited_for_while_blocked),
 		T(a_blocked_one_whose_connection_is_lost_goes_on),
+		T(an_unblock_reaches_only_what_its_client_waits_for_now),
+		T(a_user_that_may_not_ask_for_its_id_blocks_all_the_same),
 		T(a_reply_cut_anywhere_reaches_who_asked),
 		T(an_idle_connection_that_speaks_is_closed),
 	};

@@ -279,7 +279,7 @@ bzmpop: zadd z 1 a => bzmpop 0 1 z min ; bzmpop 0.01 1 z min
 ?client|caching: => client caching yes
 ?client|tracking: => client tracking on ; client trackinginfo ; client tracking off
 client|reply: => client reply on ; client reply x
-?client|unblock: => client unblock 99999999 ; client unblock x ; client unblock 1 foo
+client|unblock: => client unblock 99999999 ; client unblock x ; client unblock 1 foo ; client unblock 1 error x ; client unblock -1 TIMEOUT
 
 # What weir answers.
 auth: => auth default @PASSWORD ; auth default wrong ; auth a b c ; auth wrong
