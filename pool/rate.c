@@ -30,7 +30,7 @@ rate_set(struct rate *r, const struct tenant_rate *to, uint64_t now_ns)
 }
 
 bool
-rate_take(struct rate *r, uint64_t now_ns, uint64_t *wait_ns)
+rate_take(struct rate *r, unsigned n, uint64_t now_ns, uint64_t *wait_ns)
 {
 	uint64_t token = atomic_load(&r->token_ns);
 	uint64_t size = atomic_load(&r->size_ns);
@@ -38,15 +38,31 @@ rate_take(struct rate *r, uint64_t now_ns, uint64_t *wait_ns)
 
 	if (token == 0)
 		return true;
+	if (n > size / token) {
+		*wait_ns = full > now_ns ? full - now_ns : token;
+		return false;
+	}
 	do {
 		from = full > now_ns ? full : now_ns;
-		to = from + token;
+		to = from + token * n;
 		if (to > now_ns + size) {
 			*wait_ns = to - now_ns - size;
 			return false;
 		}
 	} while (!atomic_compare_exchange_weak(&r->full_ns, &full, to));
 	return true;
+}
+
+void
+rate_give(struct rate *r, unsigned n)
+{
+	uint64_t token = atomic_load(&r->token_ns);
+	uint64_t full = atomic_load(&r->full_ns), to;
+
+	/* A reload may have changed what one is worth, up to all there is. */
+	do
+		to = token != 0 && n > full / token ? 0 : full - token * n;
+	while (!atomic_compare_exchange_weak(&r->full_ns, &full, to));
 }
 
 bool

@@ -37,9 +37,12 @@ struct rate {
 
 /* Changes the rate; what was missing from the bucket still is, up to all of it. */
 void rate_set(struct rate *, const struct tenant_rate *, uint64_t now_ns);
-/* One token; or none, and in *wait_ns there may be one again. */
-bool rate_take(struct rate *, uint64_t now_ns, uint64_t *wait_ns)
+/* So many tokens; or none, and in *wait_ns there may be as many again (where
+ * the bucket is too small for them, it is full then). */
+bool rate_take(struct rate *, unsigned n, uint64_t now_ns, uint64_t *wait_ns)
     __attribute__((warn_unused_result));
+/* They were not needed after all. */
+void rate_give(struct rate *, unsigned n);
 bool rate_is_full(struct rate *, uint64_t now_ns);
 
 /* Of one organization. */

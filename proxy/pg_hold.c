@@ -130,6 +130,7 @@ refuse(struct pg_session *ps)
 	const struct why_row *row = &why_table[WHY_RATE_OPERATIONS];
 	struct buf *out = stream_out(&ps->s.stream);
 
+	stats_add(&ps->s.worker->stats, STAT_RATE_OPERATIONS, 1);
 	pg_hold_drop(ps);
 	if (pg_put_retry(out, "ERROR", row->sqlstate, row->text,
 			 ps->s.retry_ms) != 0 ||
@@ -143,11 +144,11 @@ pg_hold_commit(struct pg_session *ps)
 	struct op *op = ps->held;
 
 	assert(ps->begun == 0 && ps->s.lessee.server == NULL);
-	for (unsigned i = 0; i < op->parts; i++)
-		if (!seat_pay_operation(&ps->s)) {
-			refuse(ps);
-			return;
-		}
+	/* Its requests were paid for one by one, when they were answered. */
+	if (seat_pay_operations(&ps->s, op->parts, 0) != SEAT_PAID) {
+		refuse(ps);
+		return;
+	}
 	ps->held = NULL;
 	stats_add(&ps->s.worker->stats, STAT_BATCH_HELD, 1);
 	pg_op_submit(ps, op);

@@ -496,6 +496,7 @@ refuse(struct pg_session *ps, struct feed *f, size_t size)
 	const struct why_row *row = &why_table[WHY_RATE_OPERATIONS];
 	struct buf *out = stream_out(&ps->s.stream);
 
+	stats_add(&ps->s.worker->stats, STAT_RATE_OPERATIONS, 1);
 	pg_message_drop(ps, f, (uint32_t)size);
 	if (pg_put_retry(out, "ERROR", row->sqlstate, row->text,
 			 ps->s.retry_ms) != 0 ||
@@ -504,17 +505,6 @@ refuse(struct pg_session *ps, struct feed *f, size_t size)
 	else
 		session_rearm(&ps->s);
 	return OP_TAKEN;
-}
-
-/* Is its organization within its rate of queries?  If not, it hears of it where
- * a server would run it. */
-static bool
-pays(const struct draft *d)
-{
-	for (unsigned i = 0; i < d->n; i++)
-		if (!seat_pay(&d->ps->s))
-			return false;
-	return true;
 }
 
 /* The client's unnamed statement, as it is for PostgreSQL from now on. */
@@ -543,7 +533,7 @@ hold(struct draft *d, struct feed *f)
 	op = op_of(d);
 	op->terms = pg_terms_ref(ps->terms);
 	route(d, &op->lane, &op->worker);
-	if (!pg_hold_fits(ps, op) || !pays(d)) {
+	if (!pg_hold_fits(ps, op) || !seat_pay_requests(&ps->s, d->n)) {
 		op_free(op);
 		return OP_NONE;
 	}
@@ -563,6 +553,7 @@ take(struct draft *d, struct feed *f)
 	struct pg_session *ps = d->ps;
 	size_t size = (size_t)(d->p - (f->p + f->at));
 	unsigned lane, worker;
+	enum seat_paid paid;
 	struct op *op;
 
 	if (!has_terms(ps, d->batch))
@@ -570,11 +561,11 @@ take(struct draft *d, struct feed *f)
 	route(d, &lane, &worker);
 	if (!may_follow(ps, d, lane, worker))
 		return OP_NONE;
-	for (unsigned i = 0; i < d->n; i++)
-		if (!seat_pay_operation(&ps->s))
-			return ps->ops != NULL ? OP_LATER : refuse(ps, f, size);
-	if (!pays(d))
-		return OP_NONE;
+	paid = seat_pay_operations(&ps->s, d->n, d->n);
+	if (paid == SEAT_NO_OPERATIONS)
+		return ps->ops != NULL ? OP_LATER : refuse(ps, f, size);
+	if (paid == SEAT_NO_QUERIES)
+		return OP_NONE; /* it hears of it there */
 	draft_news(d);
 	op = op_of(d);
 	op->terms = pg_terms_ref(ps->terms);
@@ -652,6 +643,7 @@ answer(struct pg_session *ps, struct op *op)
 		/* The next thing it asks, and it does not come here again. */
 		ps->by_itself = true;
 		ps->kept = 0;
+		seat_pay_back(s);
 		return;
 	}
 	if (ps->kept > 0 && !ps->leaving)

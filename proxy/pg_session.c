@@ -212,7 +212,7 @@ may_ask(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	const struct why_row *row = &why_table[WHY_RATE_QUERIES];
 	int failed;
 
-	if (ps->begun != 0 || pg_message_is_free(f, m) || seat_pay_ahead(s))
+	if (ps->begun != 0 || pg_message_is_free(f, m) || seat_pay_ahead(s, 1))
 		return true;
 	failed =
 	    pg_put_retry(out, "ERROR", row->sqlstate, row->text, s->retry_ms);
@@ -582,6 +582,8 @@ pg_rest(struct lessee *l)
 	if (session_is_over(s))
 		return;
 	pg_switch_rest(ps);
+	if (session_is_over(s))
+		return;
 	if (server_of(ps)->forgot || ps->names.hidden > 0)
 		stmt_names_unhide(&ps->names, &s->worker->pools.stmts,
 				  server_of(ps)->forgot);

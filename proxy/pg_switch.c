@@ -41,6 +41,7 @@ struct pg_switch {
 	struct label *home_label;
 	const struct tenant *now; /* counted: the session's, chosen since */
 	struct choice outer;      /* what comes back after this transaction */
+	struct seat_loan own;     /* and where that is counted */
 	bool away;                /* there is one */
 	bool keep;                /* but not if it commits */
 	bool inner;     /* the server has it for this transaction only */
@@ -112,6 +113,7 @@ pg_switch_free(struct pg_session *ps)
 		label_unref(&sw->outer.label);
 		if (sw->outer.pool != NULL)
 			pool_leave(&sw->outer.pool);
+		seats_forget(&ps->s, &sw->own);
 	}
 	label_unref(&sw->home_label);
 	jwt_close(&sw->jwt);
@@ -341,7 +343,7 @@ settle(struct pg_session *ps, struct choice *c)
 	struct session *s = &ps->s;
 	enum why w;
 
-	if (!seats_take(s, s->user, c->tenant, &w))
+	if (!seats_move(s, c->tenant, &w))
 		return no(ps, w, NULL);
 	if (c->pool != s->pool) {
 		pool_join(c->pool);
@@ -352,13 +354,15 @@ settle(struct pg_session *ps, struct choice *c)
 	return true;
 }
 
-/* Until the transaction ends. */
-static void
+/* Until the transaction ends: what it asks for is counted there. */
+static bool
 depart(struct pg_session *ps, struct choice *c, bool keep)
 {
 	struct session *s = &ps->s;
 	struct pg_switch *sw = ps->sw;
 
+	if (!seats_lend(s, &sw->own, c->tenant))
+		return no(ps, WHY_TENANT_FULL, NULL);
 	pool_join(c->pool);
 	if (sw->away) {
 		pool_leave(&s->pool);
@@ -373,6 +377,7 @@ depart(struct pg_session *ps, struct choice *c, bool keep)
 	sw->keep = keep;
 	s->pool = c->pool;
 	go(ps, c);
+	return true;
 }
 
 /* NULL: too many. */
@@ -392,12 +397,13 @@ mark_new(struct pg_switch *sw)
 
 /* Only what says which organization it is: a transaction may have set the
  * rest. */
-static void
+static bool
 depart_inside(struct pg_session *ps, struct choice *c, bool keep)
 {
 	struct session *s = &ps->s;
 	struct label *before, *now;
 	struct mark *m = mark_new(ps->sw);
+	bool good;
 
 	if (m != NULL) {
 		m->tenant = tenant_ref(s->lessee.tenant);
@@ -406,11 +412,13 @@ depart_inside(struct pg_session *ps, struct choice *c, bool keep)
 	}
 	before = pg_hello_label(s, NULL, 0, s->lessee.tenant, ps->sw->jwt);
 	now = pg_hello_label(s, NULL, 0, c->tenant, ps->sw->jwt);
-	depart(ps, c, keep);
-	ps->sw->inner = true;
-	pg_server_switch_local(s->lessee.server, before, now);
+	if ((good = depart(ps, c, keep))) {
+		ps->sw->inner = true;
+		pg_server_switch_local(s->lessee.server, before, now);
+	}
 	label_unref(&before);
 	label_unref(&now);
+	return good;
 }
 
 /* At the place where it stands. */
@@ -418,12 +426,12 @@ static bool
 change(struct pg_session *ps, const struct sql_switch *to, struct choice *c)
 {
 	if (is_inside(ps))
-		depart_inside(ps, c, !to->local);
-	else if (ps->begun)
-		depart(ps, c, !to->local);
-	else if (!to->local && !settle(ps, c))
+		return depart_inside(ps, c, !to->local);
+	if (ps->begun)
+		return depart(ps, c, !to->local);
+	if (!to->local && !settle(ps, c))
 		return false;
-	else if (!to->local && ps->s.lessee.server != NULL)
+	if (!to->local && ps->s.lessee.server != NULL)
 		pg_server_switch(ps->s.lessee.server);
 	return true;
 }
@@ -516,6 +524,7 @@ roll_back_to(struct pg_session *ps, unsigned at)
 {
 	struct pg_switch *sw = ps->sw;
 	struct session *s = &ps->s;
+	bool chosen = false;
 
 	while (sw->marks > at + 1) {
 		struct mark *m = &sw->mark[--sw->marks];
@@ -529,9 +538,12 @@ roll_back_to(struct pg_session *ps, unsigned at)
 			m->label = NULL;
 			go(ps, &c);
 			pg_server_switched_back(s->lessee.server);
+			chosen = true;
 		}
 		mark_free(m);
 	}
+	if (chosen && !seats_lend(s, &sw->own, s->lessee.tenant))
+		session_close(s, WHY_TENANT_FULL, NULL, NULL);
 }
 
 /* What was chosen stays chosen, the savepoints are gone. */
@@ -605,8 +617,8 @@ come_back(struct pg_session *ps, bool committed)
 	sw->outer = (struct choice){ 0 };
 	sw->away = sw->inner = sw->rolled = false;
 	s->lessee.tenant = back.tenant; /* who is seated */
-	if (sw->keep && committed && !unsure &&
-	    seats_take(s, s->user, stay, &w)) {
+	seats_return(s, &sw->own);
+	if (sw->keep && committed && !unsure && seats_move(s, stay, &w)) {
 		s->lessee.tenant = stay;
 		pool_leave(&back.pool);
 	} else {

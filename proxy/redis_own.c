@@ -85,11 +85,8 @@ whole(struct redis_session *rs, struct server *v)
 		if (!ends && v == NULL && !is_plain(rs, r.arg, r.argc))
 			break;
 		count++;
-		if (v != NULL) {
-			/* In one piece, whatever it costs its organization. */
-			rs->s.paid = seat_pay_ahead(&rs->s);
+		if (v != NULL)
 			redis_put(rs, v, r.arg, r.argc);
-		}
 	}
 	resp_request_free(&r);
 	rs->more = at - rs->bytes.n;
@@ -125,7 +122,7 @@ run_alone_in(struct redis_session *rs, const struct slice *arg, size_t argc,
 	enum redis_did did;
 	struct server *v;
 
-	if (!seat_pay_ahead(&rs->s))
+	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
 	if ((v = redis_lend(rs, db, goes_on, &did)) == NULL)
 		return did;
@@ -141,6 +138,15 @@ run_alone_in(struct redis_session *rs, const struct slice *arg, size_t argc,
 	return REDIS_DONE;
 }
 
+/* Each of them is answered, and that is all. */
+static enum redis_did
+refuse_whole(struct redis_session *rs, size_t n)
+{
+	for (size_t i = 0; i < n && !session_is_over(&rs->s); i++)
+		(void)redis_say_rate(rs);
+	return redis_say_rate(rs);
+}
+
 static enum redis_did
 run_alone(struct redis_session *rs, const struct slice *arg, size_t argc,
 	  unsigned hold)
@@ -153,14 +159,16 @@ run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	size_t n;
 
-	if (!seat_pay_ahead(&rs->s))
-		return redis_say_rate(rs);
 	if (rs->hold == 0 && rs->s.lessee.server == NULL) {
 		n = whole(rs, NULL);
+		if (n > 0 && !seat_pay_ahead(&rs->s, (unsigned)n + 1))
+			return refuse_whole(rs, n);
 		rs->more = 0;
 		if (n > 0)
 			return run_whole(rs, arg, argc, n);
 	}
+	if (!seat_pay_ahead(&rs->s, 1))
+		return redis_say_rate(rs);
 	return run_alone(rs, arg, argc, REDIS_IN_MULTI);
 }
 
@@ -206,7 +214,7 @@ run_wait(struct redis_session *rs, const struct slice *arg, size_t argc)
 	enum redis_did did;
 	struct server *v;
 
-	if (!seat_pay_ahead(&rs->s))
+	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
 	if ((v = redis_lend(rs, rs->db, true, &did)) == NULL)
 		return did;

@@ -327,9 +327,8 @@ redis_pubsub_subscribe(struct redis_session *rs, const struct slice *arg,
 		rs->sub = sub_make(rs);
 	if (is_too_much(rs->sub, arg, argc))
 		return redis_say_error(rs, "ERR weir: too many subscriptions");
-	if (!seat_pay_ahead(s))
+	if (!seat_pay(s))
 		return redis_say_rate(rs);
-	s->paid = false;
 	stats_add(&s->worker->stats, STAT_COMMANDS, 1);
 	m = &rs->sub->member;
 	if (m->ear == NULL)

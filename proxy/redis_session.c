@@ -520,7 +520,7 @@ redis_put(struct redis_session *rs, struct server *v, const struct slice *arg,
 	else
 		rs->last = redis_server_send(v, &rs->s.lessee, arg, argc);
 	rs->sent++;
-	rs->s.paid = false;
+	rs->s.paid -= rs->s.paid > 0;
 	stats_add(&rs->s.worker->stats, STAT_COMMANDS, 1);
 	return rs->last;
 }
@@ -561,7 +561,7 @@ redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 	enum redis_did did;
 	struct server *v;
 
-	if (!seat_pay_ahead(s))
+	if (!seat_pay_ahead(s, 1))
 		return redis_say_rate(rs);
 	if ((v = redis_share(rs, 1, &did)) == NULL)
 		return did;

@@ -49,13 +49,14 @@ now_of(const struct session *s)
 	return s->worker->streams.now_ns;
 }
 
-/* Takes a token of that rate; or says when there is one. */
+/* Takes tokens of that rate; or says when there are so many. */
 static bool
-rate_has(struct session *s, struct rates_entry *e, enum rate_kind kind)
+rate_has(struct session *s, struct rates_entry *e, enum rate_kind kind,
+	 unsigned n)
 {
 	uint64_t wait_ns;
 
-	if (rate_take(&e->rate[kind], now_of(s), &wait_ns))
+	if (rate_take(&e->rate[kind], n, now_of(s), &wait_ns))
 		return true;
 	s->retry_ms = (wait_ns + 999999u) / 1000000u;
 	return false;
@@ -98,18 +99,48 @@ seat_share(const struct session *s, const struct tenant *t)
 }
 
 /* The server it holds, if any, is of this share from now on. */
-static void
-share_move(struct session *s, struct budget *share)
+static struct budget *
+share_change(struct session *s, struct budget *share)
 {
 	struct budgets *all = &s->worker->weir->budgets;
+	struct budget *was = s->lessee.share;
 
 	if (s->lessee.has_share)
 		budget_give(all, s->lessee.share);
 	s->lessee.has_share = s->lessee.server != NULL && share != NULL &&
 			      budget_take_to(share, INT_MAX);
-	if (s->lessee.share != NULL)
-		budget_unref(all, &s->lessee.share);
 	s->lessee.share = share;
+	return was;
+}
+
+static void
+share_move(struct session *s, struct budget *share)
+{
+	struct budget *was = share_change(s, share);
+
+	if (was != NULL)
+		budget_unref(&s->worker->weir->budgets, &was);
+}
+
+/* Whose rates it is bound by from now on; what was paid ahead goes back. */
+static struct rates_entry *
+rates_change_to(struct session *s, struct rates_entry *rates)
+{
+	struct rates_entry *was = s->rates;
+
+	if (s->paid > 0)
+		rate_give(&was->rate[RATE_QUERIES], s->paid);
+	s->paid = 0;
+	s->rates = rates;
+	return was;
+}
+
+static void
+rates_move(struct session *s, struct rates_entry *rates)
+{
+	struct rates_entry *was = rates_change_to(s, rates);
+
+	rates_unref(&s->worker->weir->rates, &was);
 }
 
 static void
@@ -117,13 +148,11 @@ seats_leave(struct session *s)
 {
 	seat_give(s, &s->seat_user);
 	seat_give(s, &s->seat_tenant);
-	rates_unref(&s->worker->weir->rates, &s->rates);
-	s->paid = false;
 }
 
-bool
-seats_take(struct session *s, const struct conf_user *user,
-	   const struct tenant *t, enum why *w)
+static bool
+take(struct session *s, const struct conf_user *user, const struct tenant *t,
+     bool logs_in, enum why *w)
 {
 	struct budget *by_user, *by_tenant = NULL;
 	struct budget *share = NULL;
@@ -153,7 +182,7 @@ seats_take(struct session *s, const struct conf_user *user,
 			return refused(s, w, WHY_TENANT_FULL, STAT_TENANT_FULL);
 		}
 		rates = rates_find(&s->worker->weir->rates, t, now_of(s));
-		if (!rate_has(s, rates, RATE_CONNECTIONS)) {
+		if (logs_in && !rate_has(s, rates, RATE_CONNECTIONS, 1)) {
 			rates_unref(&s->worker->weir->rates, &rates);
 			if (!same)
 				seat_give(s, &by_user);
@@ -169,14 +198,67 @@ seats_take(struct session *s, const struct conf_user *user,
 	share_move(s, share);
 	s->seat_user = by_user;
 	s->seat_tenant = by_tenant;
-	s->rates = rates;
+	rates_move(s, rates);
 	return true;
+}
+
+bool
+seats_take(struct session *s, const struct conf_user *user,
+	   const struct tenant *t, enum why *w)
+{
+	return take(s, user, t, true, w);
+}
+
+bool
+seats_move(struct session *s, const struct tenant *t, enum why *w)
+{
+	return take(s, s->user, t, false, w);
+}
+
+bool
+seats_lend(struct session *s, struct seat_loan *own, const struct tenant *t)
+{
+	struct rates_entry *rates = NULL;
+	struct budget *share = NULL;
+
+	if (t != NULL && (share = seat_share(s, t)) == NULL)
+		return false;
+	if (t != NULL)
+		rates = rates_find(&s->worker->weir->rates, t, now_of(s));
+	if (own->lent) {
+		share_move(s, share);
+		rates_move(s, rates);
+	} else {
+		own->lent = true;
+		own->share = share_change(s, share);
+		own->rates = rates_change_to(s, rates);
+	}
+	return true;
+}
+
+void
+seats_return(struct session *s, struct seat_loan *own)
+{
+	assert(own->lent);
+	share_move(s, own->share);
+	rates_move(s, own->rates);
+	*own = (struct seat_loan){ 0 };
+}
+
+void
+seats_forget(struct session *s, struct seat_loan *own)
+{
+	if (own->share != NULL)
+		budget_unref(&s->worker->weir->budgets, &own->share);
+	rates_unref(&s->worker->weir->rates, &own->rates);
+	own->lent = false;
 }
 
 void
 seats_give(struct session *s)
 {
 	seats_leave(s);
+	rates_move(s, NULL);
 	assert(!s->lessee.has_share); /* it has no server any more */
 	share_move(s, NULL);
 }
@@ -200,30 +282,55 @@ seats_reload(struct weir *weir, const struct conf *c)
 }
 
 bool
-seat_pay_ahead(struct session *s)
+seat_pay_ahead(struct session *s, unsigned n)
 {
-	if (s->rates == NULL || s->paid)
+	if (s->rates == NULL || s->paid >= n)
 		return true;
-	s->paid = rate_has(s, s->rates, RATE_QUERIES);
-	if (!s->paid)
-		stats_add(&s->worker->stats, STAT_RATE_QUERIES, 1);
-	return s->paid;
+	if (!rate_has(s, s->rates, RATE_QUERIES, n - s->paid)) {
+		stats_add(&s->worker->stats, STAT_RATE_QUERIES, n);
+		return false;
+	}
+	s->paid = n;
+	return true;
 }
 
 bool
 seat_pay(struct session *s)
 {
-	if (!seat_pay_ahead(s))
+	if (!seat_pay_ahead(s, 1))
 		return false;
-	s->paid = false;
+	s->paid -= s->paid > 0;
 	return true;
 }
 
 bool
-seat_pay_operation(struct session *s)
+seat_pay_requests(struct session *s, unsigned n)
 {
-	if (s->rates == NULL || rate_has(s, s->rates, RATE_OPERATIONS))
+	unsigned more = n > s->paid ? n - s->paid : 0;
+
+	if (s->rates == NULL)
 		return true;
-	stats_add(&s->worker->stats, STAT_RATE_OPERATIONS, 1);
-	return false;
+	if (more > 0 && !rate_has(s, s->rates, RATE_QUERIES, more))
+		return false;
+	s->paid = s->paid + more - n;
+	return true;
+}
+
+enum seat_paid
+seat_pay_operations(struct session *s, unsigned operations, unsigned requests)
+{
+	if (s->rates == NULL)
+		return SEAT_PAID;
+	if (!rate_has(s, s->rates, RATE_OPERATIONS, operations))
+		return SEAT_NO_OPERATIONS;
+	if (seat_pay_requests(s, requests))
+		return SEAT_PAID;
+	rate_give(&s->rates->rate[RATE_OPERATIONS], operations);
+	return SEAT_NO_QUERIES;
+}
+
+void
+seat_pay_back(struct session *s)
+{
+	s->paid += s->rates != NULL;
 }

@@ -20,6 +20,7 @@
 struct budget;
 struct conf;
 struct conf_user;
+struct rates_entry;
 struct session;
 struct tenant;
 struct weir;
@@ -31,7 +32,24 @@ struct weir;
  */
 bool seats_take(struct session *, const struct conf_user *, const struct tenant *, enum why *)
     __attribute__((warn_unused_result));
+/* The same for who has logged in before, and chooses another organization. */
+bool seats_move(struct session *, const struct tenant *, enum why *) __attribute__((warn_unused_result));
 void seats_give(struct session *);
+
+/* Where the servers and the requests of a session are counted while it works
+ * for another organization than the one it sits at. */
+struct seat_loan {
+	bool		    lent;
+	struct budget	   *share;	/* of its own; counted */
+	struct rates_entry *rates;	/* counted */
+};
+
+/* They are that one's from now on; `tenant` may be NULL.  False: no place, and
+ * nothing has changed. */
+bool seats_lend(struct session *, struct seat_loan *own, const struct tenant *)
+    __attribute__((warn_unused_result));
+void seats_return(struct session *, struct seat_loan *own);
+void seats_forget(struct session *, struct seat_loan *own);	/* it ends */
 /* The limits of a new configuration hold for who is there already. */
 void seats_reload(struct weir *, const struct conf *);
 
@@ -45,9 +63,16 @@ struct budget *seat_share(const struct session *, const struct tenant *);
  * paid ahead (s->paid) is used up first.
  */
 bool seat_pay(struct session *) __attribute__((warn_unused_result));
-/* The same ahead of the request that it is for, once. */
-bool seat_pay_ahead(struct session *) __attribute__((warn_unused_result));
-/* One more operation of a batch, by its rate_operations. */
-bool seat_pay_operation(struct session *) __attribute__((warn_unused_result));
+/* Ahead of the n requests that it is for: all of them are paid for, however
+ * often that is asked, or none. */
+bool seat_pay_ahead(struct session *, unsigned n) __attribute__((warn_unused_result));
+/* So many operations of a batch, by rate_operations, and requests by rate_queries:
+ * all of them, or none.  Who is refused is counted where its client hears of it. */
+enum seat_paid { SEAT_PAID, SEAT_NO_OPERATIONS, SEAT_NO_QUERIES };
+enum seat_paid seat_pay_operations(struct session *, unsigned operations, unsigned requests)
+    __attribute__((warn_unused_result));
+bool seat_pay_requests(struct session *, unsigned n) __attribute__((warn_unused_result));
+/* One that was paid for comes again. */
+void seat_pay_back(struct session *);
 
 #endif

@@ -98,12 +98,12 @@ struct session {
 	struct budget	       *seat_user, *seat_tenant;	/* where it is counted (seat.h) */
 	struct rates_entry     *rates;		/* of its organization; counted, NULL: none */
 	uint64_t		retry_ms;	/* refused by a rate: when to try again */
+	unsigned		paid;		/* tokens of rate_queries taken ahead */
 	struct session	       *next, **prev;	/* of its worker */
 	struct session	       *wake_next;	/* on the worker's list of runnable ones */
 	uint64_t		opened_ns;
 	uint64_t		refuse_ns;	/* REFUSED: when it hears of it */
 	bool			awake;		/* on that list */
-	bool			paid;		/* a token of rate_queries taken ahead */
 	bool			logged_in;	/* counted as such; survives states */
 	bool			told;		/* WAIT: that it waits */
 	bool			is_unix;	/* came over a unix socket */

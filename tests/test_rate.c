@@ -1,5 +1,6 @@
 #include "tests/t.h"
 
+#include <limits.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +24,7 @@ takes(struct rate *r, uint64_t now_ns)
 	uint64_t wait;
 	unsigned n = 0;
 
-	while (n < 100000 && rate_take(r, now_ns, &wait))
+	while (n < 100000 && rate_take(r, 1, now_ns, &wait))
 		n++;
 	return n;
 }
@@ -62,14 +63,50 @@ a_token_comes_to_the_nanosecond_it_was_promised(void **state)
 
 	(void)state;
 	assert_int_equal(takes(&r, 10), 4);
-	assert_false(rate_take(&r, 10, &wait));
+	assert_false(rate_take(&r, 1, 10, &wait));
 	assert_int_equal(wait, 250 * MS);
-	assert_false(rate_take(&r, 10 + 250 * MS - 1, &wait));
+	assert_false(rate_take(&r, 1, 10 + 250 * MS - 1, &wait));
 	assert_int_equal(wait, 1);
 	assert_int_equal(takes(&r, 10 + 250 * MS), 1);
 	assert_int_equal(takes(&r, 10 + 1250 * MS), 4);
 	assert_int_equal(takes(&r, 10 + 100000 * MS),
 			 4); /* no more than full */
+}
+
+static void
+several_are_had_at_once_or_none(void **state)
+{
+	struct rate r = rate_of(4, 1000);
+	uint64_t wait;
+
+	(void)state;
+	assert_true(rate_take(&r, 3, 10, &wait));
+	assert_false(rate_take(&r, 3, 10, &wait));
+	assert_int_equal(wait, 500 * MS);
+	assert_false(rate_take(&r, 3, 10 + 500 * MS - 1, &wait));
+	assert_true(rate_take(&r, 3, 10 + 500 * MS, &wait));
+	/* More than there ever are: not even once it is full. */
+	assert_false(rate_take(&r, 5, 10 + 500 * MS, &wait));
+	assert_int_equal(wait, 1000 * MS);
+	assert_false(rate_take(&r, UINT_MAX, 10 + 1500 * MS, &wait));
+	assert_in_range(wait, 1, 250 * MS);
+	assert_int_equal(takes(&r, 10 + 1500 * MS), 4);
+}
+
+static void
+what_is_given_back_is_there_again_and_no_more(void **state)
+{
+	struct rate r = rate_of(4, 1000), none = rate_of(0, 0);
+
+	(void)state;
+	assert_int_equal(takes(&r, 10), 4);
+	rate_give(&r, 2);
+	assert_int_equal(takes(&r, 10), 2);
+	rate_give(&r, 4);
+	rate_give(&r, UINT_MAX);
+	assert_int_equal(takes(&r, 10), 4);
+	rate_give(&none, 3);
+	assert_true(rate_is_full(&none, 0));
 }
 
 static void
@@ -81,7 +118,7 @@ an_organization_that_always_asks_gets_its_rate(void **state)
 
 	(void)state;
 	for (uint64_t ms = 0; ms < 60000; ms++)
-		got += rate_take(&r, ms * MS, &wait);
+		got += rate_take(&r, 1, ms * MS, &wait);
 	assert_in_range(got, 10 + 598, 10 + 600);
 }
 
@@ -120,8 +157,8 @@ the_longest_period_overflows_nothing(void **state)
 	uint64_t wait, late = 1000000000ull * 86400 * 365 * 100;
 
 	(void)state;
-	assert_true(rate_take(&r, late, &wait));
-	assert_false(rate_take(&r, late, &wait));
+	assert_true(rate_take(&r, 1, late, &wait));
+	assert_false(rate_take(&r, 1, late, &wait));
 	assert_int_equal(wait, 1000000000000ull * MS);
 }
 
@@ -176,7 +213,7 @@ full_buckets_of_nobody_are_forgotten(void **state)
 
 		snprintf(slug, sizeof(slug), "%d", i);
 		e = rates_find(&all, &t, now);
-		assert_true(rate_take(&e->rate[RATE_QUERIES], now, &wait));
+		assert_true(rate_take(&e->rate[RATE_QUERIES], 1, now, &wait));
 		rates_unref(&all, &e);
 	}
 	assert_true(all.n <= 2 * RATES_BUCKETS);
@@ -197,7 +234,7 @@ crowd_main(void *arg)
 	uint64_t wait;
 
 	for (int i = 0; i < TRIES; i++)
-		if (rate_take(&c->rate, 7, &wait))
+		if (rate_take(&c->rate, 1, 7, &wait))
 			atomic_fetch_add(&c->got, 1);
 	return NULL;
 }
@@ -225,6 +262,8 @@ main(void)
 		cmocka_unit_test(a_full_bucket_gives_exactly_its_size),
 		cmocka_unit_test(
 		    a_token_comes_to_the_nanosecond_it_was_promised),
+		cmocka_unit_test(several_are_had_at_once_or_none),
+		cmocka_unit_test(what_is_given_back_is_there_again_and_no_more),
 		cmocka_unit_test(
 		    an_organization_that_always_asks_gets_its_rate),
 		cmocka_unit_test(a_clock_that_is_behind_gives_nothing_twice),

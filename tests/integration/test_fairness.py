@@ -5,6 +5,7 @@ goes over it is told when to come again and costs no server anything, and
 nobody else sees any of it.
 Method: periods far longer than a test, so that what was granted can be counted.
 """
+import select
 import threading
 import time
 
@@ -13,7 +14,7 @@ import pytest
 import pgwire
 import respwire
 from pgwire import query
-from servers import scaled, wait_for
+from servers import DATABASE, scaled, wait_for
 
 pytestmark = pytest.mark.weir_only
 
@@ -266,3 +267,166 @@ def test_redis_commands_over_the_rate_are_refused_each_in_its_place(weir, worker
     assert "retry in" in str(second.ask("GET", "fair"))
     assert second.ask("PING") == "PONG"
     assert w.metric(QUERIES) == 2
+
+
+def test_a_transaction_of_redis_is_paid_for_whole_or_refused_whole(weir, workers):
+    w = weir({"organization acme": {"rate_queries": "20/1h"},
+              "user default": {"organization": "acme"}}, workers)
+    client = w.resp()
+    assert client.ask("DEL", "whole") in (0, 1)
+
+    def transaction(n):
+        client.send(respwire.encode("MULTI"),
+                    *[respwire.encode("INCR", "whole")] * n, respwire.encode("EXEC"))
+        return client.replies(n + 2)
+    replies = transaction(8)
+    assert replies[:9] == ["OK"] + ["QUEUED"] * 8 and replies[9] == list(range(1, 9))
+    # Nine tokens are left: not enough for ten, and none of them is lost.
+    for _ in range(3):
+        assert all("retry in" in str(r) for r in transaction(8))
+    replies = transaction(7)
+    assert replies[8] == list(range(9, 16))
+    assert "retry in" in str(client.ask("GET", "whole"))
+    assert w.metric(QUERIES) == 3 * 10 + 1
+
+
+def test_a_pipeline_for_a_batch_is_paid_for_whole_or_refused_whole(weir, pg, workers):
+    pg.run("DROP TABLE IF EXISTS rated; CREATE TABLE rated (n int);"
+           " GRANT ALL ON rated TO PUBLIC")
+    w = weir({"batch rated": {}, "organization acme": {
+        "rate_operations": "5/1h", "rate_queries": "100/1h"}}, workers)
+    wire = w.wire()
+    one = (pgwire.parse("INSERT INTO rated VALUES ($1)") + pgwire.bind(["1"])
+           + pgwire.execute())
+    for _ in range(3):
+        reply = wire.run(one * 6 + pgwire.sync())
+        assert pgwire.kinds(reply) == "EZ" and code(reply) == TOO_OFTEN
+    assert pgwire.kinds(wire.run(one * 3 + pgwire.sync())) == "12C12C12CZ"
+    assert code(wire.run(one * 3 + pgwire.sync())) == TOO_OFTEN
+    assert pgwire.kinds(wire.run(one * 2 + pgwire.sync())) == "12C12CZ"
+    assert code(wire.run(one + pgwire.sync())) == TOO_OFTEN
+    assert pg.run("SELECT count(*) FROM rated") == [(5,)]
+    # What was refused there is not missing here: 5 of the 100 are gone.
+    assert [pgwire.kinds(wire.run(query("SELECT 1"))) for _ in range(96)] == \
+        ["TDCZ"] * 95 + ["EZ"]
+
+
+# A service user who chooses an organization, for good or for a transaction.
+
+SVC = {"user svc": {"auth": "trust", "organizations": "*"}}
+
+
+def service(w):
+    wire = w.wire(login=False)
+    wire.login("svc", DATABASE)
+    return wire
+
+
+def choose(wire, slug, local=True):
+    wire.run(query("SET %s weir.organization = %s" % ("LOCAL" if local else "SESSION", slug)))
+
+
+@pytest.mark.parametrize("way", ["for good", "for a transaction", "inside a transaction"])
+def test_who_chooses_an_organization_is_bound_by_its_rate(weir, way):
+    w = weir({**SVC, **acme(rate_queries="10/1h"),
+              "organization beta": {"rate_queries": "10/1h"}})
+    svc = service(w)
+    choose(svc, "beta", local=False)
+    assert svc.value("SELECT 1") == "1"                 # one of beta's
+    if way != "for good":
+        svc.run(query("BEGIN"))
+    if way == "inside a transaction":
+        assert svc.value("SELECT 1") == "1"             # and another
+    choose(svc, "acme", local=way != "for good")
+    assert [pgwire.kinds(svc.run(query("SELECT 1"))) for _ in range(11)] == \
+        ["TDCZ"] * 10 + ["EZ"]
+    if way != "for good":
+        svc.run(query("ROLLBACK"))
+    choose(svc, "beta", local=False)
+    left = 8 if way == "inside a transaction" else 9
+    assert [pgwire.kinds(svc.run(query("SELECT 1"))) for _ in range(left + 1)] == \
+        ["TDCZ"] * left + ["EZ"]
+    assert code(w.wire("acme_app").run(query("SELECT 1"))) == TOO_OFTEN
+    assert w.wire("plain_app").value("SELECT 1") == "1"
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_who_chooses_an_organization_holds_servers_of_its_share(weir, workers, local):
+    w = weir({**SVC, "postgres main": {"pool_size": 6}, **acme(pool_size=2)}, workers)
+    first = busy(w)
+    clients = [service(w) for _ in range(4)]
+    for svc in clients:
+        if not local:
+            choose(svc, "acme", local=False)
+        svc.run(query("BEGIN"))
+        if local:
+            choose(svc, "acme")
+        svc.send(query("SELECT 1"))
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 3, 5, "not three wait")
+    others = [service(w) for _ in range(3)]
+    for svc in others:                  # another organization is not held back
+        svc.run(query("BEGIN"))
+        choose(svc, "beta")
+        assert svc.value("SELECT 1") == "1"
+    assert w.metric("clients_waiting", "postgres") == 3
+    first.run(query("COMMIT"))
+    served = set()
+
+    def commit():
+        for svc in clients:
+            if svc not in served and select.select([svc.sock], [], [], 0)[0]:
+                assert pgwire.kinds(svc.until()) == "TDCZ"
+                assert pgwire.kinds(svc.run(query("COMMIT"))) == "CZ"
+                served.add(svc)
+        return len(served) == 4
+    wait_for(commit, 10, "not all were served")
+    # Its own share is given back with the last of them.
+    again = [busy(w), busy(w)]
+    assert w.metric("clients_waiting", "postgres") == 0 and len(again) == 2
+
+
+def test_to_choose_an_organization_is_no_log_in(weir):
+    w = weir({**SVC, **acme(rate_connections="2/1h")})
+    svc = service(w)
+    for _ in range(5):
+        choose(svc, "acme", local=False)
+        assert svc.value("SELECT 1") == "1"
+        choose(svc, "beta", local=False)
+    assert w.wire().value("SELECT 1") == "1"
+    assert w.metric(CONNECTIONS) == 0
+
+
+def test_who_leaves_in_a_transaction_of_another_organization_leaves_nothing(weir, workers):
+    w = weir({**SVC, "postgres main": {"pool_size": 4}, **acme(pool_size=1)}, workers)
+    for begin in ("BEGIN", "BEGIN; SELECT 1"):
+        for ask in (None, "SELECT 1"):
+            svc = service(w)
+            svc.run(query(begin))
+            choose(svc, "acme")
+            if ask:
+                assert svc.value(ask) == "1"
+            svc.close()
+    holder = busy(w)
+    waiter = service(w)
+    waiter.run(query("BEGIN"))
+    choose(waiter, "acme")
+    waiter.send(query("SELECT 1"))
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 1, 5, "does not wait")
+    waiter.close()
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == 0, 5, "still waits")
+    holder.run(query("COMMIT"))
+    assert w.wire().value("SELECT 1") == "1"
+
+
+def test_who_rolls_back_to_before_its_choice_is_bound_as_before(weir):
+    w = weir({**SVC, **acme(rate_queries="1/1h"), "organization beta": {"rate_queries": "4/1h"}})
+    svc = service(w)
+    choose(svc, "beta", local=False)
+    svc.run(query("BEGIN"))
+    assert svc.value("SELECT 1") == "1"
+    svc.run(query("SAVEPOINT here"))
+    choose(svc, "acme")
+    svc.run(query("ROLLBACK TO here"))          # acme pays for that
+    assert svc.value("SELECT 1") == "1"         # and beta for what follows
+    svc.run(query("COMMIT"))
+    assert [pgwire.kinds(svc.run(query("SELECT 1"))) for _ in range(2)] == ["TDCZ", "EZ"]
