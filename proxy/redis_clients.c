@@ -770,7 +770,7 @@ unblock_there(struct redis_session *rs, const struct slice *arg, size_t argc)
 	struct server *v;
 	char id[32];
 
-	if (!seat_pay_ahead(&rs->s))
+	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
 	if ((v = redis_share(rs, 1, &did)) == NULL)
 		return did;
