@@ -12,6 +12,8 @@
  *   simple     one Query with the values in its text
  *   params     Parse of the unnamed statement, Bind, Execute, as node-postgres
  *   prepared   a named statement, parsed once
+ *   xact       BEGIN, an edit as in params, COMMIT: one after the other, as
+ *              SQLAlchemy
  *   unnest     ROWS edits in a statement: what is possible if the application
  *              groups them itself
  *   pipeline   ROWS Bind and Execute before each Sync: the same without other SQL
@@ -51,11 +53,11 @@ static const char insert_many[] =
     "$1::uuid[], $2::bigint[], $3::bigint[], $4::varchar[], $5::jsonb[], "
     "$6::jsonb[])";
 
-enum mode { SIMPLE, PARAMS, PREPARED, UNNEST, PIPELINE, MODES };
+enum mode { SIMPLE, PARAMS, PREPARED, XACT, UNNEST, PIPELINE, MODES };
 
 static const char *const modes[MODES] = {
-	[SIMPLE] = "simple", [PARAMS] = "params",     [PREPARED] = "prepared",
-	[UNNEST] = "unnest", [PIPELINE] = "pipeline",
+	[SIMPLE] = "simple", [PARAMS] = "params", [PREPARED] = "prepared",
+	[XACT] = "xact",     [UNNEST] = "unnest", [PIPELINE] = "pipeline",
 };
 
 struct bench;
@@ -66,7 +68,8 @@ struct client {
 	struct event *readable;
 	unsigned number;
 	uint64_t clock, since_ns;
-	unsigned owed; /* results on their way */
+	unsigned owed;                            /* results on their way */
+	enum { AT_BEGIN, AT_EDIT, AT_COMMIT } at; /* of XACT */
 	uint32_t random;
 };
 
@@ -162,7 +165,7 @@ send_one(struct client *c)
 		send_simple(c, field);
 		return;
 	}
-	good = c->bench->mode == PARAMS
+	good = c->bench->mode == PARAMS || c->bench->mode == XACT
 		   ? PQsendQueryParams(c->conn, insert_one, FIELDS, NULL, value,
 				       NULL, NULL, 0)
 		   : PQsendQueryPrepared(c->conn, "edit", FIELDS, value, NULL,
@@ -170,6 +173,18 @@ send_one(struct client *c)
 	if (!good)
 		fail("send", PQerrorMessage(c->conn));
 	c->owed++;
+}
+
+static void
+send_xact(struct client *c)
+{
+	if (c->at == AT_EDIT) {
+		send_one(c);
+		return;
+	}
+	if (!PQsendQuery(c->conn, c->at == AT_BEGIN ? "BEGIN" : "COMMIT"))
+		fail("send", PQerrorMessage(c->conn));
+	c->owed = 1;
 }
 
 static void
@@ -242,9 +257,12 @@ flush_all(struct client *c)
 static void
 ask(struct client *c)
 {
-	c->since_ns = now_ns();
+	if (c->bench->mode != XACT || c->at == AT_BEGIN)
+		c->since_ns = now_ns();
 	c->owed = 0;
-	if (c->bench->mode == UNNEST)
+	if (c->bench->mode == XACT)
+		send_xact(c);
+	else if (c->bench->mode == UNNEST)
 		send_unnest(c);
 	else if (c->bench->mode == PIPELINE)
 		send_pipeline(c);
@@ -269,14 +287,19 @@ static void
 check(const struct client *c, const PGresult *r)
 {
 	const char *want = c->bench->mode == UNNEST ? "256" : "1";
+	const char *got = PQcmdTuples((PGresult *)r);
 
 	static_assert(ROWS == 256, "what unnest is answered");
 	if (PQresultStatus(r) == PGRES_PIPELINE_SYNC)
 		return;
 	if (PQresultStatus(r) != PGRES_COMMAND_OK)
 		fail("an edit", PQresultErrorMessage(r));
-	if (strcmp(PQcmdTuples((PGresult *)r), want) != 0)
-		fail("an edit", "answered with another number of rows");
+	if (c->bench->mode == XACT && c->at != AT_EDIT) {
+		want = c->at == AT_BEGIN ? "BEGIN" : "COMMIT";
+		got = PQcmdStatus((PGresult *)r);
+	}
+	if (strcmp(got, want) != 0)
+		fail("an edit", "answered with something else");
 }
 
 /* All results that are here.  NULL ends each one of a pipeline, and the only
@@ -314,6 +337,12 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 	take_results(c);
 	if (c->owed > 0)
 		return;
+	if (b->mode == XACT && c->at != AT_COMMIT) {
+		c->at++;
+		ask(c);
+		return;
+	}
+	c->at = AT_BEGIN;
 	now = now_ns();
 	count(b, now - c->since_ns,
 	      b->mode == UNNEST || b->mode == PIPELINE ? ROWS : 1);
@@ -393,7 +422,8 @@ mode_of(const char *word)
 	for (unsigned i = 0; i < MODES; i++)
 		if (strcmp(modes[i], word) == 0)
 			return (enum mode)i;
-	fail(word, "expected simple, params, prepared, unnest or pipeline");
+	fail(word, "expected simple, params, prepared, xact, unnest or "
+		   "pipeline");
 }
 
 static void

@@ -11,7 +11,7 @@
 #
 #   ROUNDS=5             rounds                  SECONDS_PER=3   seconds per measurement
 #   --quick, QUICK=1     a smoke run: one round of one second, fewer rows
-#   CLIENTS=1,16,128,512 clients                 MODES=params    also prepared, simple
+#   CLIENTS=1,16,128,512 clients                 MODES=params    also prepared, simple, xact
 #   DELAYS=0,2000        microseconds a commit takes: a preloaded fdatasync sleeps
 #                        (slow_fsync.c); 0 is the machine's own
 #   DOCUMENTS=4          clients of one document POOL=20         servers a pooler may use

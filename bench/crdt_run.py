@@ -245,7 +245,8 @@ class CrdtBench(run.Bench):
             f"- rows with 32 to 400 bytes of operation_data, {self.share} clients a document; "
             f"row level security, unique key and two indexes; pools of {self.rig.pool} servers",
             "- weir's batch: `" + "; ".join(self.batch.strip().split("\n")[1:]) + "`",
-            "- params: unnamed statements, as node-postgres; prepared: named ones",
+            "- params: unnamed statements, as node-postgres; prepared: named ones; xact: BEGIN, "
+            "params, COMMIT",
             "- commits: transactions that wrote, for each operation; after each measurement the "
             "rows of the table were counted, and were as many as the answers"])
 

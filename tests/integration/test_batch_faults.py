@@ -93,6 +93,8 @@ def test_the_judge_sees_what_is_lost_twice_or_there_after_an_error():
     assert len(judge(heard, {(1, 1): 1, (1, 2): 1})) == 1
     assert len(judge(heard, {(1, 1): 1, (1, 3): 2})) == 1
     assert len(judge(heard, {(1, 1): 1, (2, 1): 1})) == 1
+    assert halves([[(1, 1), (1, 2)], [(1, 3)]], {(1, 1): 1, (1, 2): 1}) == []
+    assert len(halves([[(1, 1), (1, 2)], [(1, 3)]], {(1, 2): 1, (1, 3): 1})) == 1
 
 
 class Writer(threading.Thread):
@@ -193,12 +195,75 @@ class Writer(threading.Thread):
             self.odd.append("%s: %s" % (key, reply))
 
 
+class Transactor(Writer):
+    """Several rows in a transaction, the next transaction: all of them or none."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.groups = []
+
+    def parts(self, wrong):
+        """What stands between BEGIN and its end, one of them wrong."""
+        doc, rows = DOC % self.rng.randrange(10), self.rng.randrange(1, 5)
+        bad = self.rng.randrange(rows) if wrong else -1
+        for i in range(rows):
+            self.n += 1
+            data = "wrong" if i == bad else self.rng.choice(["", "", "late"])
+            args = [doc, self.who, self.n, data]
+            yield (query("INSERT INTO faults (doc, who, n, data) VALUES ('%s', %d, %d, '%s')"
+                         % tuple(args)) if self.rng.random() < 0.5 else extended(INSERT, args))
+
+    def turn(self):
+        if self.wire is None:
+            self.enter()
+        wrong = self.who < 2 and self.rng.random() < 0.1
+        first, parts = self.n + 1, list(self.parts(wrong))
+        keys = [(self.who, n) for n in range(first, self.n + 1)]
+        self.groups.append(keys)
+        self.heard.update(dict.fromkeys(keys, NO))      # without a COMMIT it is not there
+        if self.rng.random() < 0.1:
+            parts.append(query("SELECT 1"))
+        for part in [query("BEGIN")] + parts:
+            if self.rng.random() < 0.01:
+                return self.leave()
+            codes = [e["C"] for e in errors(self.wire.run(part))]
+            if codes:
+                if not wrong or codes != ["23514"]:
+                    self.odd.append("%s: %s" % (keys, codes))
+                return self.leave()
+        if self.rng.random() < 0.1:
+            return self.end(keys, wrong, query("ROLLBACK"), "ROLLBACK")
+        self.heard.update(dict.fromkeys(keys, MAYBE))
+        self.end(keys, wrong, query("COMMIT"), "COMMIT")
+
+    def end(self, keys, wrong, request, tag):
+        self.wire.send(request)
+        if self.rng.random() < 0.01:
+            return self.leave()
+        reply = self.wire.until("Z")
+        codes = [e["C"] for e in errors(reply)]
+        if reply[-1][1] != b"I" or (codes and tag == "ROLLBACK") \
+                or (codes and not UNKNOWN & set(codes) and (not wrong or codes != ["23514"])) \
+                or (not codes and (tags(reply) != [tag] or (wrong and tag == "COMMIT"))):
+            self.odd.append("%s: %s" % (keys, reply))
+        elif codes and not UNKNOWN & set(codes):
+            self.heard.update(dict.fromkeys(keys, NO))
+        elif not codes and tag == "COMMIT":
+            self.heard.update(dict.fromkeys(keys, YES))
+            self.load.acked += len(keys)
+
+
+def halves(groups, rows):
+    """Transactions of which some is there and some is not."""
+    return [keys for keys in groups if 0 < sum(key in rows for key in keys) < len(keys)]
+
+
 class Load:
     """Clients that write until they are told to stop; their numbers begin at `first`."""
 
-    def __init__(self, w, first=0):
+    def __init__(self, w, first=0, kind=Writer):
         self.w, self.over, self.acked = w, threading.Event(), 0
-        self.writers = [Writer(self, who, first) for who in range(CLIENTS)]
+        self.writers = [kind(self, who, first) for who in range(CLIENTS)]
         for t in self.writers:
             t.start()
 
@@ -282,6 +347,30 @@ def test_lines_cut_under_an_answer_lose_nothing_and_repeat_nothing(weir, pg, rel
     load.wait_for_acked(50)
     counted(pg, load.stop())
     assert w.metric("batch_unknown_total") > 0
+
+
+@pytest.mark.parametrize("round", ROUNDS)
+def test_killed_servers_and_cut_lines_leave_whole_transactions(weir, pg, relay, workers, round):
+    """`transactions = on`: what is held is committed as a whole, once, or not at all."""
+    r = relay(pg.port)
+    w = weir({"batch faults": {"order_by": "doc", "in_flight": 3, "transactions": "on"},
+              "postgres main": {"port": r.port}}, workers)
+    load = Load(w, round, Transactor)
+    for i in range(3):
+        load.wait_for_acked(50)
+        kill_backends(pg, load, KILLS // 9, SEED + 10 * round + i)
+        load.wait_for_acked(20)
+        r.delay = 0.05
+        load.wait_for_acked(1)
+        r.cut()
+        r.delay = 0
+    load.wait_for_acked(50)
+    heard = load.stop()
+    rows = counted(pg, heard)
+    assert halves([g for t in load.writers for g in t.groups], rows) == [], "WEIR_SEED=%d" % SEED
+    assert w.metric("batch_transactions_total") > 50
+    assert w.metric("batch_transactions_mixed_total") > 0
+    assert w.metric("batch_replayed_total") > 0
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])

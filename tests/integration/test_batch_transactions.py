@@ -7,9 +7,9 @@ Method: dialogues side by side with PostgreSQL, byte for byte; the same at once 
         byte at a time; errors of every kind; servers killed at each stage; drivers;
         and a count of whole transactions against what was acknowledged.
 """
-import concurrent.futures
-import random
+import os
 import struct
+import subprocess
 import uuid
 
 import pytest
@@ -17,9 +17,8 @@ import pytest
 import pgwire
 from pgwire import (bind, close, describe, error, errors, execute, extended, flush, kinds, parse, query,
                     rows, status, sync, tags)
-from servers import DATABASE, ORGANIZATIONS, UPSTREAM_USER, wait_for
-from test_batch import (ACME, DOC, INSERT, TABLE, Holder, at_work, be8, behind, count, direct, op,
-                        take, told)
+from servers import DATABASE, ORGANIZATIONS, scaled, wait_for
+from test_batch import (ACME, DOC, INSERT, TABLE, Holder, at_work, count, direct, op, take, told)
 
 pytestmark = pytest.mark.weir_only
 
@@ -429,3 +428,198 @@ def test_a_row_that_a_trigger_leaves_out_is_warned_of(proxy, pg):
         wire.run(query("DELETE FROM ops"))
         wire.run(COMMIT)
     pg.run("DROP FUNCTION leave_out CASCADE")
+
+
+# Servers that are lost.
+
+
+def test_a_server_lost_before_the_commit_costs_a_second_try(proxy, pg):
+    """At work on a row of the transaction, others' behind it."""
+    mine, other = proxy.wire("acme_app"), proxy.wire("acme_app")
+    mine.run(BEGIN)
+    for i in range(3):
+        mine.run(op(1, i, '{"sleep": 0.5}' if i == 1 else None))
+    holder = Holder(proxy, pg)
+    take(proxy, mine, COMMIT)
+    take(proxy, other, op(1, 9))
+    assert tags(holder.answer()) == GOOD
+    pg.run("SELECT pg_terminate_backend(%s)", [at_work(pg)])
+    assert tags(mine.until("Z")) == ["COMMIT"] and tags(other.until("Z")) == GOOD
+    assert [c for c, in pg.run("SELECT clock FROM ops WHERE clock < 999 ORDER BY id")] \
+        == [0, 1, 2, 9]
+
+
+def test_a_server_lost_while_it_commits_leaves_an_outcome_nobody_knows(proxy, pg):
+    wire = proxy.wire("acme_app")
+    wire.run(BEGIN)
+    for i in range(3):
+        wire.run(op(1, i, '{"commit": 20}' if i == 1 else None))
+    before = proxy.metric("batch_unknown_total")
+    take(proxy, wire, COMMIT)
+    pg.run("SELECT pg_terminate_backend(%s)", [at_work(pg)])
+    reply = wire.until("Z")
+    assert [e["C"] for e in errors(reply)] == ["08007"] and status(reply) == "I"
+    assert proxy.metric("batch_unknown_total") == before + 1
+    assert count(pg) == 0
+    assert tags(wire.run(op(1, 1))) == GOOD
+
+
+def test_a_server_lost_on_what_was_held_ends_the_connection(proxy, pg):
+    """The transaction was its own: as everywhere, nobody guesses what it has done."""
+    wire = proxy.wire("acme_app")
+    wire.run(BEGIN)
+    wire.run(op(1, 1, '{"sleep": 20}'))
+    wire.send(COUNT)
+    pg.run("SELECT pg_terminate_backend(%s)", [at_work(pg)])
+    assert [e["C"] for e in errors(wire.until_closed())] == ["08006"]
+    assert count(pg) == 0
+
+
+def test_without_a_server_the_commit_says_so_and_nothing_is_done(weir, pg, workers):
+    w = weir({**CONFIG, "weir": {"query_wait_timeout": 1}, "postgres main": {"pool_size": 1}},
+             workers)
+    holder, wire = w.wire("acme_app"), w.wire("acme_app")
+    holder.run(BEGIN)
+    holder.run(query("SELECT 1"))
+    wire.run(BEGIN)
+    wire.run(op(1, 1))
+    reply = wire.run(COMMIT)
+    assert [e["C"] for e in errors(reply)] == ["53300"] and status(reply) == "I"
+    holder.run(COMMIT)
+    assert count(pg) == 0
+    for part in (BEGIN, op(1, 1), COMMIT):
+        reply = wire.run(part)
+    assert tags(reply) == ["COMMIT"]
+
+
+def test_who_leaves_behind_its_commit_has_it_carried_out(proxy, pg):
+    holder = Holder(proxy, pg)
+    for i in range(3):
+        wire = proxy.wire("acme_app")
+        for part in (BEGIN, op(1, 2 * i), op(1, 2 * i + 1)):
+            wire.run(part)
+        take(proxy, wire, COMMIT)
+        wire.close()
+    holder.answer()
+    wait_for(lambda: count(pg, "clock < 9") == 6, 10, "not all was carried out")
+
+
+def test_who_closes_its_side_only_hears_what_it_asked_for(weir, pg):
+    """By a server that is there: who waits for one has gone."""
+    import socket
+    w = weir(CONFIG)
+    w.wire("acme_app").run(COUNT)
+    for parts, heard in (([BEGIN, op(1, 1), COMMIT], "CZ12nCZCZ"),
+                         ([BEGIN, op(1, 2), COUNT, COMMIT, COUNT], "CZ12nCZTDCZCZTDCZ"),
+                         ([BEGIN, op(1, -1), COUNT, COMMIT], "CZ12nCZEZCZ")):
+        wire = w.wire("acme_app")
+        wire.send(*parts)
+        wire.sock.shutdown(socket.SHUT_WR)
+        assert kinds(wire.until_closed()) == heard
+    assert count(pg) == 2
+
+
+# Real drivers, in their own transactions.
+
+
+def url_of(w, driver=""):
+    return "postgresql%s://acme_app:acme-secret@127.0.0.1:%d/%s" % (driver, w.pg_port, DATABASE)
+
+
+EACH = 8
+
+
+def with_psycopg2(w):
+    import psycopg2
+    db = psycopg2.connect(url_of(w))
+    for i in range(EACH):
+        with db, db.cursor() as cur:
+            cur.execute("INSERT INTO ops (doc, clock, data) VALUES (%s, %s, %s)",
+                        [DOC % 1, i, '{"a": 1}'])
+            assert cur.rowcount == 1
+    db.close()
+
+
+def with_psycopg(w):
+    import psycopg
+    with psycopg.connect(url_of(w), prepare_threshold=2) as db:
+        for i in range(EACH):
+            with db.transaction():
+                for k in range(2):
+                    cur = db.execute("INSERT INTO ops (doc, clock) VALUES (%s, %s)",
+                                     [uuid.UUID(DOC % 2), 2 * i + k])
+                    assert cur.rowcount == 1
+
+
+async def with_asyncpg(w):
+    import asyncpg
+    db = await asyncpg.connect(url_of(w))
+    for i in range(EACH):
+        async with db.transaction():
+            assert await db.execute("INSERT INTO ops (doc, clock, data) VALUES ($1, $2, $3)",
+                                    DOC % 3, i, '{"b": 2}') == "INSERT 0 1"
+    await db.close()
+
+
+def with_sqlalchemy(w, **options):
+    import sqlalchemy
+    engine = sqlalchemy.create_engine(url_of(w, "+psycopg2"), **options)
+    for i in range(EACH):
+        with engine.begin() as db:
+            db.execute(sqlalchemy.text("INSERT INTO ops (doc, clock) VALUES (:d, :c)"),
+                       {"d": DOC % 4, "c": i})
+    engine.dispose()
+
+
+async def with_sqlalchemy_asyncpg(w, **options):
+    import sqlalchemy
+    from sqlalchemy.ext.asyncio import create_async_engine
+    engine = create_async_engine(url_of(w, "+asyncpg"), **options)
+    for i in range(EACH):
+        async with engine.begin() as db:
+            await db.execute(sqlalchemy.text("INSERT INTO ops (doc, clock) VALUES (:d, :c)"),
+                             {"d": uuid.UUID(DOC % 5), "c": i})
+    await engine.dispose()
+
+
+def at_rest(what):
+    import asyncio
+    return asyncio.run(what) if asyncio.iscoroutine(what) else what
+
+
+def with_node(w):
+    import nodejs
+    nodejs.ready()
+    subprocess.run(["node", os.path.join(nodejs.FOLDER, "held.js")], check=True,
+                   timeout=scaled(60), env={**os.environ, "DSN": url_of(w), "DOC": DOC % 6,
+                                            "EACH": str(EACH)})
+
+
+DRIVERS = {"node-postgres": (with_node, EACH), "psycopg2": (with_psycopg2, EACH), "psycopg": (with_psycopg, 2 * EACH),
+           "asyncpg": (with_asyncpg, EACH), "SQLAlchemy": (with_sqlalchemy, EACH),
+           "SQLAlchemy, asyncpg": (with_sqlalchemy_asyncpg, EACH)}
+
+
+@pytest.mark.parametrize("name", DRIVERS)
+def test_drivers_transactions_are_held(proxy, pg, name):
+    """SQLAlchemy 1.4 names an isolation level to asyncpg: that is another transaction."""
+    import sqlalchemy
+    work, n = DRIVERS[name]
+    before = proxy.metric(HELD)
+    at_rest(work(proxy))
+    assert count(pg) == n
+    held = proxy.metric(HELD) - before
+    if name == "SQLAlchemy, asyncpg" and sqlalchemy.__version__.startswith("1."):
+        assert held == 0
+    else:
+        assert held >= EACH - 2     # one that prepares its statement goes by itself
+
+
+@pytest.mark.parametrize("work", [with_sqlalchemy, with_sqlalchemy_asyncpg])
+def test_an_autocommit_engine_of_sqlalchemy_shares_commits(proxy, pg, work):
+    """The recipe of the README, which needs no transactions = on."""
+    before = proxy.metric("batch_operations_total"), proxy.metric(HELD), proxy.metric(MIXED)
+    at_rest(work(proxy, isolation_level="AUTOCOMMIT"))
+    assert count(pg) == EACH
+    assert proxy.metric("batch_operations_total") >= before[0] + EACH - 1   # one prepares
+    assert (proxy.metric(HELD), proxy.metric(MIXED)) == before[1:]
