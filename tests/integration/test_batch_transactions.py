@@ -18,6 +18,7 @@ import pgwire
 from pgwire import (bind, close, describe, error, errors, execute, extended, flush, kinds, parse, query,
                     rows, status, sync, tags)
 from servers import DATABASE, ORGANIZATIONS, scaled, wait_for
+from test_batch_publish import listener                     # noqa: F401
 from test_batch import (ACME, DOC, INSERT, TABLE, Holder, at_work, count, direct, op, take, told)
 
 pytestmark = pytest.mark.weir_only
@@ -412,12 +413,19 @@ def test_a_stop_waits_for_a_transaction_that_is_held(weir, pg, workers):
     assert count(pg) == 2
 
 
-def test_a_row_that_a_trigger_leaves_out_is_warned_of(proxy, pg):
-    """The tag was told before anybody knew."""
+@pytest.fixture
+def left_out(pg):
+    """Rows of clock 13 do not come about."""
     pg.run("CREATE OR REPLACE FUNCTION leave_out() RETURNS trigger LANGUAGE plpgsql AS $$"
            " BEGIN RETURN NULL; END $$;"
            "CREATE TRIGGER leave_out BEFORE INSERT ON ops FOR EACH ROW WHEN (NEW.clock = 13)"
            " EXECUTE FUNCTION leave_out()")
+    yield
+    pg.run("DROP FUNCTION leave_out CASCADE")
+
+
+def test_a_row_that_a_trigger_leaves_out_is_warned_of(proxy, left_out):
+    """The tag was told before anybody knew."""
     wire = proxy.wire("acme_app")
     for end, want in ((COMMIT, "NCZ"), (COUNT, "NTDCZ")):
         wire.run(BEGIN)
@@ -427,7 +435,20 @@ def test_a_row_that_a_trigger_leaves_out_is_warned_of(proxy, pg):
         assert kinds(reply) == want and error(reply[0][1])["C"] == "01000"
         wire.run(query("DELETE FROM ops"))
         wire.run(COMMIT)
-    pg.run("DROP FUNCTION leave_out CASCADE")
+
+
+def test_what_is_held_is_told_of_when_it_is_committed(weir, pg, listener, left_out, workers):
+    """To Redis, row by row, but for those that did not come about."""
+    w = weir({"batch ops": {"order_by": "doc", "transactions": "on", "publish": "acme:doc:{doc}",
+                            "publish_payload": "{clock}"}}, workers)
+    wire = w.wire("acme_app")
+    for clocks, end, tag in (((1, 13, 2), COMMIT, ["COMMIT"]), ((3, 4), ROLLBACK, ["ROLLBACK"]),
+                             ((5, -1), COMMIT, []), ((6,), extended("COMMIT"), ["COMMIT"])):
+        wire.run(BEGIN)
+        for clock in clocks:
+            assert tags(wire.run(insert(1, clock) if clock == 2 else op(1, clock))) == GOOD
+        assert tags(wire.run(end)) == tag
+    assert listener.close() == [("acme:doc:" + DOC % 1, clock) for clock in "126"]
 
 
 # Servers that are lost.
@@ -613,6 +634,23 @@ def test_drivers_transactions_are_held(proxy, pg, name):
         assert held == 0
     else:
         assert held >= EACH - 2     # one that prepares its statement goes by itself
+
+
+def test_a_table_of_sqlalchemy_is_held_where_nothing_is_returned(proxy, pg):
+    """Its id is made by the server: that is asked for, unless the insert is inline()."""
+    import sqlalchemy as sa
+    table = sa.Table("ops", sa.MetaData(), sa.Column("id", sa.BigInteger, primary_key=True),
+                     sa.Column("doc", sa.Text), sa.Column("clock", sa.Integer))
+    engine = sa.create_engine(url_of(proxy, "+psycopg2"))
+    # A text is no uuid to it: the value comes with a cast.
+    doc = sa.cast(DOC % 7, sa.dialects.postgresql.UUID)
+    for clock, insert, held in ((0, table.insert(), 0), (1, table.insert().inline(), 1)):
+        before = proxy.metric(HELD)
+        with engine.begin() as db:
+            db.execute(insert.values(doc=doc, clock=clock))
+        assert proxy.metric(HELD) == before + held
+    engine.dispose()
+    assert count(pg) == 2
 
 
 @pytest.mark.parametrize("work", [with_sqlalchemy, with_sqlalchemy_asyncpg])
