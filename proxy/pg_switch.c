@@ -611,18 +611,19 @@ come_back(struct pg_session *ps, bool committed)
 	struct session *s = &ps->s;
 	struct choice back = sw->outer;
 	const struct tenant *stay = s->lessee.tenant;
-	bool unsure = sw->rolled && committed;
+	bool unsure = sw->rolled && committed, keep;
 	enum why w = WHY_UNSUPPORTED;
 
 	sw->outer = (struct choice){ 0 };
-	sw->away = sw->inner = sw->rolled = false;
+	keep = sw->keep && committed;
+	sw->away = sw->keep = sw->inner = sw->rolled = false;
 	s->lessee.tenant = back.tenant; /* who is seated */
 	seats_return(s, &sw->own);
-	if (sw->keep && committed && !unsure && seats_move(s, stay, &w)) {
+	if (keep && !unsure && seats_move(s, stay, &w)) {
 		s->lessee.tenant = stay;
 		pool_leave(&back.pool);
 	} else {
-		if (sw->keep && committed)
+		if (keep)
 			session_close(s, w, NULL,
 				      w == WHY_UNSUPPORTED
 					  ? "cannot tell which organization "

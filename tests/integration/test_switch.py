@@ -538,30 +538,53 @@ MARKED = [      # statements behind BEGIN; SELECT 1, and who it is in the end
 
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
-@pytest.mark.parametrize("sql, stays", MARKED)
-def test_savepoints_are_followed_and_who_cannot_be_told_is_sent_away(
-        one_server, sql, stays, pinned):
+@pytest.mark.parametrize("send", [pgwire.query, pgwire.extended], ids=["simple", "extended"])
+@pytest.mark.parametrize("sql, stays", [m for m in MARKED if m[1]])
+def test_savepoints_are_followed_however_they_are_sent(one_server, sql, stays, send, pinned):
     svc, acme = login(one_server, "svc.beta"), one_server.wire("acme_app")
+    if pinned:
+        svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
+    for first in (["SELECT 1"], []):
+        for text in ["BEGIN", *first, *sql]:
+            svc.run(send(text))
+        assert slug_of(svc) == stays
+        if first:
+            svc.run(send("ROLLBACK"))
+            assert slug_of(svc) == "beta"
+    svc.run(send("COMMIT"))
+    assert slug_of(svc) == stays
+    for text in ["BEGIN", *sql[:2], "ROLLBACK"]:
+        svc.run(send(text))
+    assert slug_of(svc) == stays
+    if not pinned:
+        assert acme.value(OWN) == ACME
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["shared", "pinned"])
+@pytest.mark.parametrize("sql", [m[0] for m in MARKED if not m[1]])
+def test_who_cannot_be_told_what_it_has_chosen_is_sent_away(one_server, sql, pinned):
+    svc = login(one_server, "svc.beta")
     if pinned:
         svc.rows(pgwire.query("CREATE TEMPORARY TABLE t (x int)"))
     begun(svc)
     for text in sql:
         svc.run(pgwire.query(text))
-    assert slug_of(svc) == (stays or "beta")
-    if stays:
-        svc.rows(pgwire.query("COMMIT"))
-        assert slug_of(svc) == stays
-        begun(svc, *sql[:2])
-        svc.rows(pgwire.query("ROLLBACK"))
-        assert slug_of(svc) == stays
-    else:
-        svc.send(pgwire.query("COMMIT"))
-        assert [e["C"] for e in pgwire.errors(svc.until_closed())] == ["0A000"]
-        svc = login(one_server, "svc.beta")
-        begun(svc, *sql[:2], "ROLLBACK")
-        assert slug_of(svc) == "beta"
-    if not pinned or not stays:
-        assert acme.value(OWN) == ACME
+    assert slug_of(svc) == "beta"
+    svc.send(pgwire.query("COMMIT"))
+    assert [e["C"] for e in pgwire.errors(svc.until_closed())] == ["0A000"]
+    svc = login(one_server, "svc.beta")
+    begun(svc, *sql[:2], "ROLLBACK")
+    assert slug_of(svc) == "beta"
+
+
+def test_what_was_chosen_for_good_before_is_nothing_to_a_savepoint(one_server):
+    svc = login(one_server, "svc.beta")
+    begun(svc, "SET weir.organization = gamma", "COMMIT")
+    begun(svc, "SAVEPOINT s", "SET LOCAL weir.organization = acme", "ROLLBACK TO s",
+          "SET LOCAL weir.organization = acme")
+    assert slug_of(svc) == "acme"
+    svc.rows(pgwire.query("COMMIT"))
+    assert slug_of(svc) == "gamma"
 
 
 def test_savepoints_in_one_write_are_not_believed(one_server):
