@@ -31,6 +31,13 @@ enum lease {
 	LEASE_SHARED		/* Redis one-shot commands, pipelined with others */
 };
 
+/* Of the shared connections of a pool, which? */
+enum lease_lane {
+	LANE_QUICK,
+	LANE_HEAVY,		/* one apart from the quick, if there can be one */
+	LANE_HEAVY_NOW		/* the same, if there is one already */
+};
+
 struct lessee_ops {
 	void (*granted)(struct lessee *, struct server *);
 	/* Bytes for the lessee, whole answers or parts of them. */
@@ -53,6 +60,7 @@ struct lessee {
 	struct budget		*share;		/* its organization's servers; counted, NULL: no organization */
 	struct label		*label;		/* settings wanted on the server; counted */
 	enum lease		 mode;
+	uint8_t			 lane;		/* enum lease_lane; of LEASE_SHARED */
 	bool			 keeps;		/* its server is its own until it leaves: session pooling */
 	struct server		*server;	/* NULL unless granted */
 	struct pool		*waiting;	/* NULL unless queued there */

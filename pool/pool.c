@@ -738,6 +738,58 @@ share_nudged(struct budget_side *side)
 		budget_pass_on(b->all, b, (unsigned)(side - b->side));
 }
 
+/* ---- two lanes ---------------------------------------------------------- */
+
+/* May a second shared connection be opened, from what nobody else wants? */
+static bool
+pool_may_part(const struct pool *p)
+{
+	return !p->home->closing && budget_room(p->cap) > 0 &&
+	       budget_room(p->budget) > 0 && !budget_is_wanted(p->cap) &&
+	       atomic_load(&p->budget->failures) == 0;
+}
+
+/* The latest is first in the list.  One that leaves is for who has no other. */
+static struct server *
+pool_lane(const struct pool *p, const struct lessee *l)
+{
+	struct server *late = p->list[SERVER_SHARED], *early;
+
+	if (late == NULL || late->next == NULL)
+		return late;
+	early = late->next;
+	if (l->lane == LANE_QUICK)
+		return early->leaving ? late : early;
+	return late->leaving ? early : late;
+}
+
+/* Does it wait for the second? */
+static bool
+pool_parts(const struct pool *p, const struct lessee *l)
+{
+	return l->lane == LANE_HEAVY && p->n[SERVER_SHARED] == 1 &&
+	       (pool_opening(p) > 0 || pool_may_part(p));
+}
+
+bool
+pool_sets_apart(const struct pool *p, const struct server *v)
+{
+	const struct lessee heavy = { .lane = LANE_HEAVY };
+
+	return pool_lane(p, &heavy) != v || pool_parts(p, &heavy);
+}
+
+static struct server *
+pool_shared(struct pool *p, struct lessee *l)
+{
+	struct server *v = pool_lane(p, l);
+
+	/* Without any, the first to come is as good as the second. */
+	if (v == NULL && l->lane == LANE_HEAVY)
+		l->lane = LANE_HEAVY_NOW;
+	return v == NULL || pool_parts(p, l) ? NULL : v;
+}
+
 bool
 pool_want(struct pool *p, struct lessee *l)
 {
@@ -746,7 +798,7 @@ pool_want(struct pool *p, struct lessee *l)
 	l->since_ns = p->home->streams->now_ns;
 	assert(l->server == NULL && l->waiting == NULL);
 	if (l->mode == LEASE_SHARED) {
-		if ((v = p->list[SERVER_SHARED]) != NULL) {
+		if ((v = pool_shared(p, l)) != NULL) {
 			l->server = v;
 			return true;
 		}
@@ -1005,10 +1057,13 @@ pool_dial(struct pool *p)
 {
 	int limit = atomic_load(&p->budget->limit);
 	int extra = p->postgres ? (int)p->postgres->reserve_pool_size : 0;
+	bool (*take)(struct pool *, int) = room_take;
 	unsigned want = pool_wants(p);
 	struct server *v;
 
-	for (; want > 0 && (v = pool_open(p, limit, room_take)); want--)
+	if (p->n[SERVER_SHARED] > 0)
+		take = room_take_spare;
+	for (; want > 0 && (v = pool_open(p, limit, take)); want--)
 		if (p->replication != NULL)
 			v->label = label_ref(fair_first(&p->waiters)->label);
 	if (want == 0 || p->capped || budget_room(p->budget) > 0)
@@ -1048,29 +1103,44 @@ pool_fail_waiters(struct pool *p)
 static void
 pool_grant_waiters(struct pool *p)
 {
-	struct server *shared = p->list[SERVER_SHARED];
 	struct lessee *l;
 
 	while (p->waiters.n > 0) {
-		struct server *v = shared;
+		struct server *v;
 
-		if (v == NULL &&
-		    (p->list[SERVER_IDLE] == NULL || pool_deserves(p) >= 0))
+		if (p->list[SERVER_IDLE] == NULL || pool_deserves(p) >= 0)
 			break;
 		l = fair_first(&p->waiters);
-		if (v == NULL && ((p->replication == NULL && room_owes(p)) ||
-				  (v = pool_pick_alive(p, l)) == NULL))
+		if ((p->replication == NULL && room_owes(p)) ||
+		    (v = pool_pick_alive(p, l)) == NULL)
 			break;
-		if (shared == NULL && !share_take(p, l)) {
+		if (!share_take(p, l)) {
 			share_wait(p, l);
 			continue;
 		}
 		fair_serve(&p->waiters, p->home->streams->now_ns);
 		pool_unqueue(p, l);
-		if (shared == NULL)
-			server_grant(v, l);
+		server_grant(v, l);
 		l->ops->granted(l, v);
-		shared = p->list[SERVER_SHARED];
+	}
+}
+
+/* Those who share; `settled`: no second connection is to come. */
+static void
+pool_grant_sharers(struct pool *p, bool settled)
+{
+	struct server *v;
+	struct lessee *l;
+
+	while (p->n[SERVER_SHARED] > 0 && p->waiters.n > 0) {
+		l = fair_first(&p->waiters);
+		if (settled && l->lane == LANE_HEAVY)
+			l->lane = LANE_HEAVY_NOW;
+		if ((v = pool_shared(p, l)) == NULL)
+			break;
+		fair_serve(&p->waiters, p->home->streams->now_ns);
+		pool_unqueue(p, l);
+		l->ops->granted(l, v);
 	}
 }
 
@@ -1193,6 +1263,7 @@ pool_poke(struct pool *p)
 
 	pool_sweep(p);
 	pool_refuse_excess(p);
+	pool_grant_sharers(p, false);
 	do
 		pool_grant_waiters(p);
 	while (pool_share(p) || room_cede(p));
@@ -1210,6 +1281,8 @@ pool_poke(struct pool *p)
 		if (p->capped && pool_opening(p) == 0)
 			budget_untried(p->budget, now, POOL_RETRY_FIRST_NS);
 	}
+	if (pool_opening(p) == 0)
+		pool_grant_sharers(p, true);
 	if (pool_is_hopeless(p))
 		pool_fail_waiters(p);
 	pool_show(p);

@@ -192,6 +192,17 @@ void pool_lend_keys(struct pool *, const struct pool_scram *);
 void pool_join(struct pool *);
 void pool_leave(struct pool **);	/* nulls the pointer, which may be NULL */
 
+/*
+ * Shared connections of Redis: one a pool and worker, and a second one when who
+ * does heavy work wants it and a place is free; then the older is for what is
+ * quick.  It takes no place from others and gives its own up first; nobody
+ * waits for it but while it is being opened.  Whoever has all its commands
+ * answered may change from one to the other.
+ *
+ * Would a lessee of LANE_HEAVY be given, perhaps later, another one than v?
+ */
+bool pool_sets_apart(const struct pool *, const struct server *v);
+
 /* True: granted at once (l->server is set).  False: queued, an op will follow. */
 bool pool_want(struct pool *, struct lessee *) __attribute__((warn_unused_result));
 void pool_unwant(struct lessee *);	/* if it waits anywhere */

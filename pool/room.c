@@ -28,12 +28,21 @@ age(const struct server *v)
 
 /* ---- whose place -------------------------------------------------------- */
 
+/* The shared one to end: of two the one apart, which is the later. */
+static struct server *
+room_shared(const struct pool *p)
+{
+	struct server *v = p->list[SERVER_SHARED];
+
+	return v != NULL && v->leaving && v->next != NULL ? v->next : v;
+}
+
 /* One that nobody uses ends at once, unless it is new and about to be used;
  * one of those in turn lent and idle has its slice of time first. */
 static struct server *
 room_victim(const struct pool *p)
 {
-	struct server *found = NULL, *v = p->list[SERVER_SHARED];
+	struct server *found = NULL, *v = room_shared(p);
 
 	if (v != NULL)
 		return v->ledger.n == 0 && age(v) > 0 ? v : NULL;
@@ -72,7 +81,7 @@ room_make(struct pool *p)
 	struct server *idle = NULL, *busy = NULL;
 
 	for (struct pool *o = room_members(p); o != NULL; o = o->cap_next) {
-		struct server *v, *shared = o->list[SERVER_SHARED];
+		struct server *v, *shared = room_shared(o);
 
 		if (o == p || o->waiters.n > 0)
 			continue;
@@ -260,7 +269,7 @@ room_nudged(struct budget_side *side)
 	uint64_t theirs;
 
 	for (struct pool *o = side->pools; o != NULL; o = o->cap_next) {
-		struct server *shared = o->list[SERVER_SHARED];
+		struct server *shared = room_shared(o);
 
 		if (shared != NULL &&
 		    budget_longest(side->budget, me(o), &theirs) >= 0)

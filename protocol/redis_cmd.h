@@ -43,6 +43,7 @@ struct redis_cmd {
 	uint8_t		 class;		/* enum redis_class */
 	uint8_t		 risk;		/* enum redis_risk */
 	bool		 blocks;	/* xread, xreadgroup: dedicated when BLOCK is given */
+	bool		 heavy;		/* its time or reply grows with what is stored */
 	bool		 is_write;
 	bool		 no_auth;	/* legal before AUTH */
 	uint8_t		 sub_count;	/* of a container: its subcommands */

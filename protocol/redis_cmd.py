@@ -63,6 +63,18 @@ pfselftest pubsub randomkey replicaof restore-asking save scan script shutdown
 slaveof slowlog swapdb
 """.split()
 
+# What takes the longer, or says the more, the more is stored: in no proportion
+# to the request.  Scripts may do anything.
+HEAVY = """
+bitcount bitop bitpos dump eval eval_ro evalsha evalsha_ro fcall fcall_ro flushall
+flushdb georadius georadius_ro georadiusbymember georadiusbymember_ro geosearch
+geosearchstore hgetall hkeys hvals keys lcs lpos lrange lrem sdiff sdiffstore
+sinter sintercard sinterstore smembers sort sort_ro sunion sunionstore xrange xread
+xreadgroup xrevrange zdiff zdiffstore zinter zintercard zinterstore zrange
+zrangebylex zrangebyscore zrangestore zremrangebylex zremrangebyrank
+zremrangebyscore zrevrange zrevrangebylex zrevrangebyscore zunion zunionstore
+""".split()
+
 # What a command or subcommand may do to others on the same upstream.  Profile
 # `shared` refuses DANGER to everybody, PROBE to who belongs to an
 # organization, HEARS to the same where others have its user upstream, OTHER_DB
@@ -204,9 +216,10 @@ def best_seed(names, tries=400):
 def row(fact, cls, risk, blocks, sub_first=0):
     flag = lambda yes: "true" if yes else "false"
     subs = len(fact[SUBCOMMANDS])
-    return ('\t{ "%s", %d, %d, %d, %d, %d, REDIS_%s, REDIS_%s, %s, %s, %s, %d, %d },'
+    return ('\t{ "%s", %d, %d, %d, %d, %d, REDIS_%s, REDIS_%s, %s, %s, %s, %s, %d, %d },'
             % (fact[NAME], len(fact[NAME]), fact[ARITY], fact[FIRST],
                fact[LAST], fact[STEP], cls, risk, flag(blocks),
+               flag(fact[NAME] in HEAVY),
                flag("write" in fact[FLAGS]), flag("no_auth" in fact[FLAGS]),
                subs, sub_first if subs else 0))
 
@@ -217,6 +230,8 @@ def table():
     names = [f[NAME] for f in facts]
     if set(names) != set(cls):
         sys.exit("not in both: %s" % sorted(set(names) ^ set(cls)))
+    if set(HEAVY) - set(names):
+        sys.exit("no such command: %s" % sorted(set(HEAVY) - set(names)))
     if len(names) > 255:
         sys.exit("a slot is one byte: 255 commands at most")
     rows, subs = [], []
@@ -249,7 +264,7 @@ static const uint8_t redis_cmd_slot[1 << REDIS_CMD_SLOT_BITS] = {{
 {chr(10).join(lines)}
 }};
 
-/* name, its size, arity, first, last, step, class, risk, blocks, write, no_auth, subcommands */
+/* name, its size, arity, first, last, step, class, risk, blocks, heavy, write, no_auth, subcommands */
 static const struct redis_cmd redis_cmd_row[REDIS_CMD_COUNT] = {{
 {chr(10).join(rows)}
 }};

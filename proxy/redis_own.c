@@ -50,13 +50,14 @@ redis_reject(struct redis_session *rs, const char *text)
 
 /* May it be part of one? */
 static bool
-is_plain(const struct redis_session *rs, const struct slice *arg, size_t argc)
+is_plain(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	const struct redis_cmd *cmd = redis_cmd_find(arg[0]), *row = cmd;
 
 	if (cmd == NULL || (cmd->sub_count > 0 &&
 			    (row = redis_cmd_sub(cmd, arg, argc)) == NULL))
 		return false;
+	rs->heavy |= cmd->heavy;
 	return redis_cmd_arity_ok(row, argc) &&
 	       redis_cmd_class(cmd, arg, argc) == REDIS_SHARED &&
 	       !redis_local_forbids(rs, row, arg, argc);

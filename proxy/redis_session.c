@@ -122,6 +122,7 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		return;
 	}
 	rs->midway = true;
+	rs->size += n;
 	/* Nobody waits for one that subscribes: it is closed instead. */
 	if (redis_pubsub_is_on(rs)) {
 		redis_pubsub_is_slow(rs);
@@ -174,6 +175,17 @@ redis_is_done(const struct redis_session *rs)
 	       redis_is_idle(rs) && rs->slow == NULL;
 }
 
+/* Of many at once only a huge one is larger than what is read at once. */
+static void
+redis_weigh(struct redis_session *rs, uint32_t n)
+{
+	if (rs->size > REDIS_HUGE)
+		rs->huge = REDIS_HUGE_FOR;
+	else if (rs->huge > 0)
+		rs->huge -= n < rs->huge ? (uint8_t)n : rs->huge;
+	rs->size = 0;
+}
+
 /* Run again what had to stop, if it would get anywhere. */
 static void
 redis_answered(struct redis_session *rs, uint32_t n)
@@ -185,6 +197,7 @@ redis_answered(struct redis_session *rs, uint32_t n)
 			return;
 	}
 	rs->answered += n;
+	redis_weigh(rs, n);
 	rs->since_ns = now_ns(rs);
 	if (redis_is_idle(rs))
 		rs->blocked = false;
@@ -269,6 +282,7 @@ redis_granted(struct lessee *l, struct server *v)
 		redis_session(s)->fresh = true;
 	} else {
 		assert(v->pool == s->pool && l->server == NULL);
+		redis_session(s)->waited = true;
 		session_enter(s, SESSION_IDLE);
 	}
 	session_wake(s);
@@ -412,6 +426,24 @@ redis_say_down(struct redis_session *rs)
 	return REDIS_DONE;
 }
 
+/* Is it heavy, and behind commands that are where the quick ones go? */
+static bool
+redis_is_misplaced(const struct redis_session *rs)
+{
+	return rs->heavy && rs->hold == 0 && !redis_is_idle(rs) &&
+	       rs->s.lessee.server == NULL &&
+	       pool_sets_apart(rs->s.pool, rs->via);
+}
+
+/* Who has waited for a connection takes what there is now. */
+static uint8_t
+redis_lane(const struct redis_session *rs)
+{
+	if (!rs->heavy)
+		return LANE_QUICK;
+	return rs->waited ? LANE_HEAVY_NOW : LANE_HEAVY;
+}
+
 /*
  * The server for the next command, or NULL and what became of the command.
  * Behind outstanding ones, or in a queue, it can only be that one.
@@ -426,8 +458,12 @@ redis_upstream(struct redis_session *rs, enum redis_did *did)
 		*did = REDIS_LATER;
 		return NULL;
 	}
-	if (!redis_is_idle(rs) || s->lessee.prev != NULL || rs->hold != 0)
-		return rs->via;
+	if (!redis_is_idle(rs) || s->lessee.prev != NULL || rs->hold != 0) {
+		if (!redis_is_misplaced(rs))
+			return rs->via;
+		*did = REDIS_LATER;
+		return NULL;
+	}
 	if (!redis_has_pool(rs)) {
 		redis_say_error(rs, "ERR weir: too many pools");
 		return NULL;
@@ -437,6 +473,7 @@ redis_upstream(struct redis_session *rs, enum redis_did *did)
 		return NULL;
 	}
 	s->lessee.mode = LEASE_SHARED;
+	s->lessee.lane = redis_lane(rs);
 	if (pool_want(s->pool, &s->lessee)) {
 		/* Shared: what we hold is an entry in its ledger, no lease. */
 		rs->via = s->lessee.server;
@@ -637,6 +674,7 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	const struct redis_cmd *cmd = redis_cmd_find(arg[0]), *row = cmd;
 	char text[REDIS_CMD_TEXT_MAX];
 
+	rs->heavy = rs->huge > 0;
 	if (cmd == NULL)
 		return redis_unknown(rs, arg, argc);
 	if (cmd->sub_count > 0 && argc > 1 &&
@@ -653,6 +691,7 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	if (rs->s.user == NULL && !row->no_auth)
 		return redis_say_noauth(rs, row);
+	rs->heavy |= row->heavy;
 	rs->ran = row;
 	rs->ran_ns = rs->s.worker->streams.now_ns;
 	if (row->risk != REDIS_SAFE && redis_local_forbids(rs, row, arg, argc))
@@ -909,6 +948,7 @@ redis_step(struct session *s)
 	if (session_is_over(s))
 		return STEP_WAIT;
 	redis_hope(rs);
+	rs->waited = false;
 	if (redis_is_done(rs))
 		session_wake(s);
 	redis_forget_request(rs);

@@ -12,6 +12,12 @@
  * SELECT, RESET, a farewell) waits until nothing is outstanding; meanwhile the
  * client's input lies where it is.
  *
+ * What is heavy (redis_cmd.h), or asked by a client whose replies have been
+ * huge, goes on a second shared connection if there is one (pool.h), so that
+ * the others do not wait for it.  A client's commands are never on both at once:
+ * it changes when nothing is outstanding, and goes on where it is until then,
+ * so that its replies are in order and it reads what it has written.
+ *
  * A connection of its own is borrowed when nothing is outstanding on the shared
  * one and given back when nothing is outstanding on it, so a client reads what
  * it has written.  It keeps the connection while there is a reason (`hold`);
@@ -58,6 +64,8 @@ enum {
 	REDIS_SLOW_MAX = 16 << 20,
 	REDIS_SLOW_RATE = 256 << 10,
 	REDIS_SLOW_S = 10,
+	REDIS_HUGE = 128 << 10,		/* bytes of a reply ... */
+	REDIS_HUGE_FOR = 32,		/* and so many later ones it is held against him */
 	REDIS_NOAUTH_OUT = 1 << 10,
 	REDIS_NOAUTH_REQUEST = 256 << 10,
 	REDIS_REQUEST_MAX = RESP_BULK_MAX + (1 << 20),
@@ -108,6 +116,10 @@ struct redis_session {
 	unsigned	    hold;	/* enum redis_hold, several; 0: none */
 	unsigned	    judged;	/* what is taken back if the one outstanding fails */
 	unsigned	    db, next_db;	/* SELECT on a connection of its own is under way */
+	size_t		    size;	/* bytes of replies since the last whole one */
+	uint8_t		    huge;	/* for so many replies it does not count as quick */
+	bool		    heavy;	/* the command being run is */
+	bool		    waited;	/* in this step, for a connection */
 	bool		    selects;
 	bool		    moved;	/* that one is in another database than its pool's */
 	bool		    stained;	/* and is in a state of which we are not sure */

@@ -389,7 +389,7 @@ large_replies_narrow_what_may_be_outstanding(void **state)
 {
 	char request[32 * sizeof(GET_K)] = "";
 	static char sink[1 << 16];
-	int a = client(0), up;
+	int a = client(0), b = client(1), up;
 	size_t size = 4 << 20, sent = 0, got = 0;
 
 	(void)state;
@@ -414,20 +414,20 @@ large_replies_narrow_what_may_be_outstanding(void **state)
 	}
 	for (int i = 0; i < 20; i++)
 		strcat(request, GET_K);
-	says(a, request);
+	says(b, request);
 	for (int i = 0; i < REDIS_SHARE_MIN; i++)
 		hears(up, GET_K);
 	hears_nothing(up);
 	for (int i = 0; i < 20 - REDIS_SHARE_MIN; i++) {
 		says(up, ":1\r\n");
-		hears(a, ":1\r\n");
+		hears(b, ":1\r\n");
 	}
 	for (int i = 0; i < 20 - REDIS_SHARE_MIN; i++)
 		hears(up, GET_K);
 	for (int i = 0; i < REDIS_SHARE_MIN; i++)
 		says(up, ":1\r\n");
 	for (int i = 0; i < REDIS_SHARE_MIN; i++)
-		hears(a, ":1\r\n");
+		hears(b, ":1\r\n");
 }
 
 static void
@@ -491,6 +491,179 @@ a_reload_moves_clients_when_their_replies_have_come(void **state)
 	close(old);
 }
 
+/* ---- what is heavy ------------------------------------------------------ */
+
+#define SMEMBERS_K "*2\r\n$8\r\nSMEMBERS\r\n$1\r\nk\r\n"
+
+static void
+sends_what_is_heavy_over_a_connection_apart(void **state)
+{
+	int quick = client(0), heavy = client(1), up, apart;
+
+	(void)state;
+	says(quick, GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	says(heavy, SMEMBERS_K);
+	apart = upstream(1, AUTH PING);
+	hears(apart, SMEMBERS_K);
+	hears_nothing(up);
+	/* It takes its time, and nobody else's. */
+	says(up, ":1\r\n");
+	hears(quick, ":1\r\n");
+	says(quick, GET_K);
+	hears(up, GET_K);
+	says(up, ":2\r\n");
+	hears(quick, ":2\r\n");
+	says(apart, "*0\r\n");
+	hears(heavy, "*0\r\n");
+	/* And its next one is quick. */
+	says(heavy, GET_K);
+	hears(up, GET_K);
+	says(up, ":3\r\n");
+	hears(heavy, ":3\r\n");
+}
+
+static void
+keeps_a_clients_order_where_it_changes_connections(void **state)
+{
+	int c = client(0), up, apart;
+
+	(void)state;
+	says(c, GET_K SMEMBERS_K GET_K "PING\r\n" SMEMBERS_K GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	hears_nothing(up);
+	says(up, ":1\r\n");
+	apart = upstream(1, AUTH PING);
+	hears(apart, SMEMBERS_K GET_K SMEMBERS_K GET_K);
+	hears_nothing(up);
+	says(apart, "*0\r\n:2\r\n*0\r\n:3\r\n");
+	hears(c, ":1\r\n*0\r\n:2\r\n+PONG\r\n*0\r\n:3\r\n");
+	says(c, GET_K);
+	hears(up, GET_K);
+	says(up, ":4\r\n");
+	hears(c, ":4\r\n");
+}
+
+static void
+sends_a_transaction_in_one_piece_where_the_heaviest_of_it_goes(void **state)
+{
+	const char *ask =
+	    "*1\r\n$5\r\nMULTI\r\n" GET_K SMEMBERS_K "*1\r\n$4\r\nEXEC\r\n";
+	int c = client(0), up, apart;
+
+	(void)state;
+	says(c, GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	says(up, ":1\r\n");
+	hears(c, ":1\r\n");
+	says(c, ask);
+	apart = upstream(1, AUTH PING);
+	hears(apart, ask);
+	says(apart, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:1\r\n*0\r\n");
+	hears(c, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n:1\r\n*0\r\n");
+	hears_nothing(up);
+}
+
+static void
+sends_what_is_heavy_along_where_there_is_no_second(void **state)
+{
+	int c = client(0), other = client(1), up;
+
+	(void)state;
+	says(other, "HELLO 3\r\n");
+	hears(other, "%7\r\n");
+	says(other, GET_K); /* the other of two connections */
+	upstream(1, "*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nAUTH\r\n$7\r\n"
+		    "default\r\n$6\r\nsecret\r\n" PING);
+	says(c, GET_K SMEMBERS_K GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K SMEMBERS_K GET_K);
+	says(up, ":1\r\n*0\r\n:2\r\n");
+	hears(c, ":1\r\n*0\r\n:2\r\n");
+}
+
+static void
+waits_no_longer_for_a_second_that_is_refused(void **state)
+{
+	int c = client(0), up, apart;
+
+	(void)state;
+	says(c, GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	says(up, ":1\r\n");
+	hears(c, ":1\r\n");
+	says(c, SMEMBERS_K);
+	apart = upstream(1, NULL);
+	hears(apart, AUTH PING);
+	hears_nothing(up);
+	says(apart, "-ERR max number of clients reached\r\n");
+	hears(up, SMEMBERS_K);
+	says(c, SMEMBERS_K);
+	hears(up, SMEMBERS_K);
+	says(up, "*0\r\n*0\r\n");
+	hears(c, "*0\r\n*0\r\n");
+}
+
+static void
+loses_what_went_over_one_and_nothing_else(void **state)
+{
+	int quick = client(0), heavy = client(1), up, apart;
+
+	(void)state;
+	says(quick, GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	says(heavy, SMEMBERS_K);
+	apart = upstream(1, AUTH PING);
+	hears(apart, SMEMBERS_K);
+	/* The one that is left is for all, while there is no other. */
+	close(up);
+	hears(quick, "-ERR weir: upstream connection lost\r\n");
+	says(quick, GET_K);
+	hears(apart, GET_K);
+	says(apart, "*0\r\n:1\r\n");
+	hears(heavy, "*0\r\n");
+	hears(quick, ":1\r\n");
+	rig.up[0] = -1;
+}
+
+enum { HUGE = 200000 };
+
+static void
+sends_the_next_of_who_hears_huge_replies_apart(void **state)
+{
+	static char text[HUGE + 1];
+	int c = client(0), up, apart;
+
+	(void)state;
+	memset(text, 'x', HUGE);
+	says(c, GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	says(up, "$200000\r\n");
+	says(up, text);
+	says(up, "\r\n");
+	hears(c, "$200000\r\n");
+	for (size_t left = HUGE; left > 0; left -= 50000)
+		hears_bytes(c, text, 50000);
+	hears(c, "\r\n");
+	says(c, GET_K);
+	apart = upstream(1, AUTH PING);
+	for (int i = 0; i < REDIS_HUGE_FOR; i++) {
+		hears(apart, GET_K);
+		says(apart, ":1\r\n");
+		hears(c, ":1\r\n");
+		says(c, GET_K);
+	}
+	hears(up, GET_K);
+	says(up, ":2\r\n");
+	hears(c, ":2\r\n");
+}
+
 int
 main(void)
 {
@@ -517,6 +690,13 @@ main(void)
 		T(large_replies_narrow_what_may_be_outstanding),
 		T(two_pools_take_turns_on_one_place),
 		T(a_reload_moves_clients_when_their_replies_have_come),
+		T(sends_what_is_heavy_over_a_connection_apart),
+		T(keeps_a_clients_order_where_it_changes_connections),
+		T(sends_a_transaction_in_one_piece_where_the_heaviest_of_it_goes),
+		T(sends_what_is_heavy_along_where_there_is_no_second),
+		T(waits_no_longer_for_a_second_that_is_refused),
+		T(loses_what_went_over_one_and_nothing_else),
+		T(sends_the_next_of_who_hears_huge_replies_apart),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -160,6 +160,7 @@ struct town {
 	unsigned persons;
 	unsigned keys;   /* pools of each kind, on each worker */
 	unsigned shared; /* of 100 wants, so many for a shared connection */
+	unsigned apart;  /* times that a second shared one was seen */
 	unsigned seed;
 };
 
@@ -359,6 +360,7 @@ person_turn(struct person *p)
 	lent = some(t, 100) >= t->shared;
 	p->pool = some_pool(t, p, lent);
 	p->l.mode = lent ? LEASE_EXCLUSIVE : LEASE_SHARED;
+	p->l.lane = some(t, 3) == 0 ? LANE_HEAVY : LANE_QUICK;
 	if (!pool_want(p->pool, &p->l))
 		return;
 	if (lent) {
@@ -406,6 +408,22 @@ persons_leave(struct town *t)
 	}
 }
 
+/* No more than its limits allow, and than two that are shared. */
+static void
+worker_checks(struct town *t, const struct worker *w)
+{
+	for (unsigned i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool *p = w->pools.bucket[i]; p; p = p->chain) {
+			assert_in_range(p->cap->count, 0, p->cap->limit);
+			assert_in_range(p->budget->count, 0, p->cap->count);
+			if (p->lends)
+				continue;
+			t->apart += p->n[SERVER_SHARED] == 2;
+			assert_in_range(p->n[SERVER_SHARED] + pool_opening(p),
+					0, 2);
+		}
+}
+
 static void
 town_live(struct town *t, uint64_t ms)
 {
@@ -422,8 +440,10 @@ town_live(struct town *t, uint64_t ms)
 		if (t->redis.deadly && some(t, 4) == 0)
 			redis_kills(&t->redis, some(t, 8));
 		redis_turn(&t->redis);
-		for (unsigned i = 0; i < WORKERS; i++)
+		for (unsigned i = 0; i < WORKERS; i++) {
 			worker_turn(&t->w[(first + i) % WORKERS]);
+			worker_checks(t, &t->w[i]);
+		}
 	}
 }
 
@@ -466,6 +486,8 @@ nobody_starves(unsigned connections, unsigned dedicated, unsigned keys,
 	/* A few turns of all that could have been before it. */
 	assert_in_range(longest_ms(&t), 0, LIFE_MS / 4);
 	assert_in_range(least, 1, UINT32_MAX);
+	if (connections > WORKERS * keys)
+		assert_in_range(t.apart, 1, UINT32_MAX);
 	persons_leave(&t);
 	town_close(&t);
 }
@@ -483,6 +505,8 @@ shared_connections_go_round_pools_and_workers(void **state)
 	(void)state;
 	nobody_starves(1, 1, 6, 100, false);
 	nobody_starves(3, 1, 6, 100, false);
+	nobody_starves(6, 1, 1, 100, false);
+	nobody_starves(9, 1, 2, 100, false);
 }
 
 static void
@@ -506,7 +530,7 @@ and_while_connections_die(void **state)
 {
 	(void)state;
 	nobody_starves(1, 4, 6, 60, true);
-	nobody_starves(3, 2, 3, 60, true);
+	nobody_starves(12, 2, 3, 60, true);
 }
 
 int

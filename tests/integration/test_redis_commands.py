@@ -309,7 +309,7 @@ def test_before_the_login_nothing_unknown_passes_and_http_never_does(weir, other
             r.send(line + encode("MY.SADD", "s", "post"))
             assert b"\r\n:1" not in r.until_closed()
     assert witness.ask("SMEMBERS", "s") == []
-    assert {c["id"] for c in other_kind.clients()} == before, "nobody upstream was closed"
+    assert {c["id"] for c in other_kind.clients()} >= before, "nobody upstream was closed"
 
 
 # Scripts, as the guides tell people to use them.
