@@ -100,6 +100,10 @@ class Watch:
         db.close()
 
     def __enter__(self):
+        # What a client of another test has left may still sleep in its backend.
+        wait_for(lambda: not self.way.pg.run(
+            "SELECT 1 FROM pg_stat_activity WHERE usename = %s"
+            " AND state IS DISTINCT FROM 'idle'", [UPSTREAM_USER]), 40, "not idle")
         self.thread.start()
         return self
 
