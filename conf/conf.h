@@ -113,8 +113,12 @@ struct conf_redis {		/* [redis NAME]: an upstream */
 	unsigned	  index;	/* its place in conf.redis[] */
 	char		 *url;
 	bool		  tls;		/* rediss:// */
-	char		 *host;		/* from the url */
+	char		 *host;		/* the first of the url's */
 	unsigned	  port;
+	struct conf_host *hosts;	/* all of them: Sentinels, or one; never port 0 after load */
+	size_t		  hosts_n;	/* 1 to CONF_HOSTS_MAX */
+	char		 *sentinel;	/* what they call the master; NULL: they are no Sentinels */
+	char		 *sentinel_user, *sentinel_password;	/* of the log-in there; NULL: none */
 	char		 *user;		/* NULL: none */
 	char		 *password;	/* NULL: none; percent-decoded */
 	unsigned	  db;		/* the path of the url */

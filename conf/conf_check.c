@@ -205,9 +205,40 @@ check_postgres(struct conf *c, struct conf_errors *e, struct conf_postgres *p)
 	check_rls(c, e, p);
 }
 
+/* Each gets its port; several are Sentinels. */
+static void
+check_redis_hosts(struct conf *c, struct conf_errors *e, struct conf_redis *r)
+{
+	for (size_t i = 0; i < r->hosts_n; i++)
+		if (r->hosts[i].port == 0)
+			r->hosts[i].port = r->sentinel ? 26379 : 6379;
+	if (r->hosts_n > 0)
+		r->port = r->hosts[0].port;
+	if (r->hosts_n > 1 && r->sentinel == NULL)
+		ERROR(c, e, conf_line(c, &r->url),
+		      "[redis %s]: several hosts in the url, expected one, or "
+		      "a sentinel",
+		      r->name);
+	if (r->sentinel != NULL && strpbrk(r->sentinel, " \t\"'"))
+		ERROR(c, e, conf_line(c, &r->sentinel),
+		      "sentinel: expected a name without blanks or quotes");
+	if (r->sentinel == NULL &&
+	    (r->sentinel_user != NULL || r->sentinel_password != NULL))
+		ERROR(c, e,
+		      r->sentinel_user ? conf_line(c, &r->sentinel_user)
+				       : conf_line(c, &r->sentinel_password),
+		      "[redis %s]: a log-in at Sentinels and no sentinel, "
+		      "expected the name they give to the master",
+		      r->name);
+	if (r->sentinel_user != NULL && r->sentinel_password == NULL)
+		ERROR(c, e, conf_line(c, &r->sentinel_user),
+		      "sentinel_user alone, expected a sentinel_password too");
+}
+
 static void
 check_redis(struct conf *c, struct conf_errors *e, struct conf_redis *r)
 {
+	check_redis_hosts(c, e, r);
 	if (!GIVEN(c, r->url))
 		ERROR(c, e, conf_line(c, &r->name),
 		      "[redis %s]: url is missing, expected "
@@ -672,6 +703,9 @@ by_home(const void *a, const void *b)
 
 	if (order == 0 && x->redis->port != y->redis->port)
 		order = x->redis->port < y->redis->port ? -1 : 1;
+	if (order == 0)
+		order = strcmp(x->redis->sentinel ? x->redis->sentinel : "",
+			       y->redis->sentinel ? y->redis->sentinel : "");
 	return order ? order : strcmp(x->user, y->user);
 }
 

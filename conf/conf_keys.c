@@ -154,6 +154,9 @@ static const struct conf_row rows[] = {
 	{ KIND_POSTGRES, "rls_column", T_TEXT, 1, ID_MAX, .def = "organization_id", .off = P(rls_column) },
 
 	{ KIND_REDIS, "url", T_URL, .off = R(url), .secret = true },
+	{ KIND_REDIS, "sentinel", T_TEXT, 1, 255, .off = R(sentinel) },
+	{ KIND_REDIS, "sentinel_user", T_TEXT, 1, 255, .off = R(sentinel_user) },
+	{ KIND_REDIS, "sentinel_password", T_TEXT, ANY_TEXT, .off = R(sentinel_password), .secret = true },
 	{ KIND_REDIS, "sslmode", T_WORD, .off = R(sslmode), .words = redis_sslmodes },
 	{ KIND_REDIS, "sslrootcert", T_TEXT, ANY_TEXT, .off = R(sslrootcert) },
 	{ KIND_REDIS, "sslcert", T_TEXT, ANY_TEXT, .off = R(sslcert) },
@@ -471,7 +474,7 @@ conf_keys_expected(const struct conf_row *row, char out[CONF_EXPECTED_MAX])
 			 "/directory, with commas between");
 		break;
 	case T_URL:
-		add(out, "redis://[user[:password]@]host[:port][/db] or "
+		add(out, "redis://[user[:password]@]host[:port],...[/db] or "
 			 "rediss://...");
 		break;
 	case T_LIST:

@@ -278,6 +278,9 @@ conf_set_free(const struct conf_row *row, void *object)
 		free_list(*(char ***)(void *)field,
 			  *(size_t *)aux_of(row, object));
 	if (row->type == T_URL) {
+		for (size_t i = 0; i < r->hosts_n; i++)
+			free(r->hosts[i].name);
+		free(r->hosts);
 		free(r->host);
 		free(r->user);
 		free_text(r->password);

@@ -56,6 +56,7 @@ enum log_format { LOG_LOGFMT, LOG_JSON };
 	X(UPSTREAM_UP,	"upstream-up")                                        \
 	X(HOST_DOWN,	"host-down")		/* one of several of an upstream */ \
 	X(HOST_UP,	"host-up")                                            \
+	X(MASTER,	"master")		/* Sentinels name another one */ \
 	X(AUTH_QUERY,	"auth-query")		/* it gave no usable answer */ \
 	X(DIRECTORY,	"directory")		/* it gave no usable answer */ \
 	X(RLS,		"rls")			/* row level security does not hold, or may not */ \

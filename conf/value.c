@@ -381,39 +381,65 @@ url_login(const char *p, size_t n, struct conf_redis *r)
 	return 0;
 }
 
-/* host, host:port, [v6] or [v6]:port */
+/* host, host:port, [v6] or [v6]:port; the port is 0 if none is named. */
 static int
-url_host(const char *p, size_t n, struct conf_redis *r)
+url_host(const char *p, size_t n, struct conf_host *h)
 {
 	size_t host_n;
 	char *port;
 	int rc = 0;
 
+	*h = (struct conf_host){ 0 };
 	if (n > 0 && *p == '[') {
 		const char *close = memchr(p, ']', n);
 
 		if (close == NULL)
 			return -1;
 		host_n = (size_t)(close - p) - 1;
-		r->host = mem_text(p + 1, host_n);
+		h->name = mem_text(p + 1, host_n);
 		host_n += 2;
-		if (strchr(r->host, ':') == NULL)
+		if (strchr(h->name, ':') == NULL)
 			return -1;
 	} else {
 		const char *colon = memchr(p, ':', n);
 
 		host_n = colon ? (size_t)(colon - p) : n;
-		r->host = mem_text(p, host_n);
+		h->name = mem_text(p, host_n);
 	}
-	if (!value_is_host(r->host))
+	if (!value_is_host(h->name))
 		return -1;
-	r->port = 6379;
 	if (host_n < n) {
 		port = mem_text(p + host_n + 1, n - host_n - 1);
-		rc = p[host_n] == ':' ? take_port(port, &r->port) : -1;
+		rc = p[host_n] == ':' ? take_port(port, &h->port) : -1;
 		free(port);
 	}
 	return rc;
+}
+
+/* One or more, with commas between. */
+static int
+url_hosts(const char *p, size_t n, struct conf_redis *r)
+{
+	for (;;) {
+		const char *comma = memchr(p, ',', n);
+		size_t host_n = comma ? (size_t)(comma - p) : n;
+		struct conf_host h;
+		int rc = url_host(p, host_n, &h);
+
+		if (rc == -1 || r->hosts_n == CONF_HOSTS_MAX) {
+			free(h.name);
+			return -1;
+		}
+		r->hosts = mem_more(r->hosts, r->hosts_n, sizeof(*r->hosts));
+		r->hosts[r->hosts_n++] = h;
+		if (comma == NULL)
+			break;
+		n -= host_n + 1;
+		p = comma + 1;
+	}
+	r->host = mem_copy(r->hosts[0].name);
+	r->port = r->hosts[0].port ? r->hosts[0].port : 6379;
+	return 0;
 }
 
 static int
@@ -429,7 +455,7 @@ url_parts(const char *p, struct conf_redis *r)
 		n -= (size_t)(at - p) + 1;
 		p = at + 1;
 	}
-	if (url_host(p, n, r) == -1)
+	if (url_hosts(p, n, r) == -1)
 		return -1;
 	if (*path == '/' && path[1] != '\0' &&
 	    (value_uint(path + 1, &db) == -1 || db > 65535))
@@ -453,6 +479,9 @@ value_redis_url(const char *url, struct conf_redis *out)
 		rc = url_parts(url + 9, &r);
 	}
 	if (rc == -1) {
+		for (size_t i = 0; i < r.hosts_n; i++)
+			free(r.hosts[i].name);
+		free(r.hosts);
 		free(r.host);
 		free(r.user);
 		free(r.password);
@@ -461,6 +490,8 @@ value_redis_url(const char *url, struct conf_redis *out)
 	out->tls = r.tls;
 	out->host = r.host;
 	out->port = r.port;
+	out->hosts = r.hosts;
+	out->hosts_n = r.hosts_n;
 	out->user = r.user;
 	out->password = r.password;
 	out->db = r.db;

@@ -42,8 +42,9 @@ int value_host(const char *, struct conf_host *);
 /* host:port, [v6]:port, *:port (0.0.0.0), localhost:port or unix:/path.  Allocates .text. */
 int value_listen(const char *, enum conf_listen_kind, struct conf_listen *);
 /*
- * redis://[user[:password]]@host[:port][/db], or rediss://.  Fills tls, host,
- * port, user, password (percent-decoded) and db, and leaves .url alone.
+ * redis://[user[:password]]@host[:port][,...][/db], or rediss://.  Fills tls,
+ * host, port, hosts, user, password (percent-decoded) and db, and leaves .url
+ * alone.  The port of those in hosts is 0 if none is named.
  */
 int value_redis_url(const char *, struct conf_redis *);
 

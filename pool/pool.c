@@ -250,6 +250,7 @@ pool_origin(const struct pool *p)
 		snprintf(numbers, sizeof(numbers), "%d", (int)redis->sslmode);
 		h = hash_more(hash_more(h, redis->url), redis->sslrootcert);
 		h = hash_more(hash_more(h, redis->sslcert), redis->sslkey);
+		h = hash_more(h, redis->sentinel);
 	}
 	return hash_more(h, numbers);
 }
@@ -519,6 +520,7 @@ retry_most(const struct pool *p, bool role)
 {
 	uint64_t most = p->snapshot->conf->server_login_retry_ms * 1000000u;
 
+	role = role || (p->redis != NULL && p->redis->sentinel != NULL);
 	if (role && most > POOL_ROLE_NS)
 		most = POOL_ROLE_NS;
 	/* With none, who waits would never be told, and we never be through. */
@@ -1191,7 +1193,8 @@ pool_show(struct pool *p)
 {
 	struct budgets *all = p->home->budgets;
 	unsigned me = p->home->worker;
-	uint64_t now = p->home->streams->now_ns, again = pool_show_unused(p);
+	uint64_t now = p->home->streams->now_ns, watch = targets_watch(p);
+	uint64_t again = pool_show_unused(p);
 	struct fair_claim claim;
 
 	if (p->list[SERVER_IDLE] != NULL)
@@ -1208,6 +1211,8 @@ pool_show(struct pool *p)
 	}
 	if (again > now + POOL_MIN_NS && pool_lacks(p))
 		again = now + POOL_MIN_NS;
+	if (watch < again)
+		again = watch;
 	room_show(p);
 	wheel_set(&p->home->streams->wheel, &p->timer,
 		  again == UINT64_MAX ? 0 : again);
@@ -1318,6 +1323,30 @@ pool_retire(struct pool *p)
 			v->leaving = true;
 	}
 	budget_recovered(p->budget);
+}
+
+/* As in pool_retire(), but the pool is the same, and those of the host it has
+ * now stay. */
+void
+pool_forsake(struct pool *p)
+{
+	p->sweep = true; /* the idle ones, at its next turn */
+	for (int state = SERVER_DIAL; state <= SERVER_LOGIN; state++)
+		for (struct server *next, *v = p->list[state]; v; v = next) {
+			next = v->next;
+			if (v->host != p->targets.at[0].host)
+				server_close(v, WHY_ROOM, NULL, NULL);
+		}
+	for (struct server *next, *v = p->list[SERVER_SHARED]; v; v = next) {
+		next = v->next;
+		if (v->host == p->targets.at[0].host)
+			continue;
+		if (v->ledger.n == 0)
+			server_close(v, WHY_WRONG_ROLE, NULL, NULL);
+		else
+			v->leaving = true;
+	}
+	pool_touch(p);
 }
 
 /* More than a lowered limit allows: idle ones go, the others when released. */

@@ -216,6 +216,9 @@ void pool_host_failed(struct pool *, struct host *, uint64_t began_ns, enum why,
     const char *sqlstate, const char *text);
 void pool_failed(struct pool *, enum why, const char *sqlstate, const char *text);
 
+/* Its one host is another now: who is connected elsewhere leaves. */
+void pool_forsake(struct pool *);
+
 /* So many servers of this pool stay open though they are idle. */
 int  pool_floor(const struct pool *);
 

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "protocol/redis_where.h"
 #include "protocol/resp_number.h"
 
 #define SECOND_NS 1000000000ull
@@ -389,10 +390,31 @@ is_failure(const uint8_t *p, size_t n)
 			       memcmp(p, aborted, sizeof(aborted) - 1) != 0);
 }
 
+/*
+ * A master that has become a replica is no place to be.  Only a script says so
+ * of another; it may cost a new connection now and then, but no reply.
+ */
+static void
+redis_doubt(struct redis_server *rv, const uint8_t *p, size_t n)
+{
+	static const char readonly[] = "-READONLY ";
+	struct server *v = &rv->s;
+
+	if (v->pool->redis->sentinel == NULL || n < sizeof(readonly) ||
+	    memcmp(p, readonly, sizeof(readonly) - 1) != 0 ||
+	    v->pool->home->streams->now_ns < v->opened_ns + SECOND_NS)
+		return;
+	if (v->state == SERVER_SHARED)
+		v->leaving = true;
+	rv->demoted = true;
+}
+
 /* A judged one stands alone in its run. */
 static void
 redis_look(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
 {
+	if (p[0] == '-')
+		redis_doubt(rv, p, n);
 	rv->failed = ledger_at(&rv->s.ledger, 0)->kind == JUDGED;
 	if (!rv->failed)
 		return;
@@ -464,7 +486,8 @@ redis_replies(struct server *v)
 	stream_consume(&v->stream, at);
 	rv->window = redis_window(rv->usual);
 	if (v->leaving && v->ledger.n == 0 && v->state == SERVER_SHARED)
-		server_close(v, WHY_ROOM, NULL, NULL);
+		server_close(v, rv->demoted ? WHY_WRONG_ROLE : WHY_ROOM, NULL,
+			     NULL);
 	while (rv->queue != NULL && redis_has_room(rv))
 		redis_call(rv);
 }
@@ -514,6 +537,8 @@ login_send(struct redis_server *rv)
 	}
 	if (p->lends)
 		login_ask(rv, (const char *[]){ "CLIENT", "ID" }, 2);
+	if (p->redis->sentinel != NULL)
+		login_ask(rv, (const char *[]){ "ROLE" }, 1);
 	login_ask(rv, (const char *[]){ "PING" }, 1);
 }
 
@@ -525,7 +550,8 @@ redis_server_opened(struct server *v)
 
 	if (!up->tls || v->stream.ssl != NULL)
 		login_send(redis_server(v));
-	else if (server_start_tls(v, ctx, up->host,
+	else if (server_start_tls(v, ctx,
+				  up->sentinel ? v->host->name : up->host,
 				  up->sslmode == SSLMODE_VERIFY_FULL) != 0)
 		server_close(v, WHY_UPSTREAM_DOWN, NULL, v->stream.error);
 }
@@ -557,8 +583,18 @@ login_refused(struct redis_server *rv, const uint8_t *p, size_t n)
 {
 	if (login_id(rv, p, n) || p[0] != '-')
 		return false;
-	return rv->asked > 1 ||
+	/* Nor may each user ask for the ROLE. */
+	return rv->asked > (rv->s.pool->redis->sentinel ? 2 : 1) ||
 	       (!is_error(p, n, "-NOPERM") && !is_error(p, n, "-BUSY"));
+}
+
+/* Whom Sentinels named may be a replica by now.  A user that may not ask has to
+ * take their word for it. */
+static bool
+login_is_replica(const struct redis_server *rv, const uint8_t *p, size_t n)
+{
+	return rv->s.pool->redis->sentinel != NULL && rv->asked == 2 &&
+	       p[0] == '*' && !redis_where_is_master(p, n);
 }
 
 static void
@@ -609,6 +645,11 @@ redis_server_login(struct server *v)
 			break;
 		if (login_refused(rv, p + at, (size_t)used)) {
 			login_fail(v, p + at, (size_t)used);
+			return;
+		}
+		if (login_is_replica(rv, p + at, (size_t)used)) {
+			server_close(v, WHY_WRONG_ROLE, NULL,
+				     "what Sentinels name is no master");
 			return;
 		}
 		at += (size_t)used;
@@ -682,7 +723,8 @@ redis_dirty(const struct server *v)
 {
 	const struct redis_server *rv = (const void *)v;
 
-	return rv->soiled || rv->spent || rv->talks || redis_is_midway(rv);
+	return rv->soiled || rv->spent || rv->talks || rv->demoted ||
+	       redis_is_midway(rv);
 }
 
 /* RESET undoes all that is ours to undo, and leaves the connection as it was
@@ -692,8 +734,9 @@ redis_clean(struct server *v)
 {
 	struct redis_server *rv = redis_server(v);
 
-	if (rv->spent || rv->talks || redis_is_midway(rv)) {
-		server_close(v, WHY_ABANDONED, NULL, NULL);
+	if (rv->spent || rv->talks || rv->demoted || redis_is_midway(rv)) {
+		server_close(v, rv->demoted ? WHY_WRONG_ROLE : WHY_ABANDONED,
+			     NULL, NULL);
 		return;
 	}
 	rv->soiled = false;

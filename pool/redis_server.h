@@ -82,6 +82,7 @@ struct redis_server {
 	bool		   talks;	/* lent: also says what nobody asked (MONITOR, pushes) */
 	bool		   soiled;	/* lent: to be reset before the next has it */
 	bool		   spent;	/* lent: the next may not have it */
+	bool		   demoted;	/* it said that it is a replica */
 	bool		   in_input;	/* redis_input() runs, and goes on by itself */
 };
 

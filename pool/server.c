@@ -287,9 +287,12 @@ bool
 server_is_unwanted(const struct server *v)
 {
 	const struct conf_postgres *up = v->pool->postgres;
+	const struct conf_redis *redis = v->pool->redis;
 
 	if (v->leaving || v->origin != v->pool->origin)
 		return true;
+	if (redis != NULL && redis->sentinel != NULL)
+		return v->host != v->pool->targets.at[0].host;
 	return up != NULL && up->target_role != ROLE_ANY &&
 	       v->epoch != atomic_load(&v->host->epoch);
 }
@@ -412,6 +415,7 @@ server_close(struct server *v, enum why w, const char *sqlstate,
 	v->next = home->dead;
 	home->dead = v;
 	home->n--;
+	targets_doubt(p);
 	if (opening)
 		server_unopened(v, w, sqlstate, text);
 	else if (sqlstate != NULL && strncmp(sqlstate, "57P0", 4) == 0)

@@ -10,14 +10,24 @@
 #include <sys/un.h>
 
 #include "pool/pool.h"
+#include "pool/redis_sentinel.h"
 
 /* ---- making ----------------------------------------------------------- */
+
+static bool
+has_sentinels(const struct pool *p)
+{
+	return p->redis != NULL && p->redis->sentinel != NULL;
+}
 
 static struct host *
 find_host(struct pool *p, size_t i)
 {
 	struct hosts *all = &p->home->budgets->hosts;
 
+	/* Until Sentinels have said which it is, their name stands for it. */
+	if (has_sentinels(p))
+		return host_find(all, p->redis->name, p->redis->sentinel, 0);
 	if (p->redis != NULL)
 		return host_find(all, p->redis->name, p->redis->host,
 				 p->redis->port);
@@ -54,9 +64,11 @@ struct resolve {
 	struct target *target; /* NULL: it is no longer wanted */
 	char *host;
 	char port[8];
+	struct redis_sentinel
+	    sentinel; /* .redis: they are asked for the host */
 	struct address address[TARGET_ADDRESSES];
 	unsigned n;
-	int error;
+	char error[POOL_ERROR_MAX];
 };
 
 void
@@ -74,20 +86,22 @@ targets_fini(struct pool *p)
 }
 
 static void
-resolve_work(struct job *job)
+resolve_name(struct resolve *r)
 {
-	struct resolve *r = (struct resolve *)(void *)job;
+	int error;
 	struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
 				  .ai_flags = AI_ADDRCONFIG },
 			*list = NULL;
 
-	r->error = getaddrinfo(r->host, r->port, &hints, &list);
+	error = getaddrinfo(r->host, r->port, &hints, &list);
 	/* ADDRCONFIG hides addresses on a host that has only loopback. */
-	if (r->error != 0) {
+	if (error != 0) {
 		hints.ai_flags = 0;
-		r->error = getaddrinfo(r->host, r->port, &hints, &list);
+		error = getaddrinfo(r->host, r->port, &hints, &list);
 	}
-	if (r->error != 0)
+	snprintf(r->error, sizeof(r->error), "cannot resolve %.200s: %s",
+		 r->host, error ? gai_strerror(error) : "no address");
+	if (error != 0)
 		return;
 	for (struct addrinfo *ai = list; ai; ai = ai->ai_next) {
 		if (r->n == TARGET_ADDRESSES)
@@ -96,6 +110,22 @@ resolve_work(struct job *job)
 		r->address[r->n++].len = ai->ai_addrlen;
 	}
 	freeaddrinfo(list);
+}
+
+static void
+resolve_work(struct job *job)
+{
+	struct resolve *r = (struct resolve *)(void *)job;
+	struct redis_sentinel *q = &r->sentinel;
+
+	if (q->redis != NULL) {
+		if (redis_sentinel_ask(q, r->error, sizeof(r->error)) != 0)
+			return;
+		if ((r->host = strdup(q->name)) == NULL)
+			abort();
+		snprintf(r->port, sizeof(r->port), "%u", q->port);
+	}
+	resolve_name(r);
 }
 
 /* The one that worked is tried first, wherever it is in the new list. */
@@ -120,26 +150,58 @@ set_addresses(struct target *t, const struct address *list, unsigned n)
 	t->looked_ns = t->pool->home->streams->now_ns;
 }
 
+/* The host changes; who is connected to another leaves. */
+static bool
+set_master(struct target *t, const struct redis_sentinel *q, char *error)
+{
+	struct pool *p = t->pool;
+	struct host *h = host_find(&p->home->budgets->hosts, p->redis->name,
+				   q->name, q->port);
+
+	t->sentinel = q->first;
+	if (h == NULL) {
+		snprintf(error, POOL_ERROR_MAX, "too many hosts");
+		return false;
+	}
+	if (h == t->host)
+		return true;
+	LOG(p->home->log, LOG_INFO, LOG_EV_MASTER, log_str("pool", p->key),
+	    log_str("master", q->redis->sentinel), log_str("host", q->name),
+	    log_num("port", q->port));
+	t->host = h;
+	t->address_n = 0; /* the other's */
+	pool_forsake(p);
+	return true;
+}
+
 static void
 resolve_done(struct job *job, void *owner)
 {
 	struct resolve *r = (struct resolve *)(void *)job;
 	struct target *t = r->target;
-	char text[POOL_ERROR_MAX];
+	bool found = r->n > 0;
 
 	(void)owner;
 	r->home->jobs--;
 	if (t != NULL)
 		t->resolve = NULL;
-	if (t != NULL && r->n > 0) {
+	if (t != NULL && found && r->sentinel.redis != NULL)
+		found = set_master(t, &r->sentinel, r->error);
+	if (t != NULL && found) {
 		set_addresses(t, r->address, r->n);
+		/* By the time of the next try they would be asked again. */
+		if (r->sentinel.redis != NULL && !t->watches)
+			t->pool->next_host = true;
+		pool_touch(t->pool);
+	} else if (t != NULL && t->watches) {
+		/* What is there works; they are asked again. */
+		t->looked_ns = r->home->streams->now_ns;
 		pool_touch(t->pool);
 	} else if (t != NULL) {
-		snprintf(text, sizeof(text), "cannot resolve %s: %s", r->host,
-			 r->error ? gai_strerror(r->error) : "no address");
 		pool_host_failed(t->pool, t->host, t->asked_ns,
-				 WHY_UPSTREAM_DOWN, NULL, text);
+				 WHY_UPSTREAM_DOWN, NULL, r->error);
 	}
+	snapshot_unref(&r->sentinel.snapshot);
 	free(r->host);
 	free(r);
 }
@@ -175,32 +237,79 @@ address_numeric(struct target *t)
 	return true;
 }
 
+static void
+target_look_up(struct target *t)
+{
+	struct pool *p = t->pool;
+	struct pools *home = p->home;
+	struct resolve *r;
+
+	if ((r = calloc(1, sizeof(*r))) == NULL)
+		abort();
+	r->home = home;
+	r->target = t;
+	t->resolve = r;
+	t->asked_ns = home->streams->now_ns;
+	if (has_sentinels(p)) {
+		p->next_host = false; /* unless they say something */
+		r->sentinel = (struct redis_sentinel){ .snapshot = snapshot_ref(
+							   p->snapshot),
+						       .redis = p->redis,
+						       .first = t->sentinel };
+	} else {
+		if ((r->host = strdup(t->host->name)) == NULL)
+			abort();
+		snprintf(r->port, sizeof(r->port), "%u", t->host->port);
+	}
+	home->jobs++;
+	offload_run(home->dns, &r->job, home->mailbox, resolve_work,
+		    resolve_done);
+}
+
 /* True: there are addresses to dial.  False: they are being looked up. */
 static bool
 target_ready(struct target *t)
 {
-	struct pools *home = t->pool->home;
-	uint64_t now = home->streams->now_ns;
-	struct resolve *r;
+	uint64_t now = t->pool->home->streams->now_ns;
+	uint64_t ttl =
+	    has_sentinels(t->pool) ? TARGET_MASTER_TTL_NS : TARGET_DNS_TTL_NS;
 
-	if (t->resolve != NULL)
+	if (t->resolve != NULL) {
+		t->watches = false;
 		return false;
-	if (t->looked_ns != 0 && now < t->looked_ns + TARGET_DNS_TTL_NS)
+	}
+	if (t->looked_ns != 0 && now < t->looked_ns + ttl && t->address_n > 0)
 		return true;
-	if (address_numeric(t))
+	if (!has_sentinels(t->pool) && address_numeric(t))
 		return true;
-	if ((r = calloc(1, sizeof(*r))) == NULL ||
-	    (r->host = strdup(t->host->name)) == NULL)
-		abort();
-	r->home = home;
-	r->target = t;
-	snprintf(r->port, sizeof(r->port), "%u", t->host->port);
-	t->resolve = r;
-	t->asked_ns = now;
-	home->jobs++;
-	offload_run(home->dns, &r->job, home->mailbox, resolve_work,
-		    resolve_done);
+	t->watches = false;
+	target_look_up(t);
 	return false;
+}
+
+void
+targets_doubt(struct pool *p)
+{
+	if (p->targets.n > 0 && has_sentinels(p))
+		p->targets.at[0].looked_ns = 0;
+}
+
+uint64_t
+targets_watch(struct pool *p)
+{
+	struct target *t = p->targets.at;
+	uint64_t now = p->home->streams->now_ns, due;
+
+	if (p->targets.n == 0 || !has_sentinels(p) ||
+	    p->redis->health_check != HEALTH_ACTIVE || p->home->closing ||
+	    t->resolve != NULL || t->address_n == 0 || pool_servers(p) == 0)
+		return UINT64_MAX;
+	due = t->looked_ns + p->redis->health_interval_ms * 1000000u;
+	if (now < due)
+		return due;
+	t->watches = true;
+	target_look_up(t);
+	return UINT64_MAX;
 }
 
 bool

@@ -8,6 +8,9 @@
  * by a probe that no client waits for; when none is well, by whoever waits,
  * first the host whose rest ends first.  Names are looked up on other threads.
  *
+ * The one host of a Redis upstream with Sentinels is the master they name when
+ * it is dialled, and another from then on if they name another.
+ *
  * Owner:    its pool; one worker's.  What all workers know of a host is in
  *           pool/host.h.
  * Bounds:   CONF_HOSTS_MAX hosts, TARGET_ADDRESSES addresses each.
@@ -25,6 +28,7 @@
 enum { TARGET_ADDRESSES = 16 };
 
 #define TARGET_DNS_TTL_NS  (15ull * 1000000000)	/* PgBouncer's dns_max_ttl */
+#define TARGET_MASTER_TTL_NS (100ull * 1000000)	/* but what Sentinels said: for who dials now */
 #define TARGET_PATIENCE_NS (1000ull * 1000000)	/* a look-up holds up the next host so long */
 #define TARGET_PROBE_NS	   (1000ull * 1000000)	/* a probe may take so long */
 
@@ -45,6 +49,8 @@ struct target {
 	uint64_t	looked_ns;	/* when looked up; 0: never */
 	uint64_t	asked_ns;	/* when the look-up under way began */
 	struct resolve *resolve;	/* under way */
+	unsigned	sentinel;	/* which one answered last */
+	bool		watches;	/* nobody waits for the look-up under way */
 };
 
 struct targets {
@@ -61,6 +67,10 @@ struct target *targets_next(struct pool *);
 /* A host to be tried beside that, or NULL; it is ours to try once. */
 struct target *targets_probe(struct pool *);
 bool	       targets_resolving(const struct pool *);
+/* A connection is lost: Sentinels are to be asked before the next is made. */
+void	       targets_doubt(struct pool *);
+/* Asks Sentinels now and then whether it is still the master; when next. */
+uint64_t       targets_watch(struct pool *);
 bool	       target_is_well(const struct target *);
 void	       target_claim(struct target *);	/* we try it: nobody else need */
 /* Is there a host to dial without waiting for a rest to end?  One that is well? */

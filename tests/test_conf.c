@@ -1153,6 +1153,43 @@ tls_to_redis_fits_its_url(void **state)
 	refuses(text, "5: sslmode does not fit the url, expected require");
 }
 
+static void
+several_hosts_of_a_redis_url_are_sentinels(void **state)
+{
+	static const char start[] = "[weir]\nredis_listen = 127.0.0.1:1\n"
+				    "[redis r]\n";
+	char text[256];
+	struct conf *c;
+
+	(void)state;
+	snprintf(text, sizeof(text),
+		 "%surl = redis://a,b:7\nsentinel = mymaster\n"
+		 "sentinel_user = u\nsentinel_password = p\n",
+		 start);
+	c = loads(text);
+	assert_string_equal(c->redis[0].sentinel, "mymaster");
+	assert_int_equal(c->redis[0].hosts_n, 2);
+	assert_int_equal(c->redis[0].hosts[0].port, 26379);
+	assert_int_equal(c->redis[0].hosts[1].port, 7);
+	done(c);
+	snprintf(text, sizeof(text), "%surl = redis://a\n", start);
+	c = loads(text);
+	assert_null(c->redis[0].sentinel);
+	assert_int_equal(c->redis[0].hosts[0].port, 6379);
+	done(c);
+	snprintf(text, sizeof(text), "%surl = redis://a,b\n", start);
+	refuses(text, "4: [redis r]: several hosts in the url");
+	snprintf(text, sizeof(text),
+		 "%surl = redis://a\nsentinel_password = p\n", start);
+	refuses(text, "5: [redis r]: a log-in at Sentinels and no sentinel");
+	snprintf(text, sizeof(text),
+		 "%surl = redis://a\nsentinel = m\nsentinel_user = u\n", start);
+	refuses(text, "6: sentinel_user alone");
+	snprintf(text, sizeof(text), "%surl = redis://a\nsentinel = a b\n",
+		 start);
+	refuses(text, "5: sentinel: expected a name without blanks");
+}
+
 /* The last [section] above `p`, commented out or not. */
 static void
 section_above(const char *text, const char *p, char out[64])
@@ -1320,6 +1357,7 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(several_hosts_of_a_redis_url_are_sentinels),
 		cmocka_unit_test(a_minimal_file_gets_the_documented_defaults),
 		cmocka_unit_test(every_key_ends_up_in_its_field),
 		cmocka_unit_test(addresses_to_listen_on_are_ready_for_bind),

@@ -208,6 +208,9 @@ hosts_of_upstreams_may_have_a_port(void **state)
 static void
 forget(struct conf_redis *r)
 {
+	for (size_t i = 0; i < r->hosts_n; i++)
+		free(r->hosts[i].name);
+	free(r->hosts);
 	free(r->host);
 	free(r->user);
 	free(r->password);
@@ -258,6 +261,8 @@ a_redis_url_is_taken_apart(void **state)
 		assert_string_equal(r.host, want->host);
 		assert_int_equal(r.port, want->port);
 		assert_int_equal(r.db, want->db);
+		assert_int_equal(r.hosts_n, 1);
+		assert_string_equal(r.hosts[0].name, want->host);
 		assert_string_equal(r.user ? r.user : "-",
 				    want->user ? want->user : "-");
 		assert_string_equal(r.password ? r.password : "-",
@@ -265,6 +270,30 @@ a_redis_url_is_taken_apart(void **state)
 		assert_int_equal(r.connections, 9);
 		forget(&r);
 	}
+}
+
+static void
+a_redis_url_may_name_several_hosts(void **state)
+{
+	struct conf_redis r = { 0 };
+
+	(void)state;
+	assert_int_equal(
+	    value_redis_url("redis://me:p,w@a,b:7,[::1],[::2]:9/3", &r), 0);
+	assert_string_equal(r.password, "p,w");
+	assert_string_equal(r.host, "a");
+	assert_int_equal(r.port, 6379);
+	assert_int_equal(r.db, 3);
+	assert_int_equal(r.hosts_n, 4);
+	assert_string_equal(r.hosts[0].name, "a");
+	assert_int_equal(r.hosts[0].port, 0);
+	assert_string_equal(r.hosts[1].name, "b");
+	assert_int_equal(r.hosts[1].port, 7);
+	assert_string_equal(r.hosts[2].name, "::1");
+	assert_int_equal(r.hosts[2].port, 0);
+	assert_string_equal(r.hosts[3].name, "::2");
+	assert_int_equal(r.hosts[3].port, 9);
+	forget(&r);
 }
 
 static void
@@ -299,6 +328,14 @@ a_malformed_redis_url_is_refused_and_leaks_nothing(void **state)
 		"redis://:pa/ss@h",
 		"REDIS://h",
 		"redis://a b",
+		"redis://,",
+		"redis://a,",
+		"redis://,a",
+		"redis://a,,b",
+		"redis://a, b",
+		"redis://a:1,b:0",
+		"redis://a,[::1/0",
+		"redis://1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17",
 	};
 
 	(void)state;
@@ -400,6 +437,7 @@ main(void)
 		cmocka_unit_test(hosts_are_names_or_addresses),
 		cmocka_unit_test(hosts_of_upstreams_may_have_a_port),
 		cmocka_unit_test(a_redis_url_is_taken_apart),
+		cmocka_unit_test(a_redis_url_may_name_several_hosts),
 		cmocka_unit_test(
 		    a_malformed_redis_url_is_refused_and_leaks_nothing),
 		cmocka_unit_test(every_prefix_of_a_url_is_whole_or_refused),
