@@ -62,26 +62,6 @@ walk_bulk(struct walk *w)
 	return s;
 }
 
-/* Any one element, with all that is in it. */
-static void
-walk_over(struct walk *w)
-{
-	struct resp_reply r = { 0 };
-	bool done = false;
-
-	while (!done && !w->bad) {
-		ssize_t used =
-		    w->n > 0 ? resp_reply_next(&r, w->p, w->n, &done) : -1;
-
-		if (used <= 0) {
-			w->bad = true;
-			return;
-		}
-		w->p += used;
-		w->n -= (size_t)used;
-	}
-}
-
 static unsigned
 port_of(int64_t n)
 {
@@ -127,43 +107,111 @@ redis_where_is_master(const uint8_t *p, size_t n)
 	return walk_count(&w) > 0 && slice_is(walk_bulk(&w), "master");
 }
 
-/* A node: its name, its port, and whatever else. */
-static void
-walk_node(struct walk *w, struct redis_place *at)
-{
-	uint64_t fields = walk_count(w);
-
-	at->name = walk_bulk(w);
-	at->port = port_of(walk_number(w, ':'));
-	w->bad = w->bad || fields < 2 || at->port == 0 || !is_name(at->name);
-	for (uint64_t i = 2; i < fields && !w->bad; i++)
-		walk_over(w);
-}
-
-ssize_t
-redis_where_slots(const uint8_t *p, size_t n, redis_range_take *take, void *arg)
+int
+redis_where_nodes(const uint8_t *p, size_t n, struct slice *text)
 {
 	struct walk w = { .p = p, .n = n };
-	uint64_t lines = walk_count(&w);
 
-	for (uint64_t i = 0; i < lines && !w.bad; i++) {
-		uint64_t fields = walk_count(&w);
-		int64_t from = walk_number(&w, ':');
-		int64_t to = walk_number(&w, ':');
-		struct redis_range r = { 0 };
+	*text = walk_bulk(&w);
+	return w.bad || w.n > 0 || text->n == 0 ? -1 : 1;
+}
 
-		if (w.bad || fields < 3 || from < 0 || to < from ||
-		    to >= REDIS_SLOTS)
+/* The next word, up to `end` or the end of it all. */
+static struct slice
+word(struct slice *s, uint8_t end)
+{
+	const uint8_t *at = s->n > 0 ? memchr(s->p, end, s->n) : NULL;
+	size_t n = at ? (size_t)(at - s->p) : s->n;
+	struct slice w = slice_of(s->p, n);
+
+	s->p += n + (at != NULL);
+	s->n -= n + (at != NULL);
+	return w;
+}
+
+/* ADDRESS:PORT@BUS[,HOST[,more]]; an IPv6 address has colons of its own. */
+static bool
+member_place(struct slice s, struct redis_member *m)
+{
+	struct slice at = word(&s, ','), host = word(&s, ',');
+	struct slice place = word(&at, '@');
+	const uint8_t *colon =
+	    place.n > 0 ? memrchr(place.p, ':', place.n) : NULL;
+	int64_t port;
+
+	if (colon == NULL ||
+	    !resp_number(colon + 1, (size_t)(place.p + place.n - colon - 1),
+			 &port))
+		return false;
+	m->at.name = slice_of(place.p, (size_t)(colon - place.p));
+	m->at.port = port_of(port);
+	m->host = host.n > 0 && is_name(host) ? host : (struct slice){ 0 };
+	return is_name(m->at.name) && (port == 0 || m->at.port != 0);
+}
+
+static bool
+has_flag(struct slice flags, const char *flag)
+{
+	while (flags.n > 0)
+		if (slice_is(word(&flags, ','), flag))
+			return true;
+	return false;
+}
+
+int
+redis_where_member(struct slice *text, struct redis_member *m)
+{
+	while (text->n > 0) {
+		struct slice line = word(text, '\n'), flags;
+
+		if (line.n == 0)
+			continue;
+		word(&line, ' '); /* its id */
+		if (!member_place(word(&line, ' '), m))
 			return -1;
-		r.from = (unsigned)from;
-		r.to = (unsigned)to;
-		walk_node(&w, &r.at); /* the master; then its replicas */
-		for (uint64_t k = 3; k < fields && !w.bad; k++)
-			walk_over(&w);
-		if (w.bad || !take(arg, &r))
-			return -1;
+		flags = word(&line, ' ');
+		for (int i = 0; i < 5; i++) /* master ping pong epoch link */
+			if (word(&line, ' ').n == 0)
+				return -1;
+		m->slots = line;
+		m->is_master = has_flag(flags, "master") &&
+			       !has_flag(flags, "handshake") &&
+			       !has_flag(flags, "noaddr");
+		if (m->at.port != 0 &&
+		    (m->at.name.n > 0 || has_flag(flags, "myself")))
+			return 1;
 	}
-	return w.bad || w.n > 0 ? -1 : (ssize_t)lines;
+	return 0;
+}
+
+static bool
+slot_number(struct slice s, unsigned *slot)
+{
+	int64_t n;
+
+	if (!resp_number(s.p, s.n, &n) || n < 0 || n >= REDIS_SLOTS)
+		return false;
+	*slot = (unsigned)n;
+	return true;
+}
+
+int
+redis_where_range(struct slice *slots, unsigned *from, unsigned *to)
+{
+	while (slots->n > 0) {
+		struct slice range = word(slots, ' '), first;
+
+		/* [93->-ID]: on its way, but still or not yet there. */
+		if (range.n == 0 || range.p[0] == '[')
+			continue;
+		first = word(&range, '-');
+		if (!slot_number(first, from) ||
+		    !slot_number(range.n > 0 ? range : first, to) ||
+		    *from > *to)
+			return -1;
+		return 1;
+	}
+	return 0;
 }
 
 /* SLOT HOST:PORT; an IPv6 address has colons of its own, and no brackets. */

@@ -122,90 +122,107 @@ knows_a_master_by_its_own_word(void **state)
 
 /* ---- slots ---------------------------------------------------------------- */
 
-struct told {
-	struct redis_range r[4];
-	size_t n;
-};
+static char told[1024];
 
-static struct told told;
-
-static bool
-take(void *arg, const struct redis_range *r)
+/* All of it in one line: place(host)=slots, for masters; -1 malformed. */
+static int
+nodes(const uint8_t *p, size_t n)
 {
-	struct told *t = arg;
+	struct redis_member m;
+	struct slice text;
+	unsigned from, to;
+	size_t at = 0;
+	int rc, count = 0;
 
-	assert_true(t->n < 4);
-	t->r[t->n++] = *r;
-	return true;
+	told[0] = '\0';
+	if (redis_where_nodes(p, n, &text) != 1)
+		return -1;
+	while ((rc = redis_where_member(&text, &m)) == 1) {
+		if (!m.is_master)
+			continue;
+		count++;
+		at += (size_t)snprintf(told + at, sizeof(told) - at,
+				       "%.*s:%u(%.*s)=", (int)m.at.name.n,
+				       m.at.name.p, m.at.port, (int)m.host.n,
+				       m.host.p);
+		while ((rc = redis_where_range(&m.slots, &from, &to)) == 1)
+			at += (size_t)snprintf(told + at, sizeof(told) - at,
+					       "%u-%u,", from, to);
+		if (rc == -1)
+			return -1;
+		at += (size_t)snprintf(told + at, sizeof(told) - at, " ");
+	}
+	return rc == -1 ? -1 : count;
 }
 
 static int
-slots(const uint8_t *p, size_t n)
+nodes_text(const char *text)
 {
-	told.n = 0;
-	return (int)redis_where_slots(p, n, take, &told);
-}
+	char reply[2048];
 
-static int
-slots_text(const char *s)
-{
-	return slots((const uint8_t *)s, strlen(s));
+	snprintf(reply, sizeof(reply), "$%zu\r\n%s\r\n", strlen(text), text);
+	return nodes((const uint8_t *)reply, strlen(reply));
 }
-
-#define NODE(ip, port) "*4\r\n" ip ":" port "\r\n$2\r\nid\r\n*0\r\n"
-#define A              NODE("$9\r\n127.0.0.1\r\n", "7000")
-#define B              NODE("$6\r\nnode-b\r\n", "7001")
-#define SELF           NODE("$0\r\n\r\n", "7002")
-#define NIL            NODE("$-1\r\n", "7002")
 
 static void
 reads_who_has_which_slots(void **state)
 {
 	const char *text =
-	    "*3\r\n"
-	    "*3\r\n:0\r\n:5460\r\n" A "*4\r\n:5461\r\n:16382\r\n" B SELF
-	    "*3\r\n:16383\r\n:16383\r\n" NIL;
+	    "07c3 127.0.0.1:30004@31004,hostname4 slave e7d1 0 1426 4 "
+	    "connected\n"
+	    "67ed ::1:30002@31002 master - 0 1426 2 connected 5461-10922\n"
+	    "292f 127.0.0.1:30003@31003,,shard-id=1 master - 0 1426 3 connected"
+	    " 10923-16382 16383 [93->-e7d1]\n"
+	    "e7d1 127.0.0.1:30001@31001,hostname1 myself,master - 0 0 1 "
+	    "connected"
+	    " 0-5460 [93-<-292f]\n"
+	    "9999 127.0.0.1:30009@31009 master - 0 0 9 connected\n"
+	    "8888 :0@0 master,noaddr - 0 0 8 disconnected\n"
+	    "7777 127.0.0.1:30007@31007 handshake - 0 0 0 connected\n";
+	char reply[2048];
 
 	(void)state;
-	assert_int_equal(slots_text(text), 3);
-	assert_int_equal(told.n, 3);
-	assert_int_equal(told.r[0].from, 0);
-	assert_int_equal(told.r[0].to, 5460);
-	assert_true(slice_is(told.r[0].at.name, "127.0.0.1"));
-	assert_int_equal(told.r[0].at.port, 7000);
-	assert_true(slice_is(told.r[1].at.name, "node-b"));
-	assert_int_equal(told.r[1].at.port, 7001);
-	assert_int_equal(told.r[2].to, 16383);
-	assert_int_equal(told.r[2].at.name.n, 0);
-	hammer(slots, text);
-	assert_int_equal(slots_text("*0\r\n"), 0);
+	assert_int_equal(nodes_text(text), 4);
+	assert_string_equal(told, "::1:30002()=5461-10922, "
+				  "127.0.0.1:30003()=10923-16382,16383-16383, "
+				  "127.0.0.1:30001(hostname1)=0-5460, "
+				  "127.0.0.1:30009()= ");
+	snprintf(reply, sizeof(reply), "$%zu\r\n%s\r\n", strlen(text), text);
+	hammer(nodes, reply);
+	/* It does not know its own address, being asked for the first time. */
+	assert_int_equal(
+	    nodes_text("e7d1 :30001@31001 myself,master - 0 0 1 connected 7"),
+	    1);
+	assert_string_equal(told, ":30001()=7-7, ");
 }
 
 static void
-refuses_slots_that_cannot_be(void **state)
+refuses_nodes_that_cannot_be(void **state)
 {
 	static const char *const bad[] = {
-		"*1\r\n*3\r\n:1\r\n:0\r\n" A,
-		"*1\r\n*3\r\n:-1\r\n:0\r\n" A,
-		"*1\r\n*3\r\n:0\r\n:16384\r\n" A,
-		"*1\r\n*2\r\n:0\r\n:1\r\n",
-		"*1\r\n*3\r\n:0\r\n:1\r\n*0\r\n",
-		"*1\r\n*3\r\n:0\r\n:1\r\n*1\r\n$1\r\na\r\n",
-		"*1\r\n*3\r\n:0\r\n:1\r\n" NODE("$1\r\na\r\n", "0"),
-		"*1\r\n*3\r\n:0\r\n:1\r\n" NODE("$1\r\na\r\n", "65536"),
-		"*1\r\n*3\r\n:0\r\n:1\r\n" NODE("$2\r\na\n\r\n", "1"),
-		"*1\r\n*3\r\n:0\r\n:1\r\n" A "x",
-		"*2\r\n*3\r\n:0\r\n:1\r\n" A,
-		"*99999999999999\r\n",
-		"*1\r\n*99999999\r\n:0\r\n:1\r\n" A,
-		"*1\r\n*3\r\n:0\r\n:1\r\n*99999999\r\n$1\r\na\r\n:1\r\n",
-		"-ERR This instance has cluster support disabled\r\n",
+		"",
+		"a",
+		"a b",
+		"a 1.2.3.4 master - 0 0 1 connected",
+		"a 1.2.3.4:x@1 master - 0 0 1 connected",
+		"a 1.2.3.4:65536@1 master - 0 0 1 connected",
+		"a 1.2/3.4:1@1 master - 0 0 1 connected",
+		"a 1.2.3.4:1@1 master - 0 0 1",
+		"a 1.2.3.4:1@1 master - 0 0 1 connected 16384",
+		"a 1.2.3.4:1@1 master - 0 0 1 connected -1",
+		"a 1.2.3.4:1@1 master - 0 0 1 connected 2-1",
+		"a 1.2.3.4:1@1 master - 0 0 1 connected 1-16384",
+		"a 1.2.3.4:1@1 master - 0 0 1 connected 1-2-3",
+		"a 1.2.3.4:1@1 master - 0 0 1 connected x",
 	};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-		if (slots_text(bad[i]) != -1)
+		if (nodes_text(bad[i]) != -1)
 			fail_msg("takes %s", bad[i]);
+	assert_int_equal(nodes((const uint8_t *)"-ERR no\r\n", 9), -1);
+	assert_int_equal(nodes((const uint8_t *)"$-1\r\n", 5), -1);
+	assert_int_equal(nodes((const uint8_t *)"*0\r\n", 4), -1);
 }
 
 /* ---- redirects ------------------------------------------------------------ */
@@ -287,7 +304,7 @@ main(void)
 		cmocka_unit_test(tells_a_master_unknown_from_nonsense),
 		cmocka_unit_test(knows_a_master_by_its_own_word),
 		cmocka_unit_test(reads_who_has_which_slots),
-		cmocka_unit_test(refuses_slots_that_cannot_be),
+		cmocka_unit_test(refuses_nodes_that_cannot_be),
 		cmocka_unit_test(reads_redirects),
 		cmocka_unit_test(takes_nothing_else_for_a_redirect),
 	};
