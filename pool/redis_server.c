@@ -535,10 +535,10 @@ login_send(struct redis_server *rv)
 		snprintf(db, sizeof(db), "%u", p->db);
 		login_ask(rv, (const char *[]){ "SELECT", db }, 2);
 	}
-	if (p->lends)
-		login_ask(rv, (const char *[]){ "CLIENT", "ID" }, 2);
 	if (p->redis->sentinel != NULL)
 		login_ask(rv, (const char *[]){ "ROLE" }, 1);
+	if (p->lends)
+		login_ask(rv, (const char *[]){ "CLIENT", "ID" }, 2);
 	login_ask(rv, (const char *[]){ "PING" }, 1);
 }
 
@@ -576,6 +576,15 @@ login_id(struct redis_server *rv, const uint8_t *p, size_t n)
 	return true;
 }
 
+/* Is it the answer to ROLE? */
+static bool
+is_role(const struct redis_server *rv)
+{
+	const struct pool *p = rv->s.pool;
+
+	return p->redis->sentinel != NULL && rv->asked == 2u + p->lends;
+}
+
 /* A user that may not PING was let in all the same, and so was one who came
  * while a script runs: perhaps to end it. */
 static bool
@@ -584,7 +593,7 @@ login_refused(struct redis_server *rv, const uint8_t *p, size_t n)
 	if (login_id(rv, p, n) || p[0] != '-')
 		return false;
 	/* Nor may each user ask for the ROLE. */
-	return rv->asked > (rv->s.pool->redis->sentinel ? 2 : 1) ||
+	return (rv->asked > 1 && !is_role(rv)) ||
 	       (!is_error(p, n, "-NOPERM") && !is_error(p, n, "-BUSY"));
 }
 
@@ -593,8 +602,7 @@ login_refused(struct redis_server *rv, const uint8_t *p, size_t n)
 static bool
 login_is_replica(const struct redis_server *rv, const uint8_t *p, size_t n)
 {
-	return rv->s.pool->redis->sentinel != NULL && rv->asked == 2 &&
-	       p[0] == '*' && !redis_where_is_master(p, n);
+	return is_role(rv) && p[0] == '*' && !redis_where_is_master(p, n);
 }
 
 static void
