@@ -240,7 +240,8 @@ hear_refused(struct hub_member *m, const char *error, enum why w)
 	if (error == NULL)
 		snprintf(text, sizeof(text), "ERR weir: %s",
 			 w == WHY_ROOM ? "too many pools" : why_table[w].text);
-	if (resp_put_error(push_out(rs), error ? error : text) != 0)
+	if (rs->mute == REDIS_LOUD &&
+	    resp_put_error(push_out(rs), error ? error : text) != 0)
 		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
 	session_wake(&rs->s);
 }
@@ -377,17 +378,28 @@ unsubscribe(struct redis_session *rs, struct buf *b, const struct slice *arg,
 	return bad;
 }
 
+/* A confirmation is heard even after CLIENT REPLY OFF, as messages are. */
+static enum redis_did
+confirmed(struct redis_session *rs, int bad)
+{
+	assert(redis_is_idle(rs));
+	stats_add(&rs->s.worker->stats, STAT_COMMANDS_LOCAL, 1);
+	if (bad)
+		session_close(&rs->s, WHY_TOO_BIG, NULL, NULL);
+	return REDIS_DONE;
+}
+
 static enum redis_did
 say_unsubscribed(struct redis_session *rs)
 {
 	size_t n;
 	const uint8_t *p = buf_peek(&rs->sub->said, &n);
-	int bad = buf_put(redis_say(rs), p, n);
+	int bad = stream_put(&rs->s.stream, p, n);
 
 	buf_free(&rs->sub->said);
 	rs->sub->leaving = STAYS;
 	leave_if_done(rs);
-	return redis_said(rs, bad);
+	return confirmed(rs, bad);
 }
 
 /*
@@ -404,8 +416,8 @@ redis_pubsub_unsubscribe(struct redis_session *rs, const struct slice *arg,
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;
 	if (sub == NULL || sub->member.ear == NULL)
-		return redis_said(rs,
-				  unsubscribe(rs, redis_say(rs), arg, argc));
+		return confirmed(
+		    rs, unsubscribe(rs, stream_out(&rs->s.stream), arg, argc));
 	switch (sub->leaving) {
 	case STAYS:
 		sub->leaving = HEARS;

@@ -156,6 +156,22 @@ def test_hello_and_commands_of_the_connection_in_resp2_mode(proxy, rd):
 
 
 @PROTOS
+def test_who_asked_for_silence_hears_confirmations_and_messages_all_the_same(both, publish):
+    heard = []
+    for r in (both.redis, both.weir):
+        asked = ["CLIENT REPLY OFF", "GET a", "UNSUBSCRIBE", "SUBSCRIBE a b", "PING"]
+        r.send(*[encode(*line.split()) for line in asked])
+        heard.append([r.raw() for _ in range(3)])
+    publish("a", "hello")
+    for r, said in zip((both.redis, both.weir), heard):
+        said.append(r.raw())
+        r.send(encode("UNSUBSCRIBE", "a"), encode("UNSUBSCRIBE"), encode("CLIENT", "REPLY", "ON"))
+        said += [r.raw() for _ in range(3)]
+    assert heard[1] == heard[0]
+    both("GET a")
+
+
+@PROTOS
 def test_reset_ends_all_subscriptions(proxy, rd, proto, publish):
     b = Both(proxy, rd, proto)
     b("SUBSCRIBE a b", 2)
