@@ -66,7 +66,7 @@ struct lessee {
 	struct pool		*waiting;	/* NULL unless queued there */
 	struct lessee		*next, **prev;	/* in a queue of waiters */
 	uint64_t		 since_ns;	/* when it began to wait */
-	bool			 midway;	/* was given a part of a message: no word of ours may follow */
+	bool			 midway;	/* was given a part of a message, or what it has not asked for: no word of ours may follow */
 	bool			 has_share;	/* its server is counted there */
 	bool			 excess;	/* queued only to be told that it cannot */
 };

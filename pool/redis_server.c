@@ -374,8 +374,10 @@ redis_tell(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n,
 	run_flush(r);
 	if (!rv->talks || l == NULL || rv->s.lessee != l)
 		return;
-	l->midway = !done;
+	l->midway = true; /* also while it hears the whole */
 	l->ops->reply(l, p, n);
+	if (rv->s.lessee == l)
+		l->midway = !done;
 	if (done)
 		l->ops->settled(l, REDIS_ANSWERED, 0, true);
 }
@@ -433,8 +435,9 @@ redis_frame(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
 	bool done;
 
 	if (!rv->reply.started) {
-		rv->is_push = (p[0] == '>' && v->pool->resp == 3) ||
-			      (rv->talks && v->ledger.n == 0);
+		rv->is_push =
+		    (p[0] == '>' && (v->pool->resp == 3 || v->pool->lends)) ||
+		    (rv->talks && v->ledger.n == 0);
 		if (!rv->is_push && v->ledger.n == 0)
 			return redis_broken(rv, r, "a reply to nothing");
 	}

@@ -119,8 +119,10 @@ SUB = {
         cluster|shards cluster|slaves cluster|slots
         config|get
     """.split(),
-    "SHARED": "client|pause client|unpause".split(),
-    "DEDICATED": "client|caching client|tracking function|kill script|kill".split(),
+    "DEDICATED": """
+        client|caching client|pause client|tracking client|unpause
+        function|kill script|kill
+    """.split(),
     "REFUSED": ["script|debug"],
 }
 

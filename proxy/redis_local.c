@@ -397,7 +397,9 @@ run_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 			"authenticated, otherwise the HELLO AUTH <user> <pass> "
 			"option can be used to authenticate the client and "
 			"select the RESP protocol version at the same time");
-	if (version != rs->resp)
+	if (version != rs->resp && rs->hold != 0)
+		redis_own_hello(rs, (unsigned)version);
+	else if (version != rs->resp)
 		redis_rehome(rs);
 	rs->resp = (uint8_t)version;
 	return say_hello(rs);

@@ -224,12 +224,39 @@ run_wait(struct redis_session *rs, const struct slice *arg, size_t argc)
 	return run_blocking(rs, arg, argc);
 }
 
-/* What it is to end may be in front of it on any shared connection, and where
- * there is none yet, a log-in that selects a database is told BUSY. */
-static enum redis_did
-run_kill(struct redis_session *rs, const struct slice *arg, size_t argc)
+/* It ends what others wait for: a script, or a pause. */
+static bool
+is_rescue(const struct redis_cmd *cmd)
 {
+	return is_row(cmd, "script|kill") || is_row(cmd, "function|kill") ||
+	       is_row(cmd, "client|unpause");
+}
+
+/* Who waits may be in front of it on any shared connection; and where there is
+ * no other yet, a log-in that selects a database is told BUSY. */
+static enum redis_did
+run_rescue(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	rs->hold &= ~(unsigned)REDIS_PAUSES;
 	return run_alone_in(rs, arg, argc, 0, 0);
+}
+
+/* Until it ends the pause, or leaves: meanwhile the shared ones stand still. */
+static enum redis_did
+run_pause(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	enum redis_did did;
+
+	if (rs->hold & REDIS_PAUSES)
+		return redis_forward(rs, arg, argc);
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	did = run_alone(rs, arg, argc, REDIS_PAUSES);
+	if (did != REDIS_DONE || redis_is_idle(rs))
+		return did;
+	redis_server_judge(rs->via, rs->last);
+	rs->judged = REDIS_PAUSES;
+	return REDIS_DONE;
 }
 
 /* From its reply on the server speaks unasked; if it says yes. */
@@ -315,8 +342,10 @@ redis_own(struct redis_session *rs, const struct redis_cmd *cmd,
 		return run_wait(rs, arg, argc);
 	if (is_row(cmd, "monitor"))
 		return run_talking(rs, arg, argc, REDIS_MONITORS);
-	if (is_row(cmd, "script|kill") || is_row(cmd, "function|kill"))
-		return run_kill(rs, arg, argc);
+	if (is_rescue(cmd))
+		return run_rescue(rs, arg, argc);
+	if (is_row(cmd, "client|pause"))
+		return run_pause(rs, arg, argc);
 	if (is_row(cmd, "client|tracking"))
 		return run_tracking(rs, arg, argc);
 	if (is_row(cmd, "client|caching"))
@@ -341,6 +370,34 @@ say_not_here(struct redis_session *rs, const struct redis_cmd *cmd,
 	snprintf(text, sizeof(text), "ERR weir: %s is not supported %s",
 		 cmd->name, where);
 	return redis_reject(rs, text);
+}
+
+void
+redis_own_hello(struct redis_session *rs, unsigned version)
+{
+	const struct slice ask[] = { slice_str("HELLO"),
+				     slice_str(version == 3 ? "3" : "2") };
+
+	assert(redis_is_idle(rs) && rs->hold != 0);
+	redis_server_slip(rs->s.lessee.server, ask, 2);
+	rs->moved = rs->stained = true;
+}
+
+bool
+redis_own_is_push(const struct redis_session *rs)
+{
+	return rs->s.lessee.midway && !(rs->hold & REDIS_MONITORS);
+}
+
+/* Would it be somebody else from then on? */
+static bool
+names_user(const struct redis_cmd *cmd, const struct slice *arg, size_t argc)
+{
+	if (is_row(cmd, "hello"))
+		for (size_t i = 2; i < argc; i++)
+			if (slice_is_word(arg[i], "auth"))
+				return true;
+	return is_row(cmd, "auth");
 }
 
 /* Answered here, and upstream to the letter as here. */
@@ -389,7 +446,10 @@ run_queued(struct redis_session *rs, const struct redis_cmd *cmd,
 	    (cmd->class == REDIS_LOCAL && !is_ours(cmd) &&
 	     rs->redis->profile != PROFILE_SHARED))
 		return redis_forward(rs, arg, argc);
-	if (cmd->class == REDIS_DEDICATED && !is_ours(cmd))
+	if (is_row(cmd, "client|pause"))
+		rs->hold |= REDIS_PAUSES;
+	if (cmd->class == REDIS_DEDICATED &&
+	    (!is_ours(cmd) || is_rescue(cmd) || is_row(cmd, "client|pause")))
 		return redis_forward(rs, arg, argc); /* none blocks there */
 	return say_not_here(rs, cmd, "inside MULTI");
 }
@@ -404,7 +464,7 @@ redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 	if ((rs->hold & REDIS_MONITORS) && !is_row(cmd, "quit") &&
 	    !is_row(cmd, "reset") && !is_row(cmd, "ping"))
 		return say_not_here(rs, cmd, "while it monitors");
-	if (is_row(cmd, "hello") || is_row(cmd, "auth"))
+	if (rs->hold != REDIS_PAUSES && names_user(cmd, arg, argc))
 		return say_not_here(rs, cmd,
 				    "while keys are watched or tracked");
 	if (cmd->class == REDIS_SHARED &&

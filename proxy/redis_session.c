@@ -111,7 +111,7 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		return;
 	assert(rs->via != NULL &&
 	       (rs->via == s->lessee.server || rs->via->pool == s->pool));
-	if (rs->mute != REDIS_LOUD)
+	if (rs->mute != REDIS_LOUD && !redis_own_is_push(rs))
 		return;
 	if (rs->count != NULL) {
 		redis_pubsub_hear_numsub(rs, p, n);

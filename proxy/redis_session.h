@@ -79,7 +79,8 @@ enum redis_hold {
 	REDIS_IN_MULTI = 1,
 	REDIS_WATCHES = 2,
 	REDIS_TRACKS = 4,
-	REDIS_MONITORS = 8
+	REDIS_MONITORS = 8,
+	REDIS_PAUSES = 16	/* who ends it must not wait for whom it holds up */
 };
 
 /* CLIENT REPLY: Redis is asked all the same, and its reply dropped here. */
@@ -121,7 +122,7 @@ struct redis_session {
 	bool		    heavy;	/* the command being run is */
 	bool		    waited;	/* in this step, for a connection */
 	bool		    selects;
-	bool		    moved;	/* that one is in another database than its pool's */
+	bool		    moved;	/* that one is in another database, or RESP, than its pool's */
 	bool		    stained;	/* and is in a state of which we are not sure */
 	bool		    fresh;	/* one was just granted: for the command that waits */
 	bool		    blocked;	/* the command outstanding may take its time */
@@ -185,6 +186,10 @@ enum redis_did redis_own_held(struct redis_session *, const struct redis_cmd *,
 enum redis_did redis_reject(struct redis_session *, const char *text);
 /* SELECT of a database it may have, while a connection is held. */
 enum redis_did redis_own_select(struct redis_session *, const struct slice *arg, size_t argc, unsigned db);
+/* HELLO of another version, while a connection is held. */
+void	       redis_own_hello(struct redis_session *, unsigned version);
+/* Are the bytes it gets an invalidation?  That is heard even if replies are not. */
+bool	       redis_own_is_push(const struct redis_session *);
 /* A command that stood alone was answered. */
 void	       redis_own_judged(struct redis_session *, bool done);
 

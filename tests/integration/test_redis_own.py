@@ -109,6 +109,42 @@ def test_invalidations_reach_who_tracks_and_nobody_else(proxy):
     assert a.ask("RESET") == "RESET"
 
 
+def hello(r):
+    said = r.reply()
+    return dict(said if isinstance(said, respwire.Map) else zip(said[::2], said[1::2]))[b"proto"]
+
+
+@pytest.mark.parametrize("proto", [2, 3])
+def test_who_holds_a_connection_may_change_the_protocol(proxy, rd, proto):
+    for a, b in ((past_weir(rd, proto), past_weir(rd)), (proxy.resp(proto=proto), proxy.resp())):
+        other, hashes = 5 - proto, {2: [b"f", b"v"], 3: [(b"f", b"v")]}
+        assert [a.ask("HSET", "h", "f", "v"), a.ask("WATCH", "w")] == [1, "OK"]
+        a.send(encode("HELLO", other), encode("HGETALL", "h"), encode("HELLO", other))
+        assert [hello(a), a.reply(), hello(a)] == [other, hashes[other], other]
+        assert b.ask("SET", "w", "1") == "OK"
+        assert [a.ask("MULTI"), a.ask("PING"), a.ask("EXEC")] == ["OK", "QUEUED", None]
+        assert a.ask("HGETALL", "h") == hashes[other]
+        a.send(encode("HELLO", 3), encode("CLIENT", "TRACKING", "ON"), encode("HELLO", 2),
+               encode("HELLO", 3), encode("GET", "w"))
+        assert [hello(a), a.reply(), hello(a), hello(a), a.reply()] == [3, "OK", 2, 3, b"1"]
+        assert b.ask("SET", "w", "2") == "OK"
+        assert a.reply() == respwire.Push([b"invalidate", [b"w"]])
+        assert b.ask("DEL", "w", "h") == 2
+        a.close(), b.close()
+
+
+def test_who_asked_for_silence_hears_invalidations_all_the_same(proxy, rd):
+    for a, b in ((past_weir(rd, 3), past_weir(rd)), (proxy.resp(proto=3), proxy.resp())):
+        assert [a.ask("CLIENT", "TRACKING", "ON"), a.ask("GET", "k")] == ["OK", None]
+        a.send(encode("CLIENT", "REPLY", "OFF"), encode("PING"))
+        assert b.ask("SET", "k", "v" * 100000) == "OK"
+        assert a.reply() == respwire.Push([b"invalidate", [b"k"]])
+        a.send(encode("PING"), encode("GET", "k"), encode("CLIENT", "REPLY", "ON"))
+        assert [a.reply(), a.ask("PING"), b.ask("DEL", "k")] == ["OK", "PONG", 1]
+        assert a.reply() == respwire.Push([b"invalidate", [b"k"]])
+        a.close(), b.close()
+
+
 def test_a_monitor_hears_everything_and_can_end_it(proxy):
     a, b = proxy.resp(), proxy.resp()
     assert a.ask("MONITOR") == "OK"
@@ -298,7 +334,7 @@ def test_fifty_owners_hear_nothing_of_each_other(proxy, rd):
 
 
 @pytest.mark.weir_only
-def test_who_ends_a_script_does_not_wait_behind_it(weir, workers, folder, authority):
+def test_who_ends_a_script_or_a_pause_does_not_wait_behind_it(weir, workers, folder, authority):
     server = Redis(folder, authority, "busy%d" % workers, ["--lua-time-limit", "10"])
     loop = "#!lua name=busy\nredis.register_function('busy', function() while true do end end)"
     try:
@@ -314,5 +350,11 @@ def test_who_ends_a_script_does_not_wait_behind_it(weir, workers, folder, author
                 assert "killed by user" in busy.reply()
                 assert other.ask("SET", "k", kind) == "OK"
                 assert [busy.ask("GET", "k"), other.ask("GET", "k")] == [None, kind.encode()]
+                assert other.ask("CLIENT", "PAUSE", 600000, "WRITE") == "OK"
+                busy.send(encode("DEL", "k"))
+                assert other.ask("GET", "k") == kind.encode()
+                assert other.ask("CLIENT", "UNPAUSE") == "OK"
+                assert busy.reply() == 0
+                assert other.ask("GET", "k") == kind.encode()
     finally:
         server.stop(signal.SIGKILL)     # it may be busy
