@@ -491,14 +491,14 @@ def test_a_client_that_never_pauses_has_its_context_renewed(signed):
     wire = signed(ttl="2s").wire("acme_app")
     one = pgwire.extended("SELECT title, current_setting('app.weir_context') FROM documents")
     wire.send(one, one)
-    end, seen = time.monotonic() + 2.3, set()
-    while time.monotonic() < end:
+    begun, seen = time.monotonic(), set()
+    while len(seen) < 3:
+        assert time.monotonic() < begun + scaled(20), "not renewed"
         wire.send(one)
         (title, context), = pgwire.rows(wire.until())
         assert title == "plans of acme"
         seen.add(context)
     wire.until(count=2)
-    assert len(seen) >= 3
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -98,7 +98,7 @@ def test_redis_benchmark(redis_way):
 def from_url(way, kind=redis.Redis, db=0, **options):
     if way.tls:
         options["ssl_ca_certs"] = way.proxy.ca
-    return kind.from_url(way.url(db), socket_timeout=scaled(20), **options)
+    return kind.from_url(way.url(db), socket_timeout=scaled(60), **options)
 
 
 @contextlib.contextmanager
