@@ -127,6 +127,7 @@ struct conf_redis {		/* [redis NAME]: an upstream */
 	char		 *sslcert, *sslkey;	/* as above */
 	unsigned	  connections;	/* shared ones, whole process */
 	unsigned	  dedicated_connections;
+	uint64_t	  command_timeout_ms;	/* 0: never */
 	enum conf_profile profile;
 	enum conf_health  health_check;
 	uint64_t	  health_interval_ms;

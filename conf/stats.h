@@ -79,6 +79,7 @@ struct buf;
 	X(REDIS_HELD,	   "redis_held_total", "", COUNTER, "times Redis clients began to keep a connection of their own") \
 	X(COMMANDS,	   "redis_commands_total", "", COUNTER, "Redis commands forwarded")          \
 	X(COMMANDS_LOCAL,  "redis_commands_local_total", "", COUNTER, "Redis commands answered by weir") \
+	X(REDIS_OVERDUE,   "redis_commands_overdue_total", "", COUNTER, "commands answered by command_timeout") \
 	X(REDIS_SUBSCRIPTIONS, "redis_subscriptions", "", GAUGE, "subscriptions of Redis clients")       \
 	X(REDIS_CHANNELS,  "redis_channels", "", GAUGE, "channels and patterns subscribed to upstream for them") \
 	X(REDIS_MESSAGES,  "redis_messages_total", "", COUNTER, "messages delivered to subscribers") \

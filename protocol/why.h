@@ -21,6 +21,7 @@
 	X(IDLE_TRANSACTION, 0, "25P03", "ERR",      "idle_transaction_timeout")                \
 	X(STALLED,          0, "08P01", "ERR",      "half a message, and then nothing")        \
 	X(QUERY_TIMEOUT,    0, "57014", "ERR",      "query_timeout")                           \
+	X(COMMAND_TIMEOUT,  0, "57014", "ERR",      "command_timeout")                         \
 	X(XACT_TIMEOUT,     0, "25P04", "ERR",      "transaction_timeout")                     \
 	X(BAD_FRAME,        0, "08P01", "ERR",      "protocol violation")                      \
 	X(TOO_BIG,          0, "54000", "ERR",      "message exceeds limit")                   \

@@ -13,6 +13,12 @@
 
 #define LEAVE_NS 1000000000ull /* for the replies to a client that has left */
 
+static uint64_t
+now_ns(const struct redis_session *rs)
+{
+	return rs->s.worker->streams.now_ns;
+}
+
 /* ---- speaking for ourselves ------------------------------------------- */
 
 /* In front of a held reply. */
@@ -122,6 +128,7 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		return;
 	}
 	rs->midway = true;
+	rs->since_ns = now_ns(rs); /* it comes */
 	rs->size += n;
 	/* Nobody waits for one that subscribes: it is closed instead. */
 	if (redis_pubsub_is_on(rs)) {
@@ -159,12 +166,6 @@ redis_depth(const struct redis_session *rs)
 		return REDIS_FIRST;
 	share = redis_server_share(rs->via);
 	return share < first ? share : first;
-}
-
-static uint64_t
-now_ns(const struct redis_session *rs)
-{
-	return rs->s.worker->streams.now_ns;
 }
 
 /* Is what it has of its own kept for nothing? */
@@ -213,6 +214,17 @@ redis_answered(struct redis_session *rs, uint32_t n)
 		session_wake(&rs->s);
 }
 
+/* One reply that does not come. */
+static void
+redis_unanswered(struct redis_session *rs, const char *text)
+{
+	if (rs->mute == REDIS_LOUD &&
+	    resp_put_error(stream_out(&rs->s.stream), text) != 0)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+	else
+		redis_answered(rs, 1);
+}
+
 static void
 redis_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 {
@@ -228,12 +240,7 @@ redis_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 		redis_answered(rs, arg);
 		break;
 	case REDIS_UNANSWERED:
-		if (rs->mute == REDIS_LOUD &&
-		    resp_put_error(stream_out(&s->stream),
-				   "ERR weir: upstream connection lost") != 0)
-			session_close(s, WHY_SLOW_READER, NULL, NULL);
-		else
-			redis_answered(rs, arg);
+		redis_unanswered(rs, "ERR weir: upstream connection lost");
 		break;
 	case REDIS_TORN:
 		session_close(s, WHY_UPSTREAM_LOST, NULL, NULL);
@@ -1039,16 +1046,31 @@ redis_quiet(const struct session *s)
 
 /* ---- deadlines ---------------------------------------------------------- */
 
+/* The same while replies are outstanding. */
+static enum why
+redis_asked_patience(const struct redis_session *rs, uint64_t *ms)
+{
+	uint64_t query = rs->s.snapshot->conf->query_timeout_ms;
+	uint64_t command = rs->redis->command_timeout_ms;
+
+	if (rs->blocked || rs->slow != NULL)
+		return WHY_MAX;
+	if (command != 0 && (query == 0 || command < query)) {
+		*ms = command;
+		return WHY_COMMAND_TIMEOUT;
+	}
+	*ms = query;
+	return query == 0 ? WHY_MAX : WHY_QUERY_TIMEOUT;
+}
+
 /* The timeout that applies now; WHY_MAX: none. */
 static enum why
 redis_patience(const struct redis_session *rs, uint64_t *ms)
 {
 	const struct conf *c = rs->s.snapshot->conf;
 
-	if (!redis_is_idle(rs)) {
-		*ms = rs->blocked ? 0 : c->query_timeout_ms;
-		return *ms == 0 ? WHY_MAX : WHY_QUERY_TIMEOUT;
-	}
+	if (!redis_is_idle(rs))
+		return redis_asked_patience(rs, ms);
 	*ms = c->idle_transaction_timeout_ms;
 	if (*ms != 0 && (rs->hold & (REDIS_IN_MULTI | REDIS_WATCHES)))
 		return WHY_IDLE_TRANSACTION;
@@ -1058,18 +1080,36 @@ redis_patience(const struct redis_session *rs, uint64_t *ms)
 	return *ms == 0 ? WHY_MAX : WHY_IDLE;
 }
 
+/*
+ * All that is outstanding is answered by an error.  The replies may still come,
+ * each in its place among those of others, and are dropped there.
+ */
+static void
+redis_give_up(struct redis_session *rs)
+{
+	redis_leave_queue(rs);
+	redis_server_part(rs->via, &rs->s.lessee);
+	while (!redis_is_idle(rs) && !session_is_over(&rs->s)) {
+		stats_add(&rs->s.worker->stats, STAT_REDIS_OVERDUE, 1);
+		redis_unanswered(rs, "ERR weir: command_timeout");
+	}
+}
+
 static enum why
 redis_overdue(struct session *s)
 {
 	struct redis_session *rs = redis_session(s);
-	uint64_t ms;
+	uint64_t ms = 0;
 	enum why w = redis_patience(rs, &ms);
 
 	if (rs->leaving)
 		return WHY_EOF;
-	return w != WHY_MAX && now_ns(rs) >= rs->since_ns + ms * 1000000u
-		   ? w
-		   : WHY_MAX;
+	if (w == WHY_MAX || now_ns(rs) < rs->since_ns + ms * 1000000u)
+		return WHY_MAX;
+	if (w != WHY_COMMAND_TIMEOUT || s->lessee.server != NULL || rs->midway)
+		return w;
+	redis_give_up(rs);
+	return WHY_MAX;
 }
 
 /* Replies move it on only when it has passed; then there is another look. */
@@ -1077,7 +1117,7 @@ static uint64_t
 redis_deadline(struct session *s)
 {
 	const struct redis_session *rs = redis_session(s);
-	uint64_t ms;
+	uint64_t ms = 0;
 
 	if (redis_patience(rs, &ms) != WHY_MAX)
 		return rs->since_ns + ms * 1000000u;

@@ -46,6 +46,10 @@
  * for nobody.  An unknown subcommand is treated alike where the others of its
  * command travel, but for those of CLUSTER.
  *
+ * A command that Redis leaves unanswered for command_timeout is answered here by
+ * an error, and its reply dropped when it comes; if a part of it has come, or it
+ * is on a connection of its own, the client is closed instead.
+ *
  * Passwords are compared with the text in the configuration.  A user whose
  * password is stored as a SCRAM verifier or an MD5 hash cannot log in here:
  * checking it would cost a worker milliseconds a try.

@@ -203,6 +203,7 @@ every_key_ends_up_in_its_field(void **state)
 	    "sslrootcert = /ca2.pem\n"
 	    "connections = 15\n"
 	    "dedicated_connections = 16\n"
+	    "command_timeout = 150ms\n"
 	    "profile = dedicated\n"
 	    "health_check = passive\n"
 	    "health_interval = 17\n");
@@ -249,6 +250,7 @@ every_key_ends_up_in_its_field(void **state)
 	assert_string_equal(r->sslrootcert, "/ca2.pem");
 	assert_int_equal(r->connections, 15);
 	assert_int_equal(r->dedicated_connections, 16);
+	assert_int_equal(r->command_timeout_ms, 150);
 	assert_int_equal(r->profile, PROFILE_DEDICATED);
 	assert_int_equal(r->health_check, HEALTH_PASSIVE);
 	assert_int_equal(r->health_interval_ms, 17000);

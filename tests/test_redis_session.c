@@ -664,6 +664,90 @@ sends_the_next_of_who_hears_huge_replies_apart(void **state)
 	hears(c, ":2\r\n");
 }
 
+/* ---- what is not answered ----------------------------------------------- */
+
+static void
+waits_for(unsigned ms)
+{
+	rig.weir.snapshot->conf->redis[0].command_timeout_ms = ms;
+}
+
+#define OVERDUE "-ERR weir: command_timeout\r\n"
+
+static void
+tells_who_waits_too_long_and_drops_what_comes_late(void **state)
+{
+	int a = client(0), b = client(1), up;
+
+	(void)state;
+	waits_for(100);
+	says(a, GET_K "PING\r\n" GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K GET_K);
+	hears(a, OVERDUE "+PONG\r\n" OVERDUE);
+	waits_for(0);
+	says(b, GET_K);
+	says(a, GET_K GET_K);
+	hears(up, GET_K GET_K GET_K);
+	says(up, ":1\r\n:2\r\n:3\r\n");
+	hears(b, ":3\r\n");
+	hears_nothing(a);
+	says(up, ":4\r\n:5\r\n");
+	hears(a, ":4\r\n:5\r\n");
+	hears_nothing(b);
+}
+
+static void
+closes_who_has_heard_a_part_of_a_reply_that_stops(void **state)
+{
+	int a = client(0), b = client(1), up;
+
+	(void)state;
+	waits_for(100);
+	says(a, GET_K);
+	up = upstream(0, AUTH PING);
+	hears(up, GET_K);
+	says(up, "$10\r\n12345");
+	hears(a, "$10\r\n12345");
+	hears_the_end(a);
+	waits_for(0);
+	says(b, GET_K);
+	hears(up, GET_K);
+	says(up, "67890\r\n:1\r\n");
+	hears(b, ":1\r\n");
+}
+
+static void
+closes_who_is_not_answered_on_a_connection_of_its_own(void **state)
+{
+	int a = client(0), up;
+
+	(void)state;
+	waits_for(100);
+	says(a, "MULTI\r\n");
+	up = upstream(0, AUTH CLIENT_ID PING);
+	hears(up, "*1\r\n$5\r\nMULTI\r\n");
+	hears_the_end(a);
+	hears_the_end(up);
+}
+
+static void
+lets_who_has_asked_to_wait_do_so(void **state)
+{
+	const char *ask = "*3\r\n$5\r\nBLPOP\r\n$1\r\nk\r\n$1\r\n0\r\n";
+	int a = client(0), up;
+
+	(void)state;
+	waits_for(50);
+	says(a, ask);
+	up = upstream(0, AUTH CLIENT_ID PING);
+	hears(up, ask);
+	later(300);
+	hears_nothing(a);
+	says(up, "*-1\r\n");
+	hears(a, "*-1\r\n");
+}
+
 int
 main(void)
 {
@@ -697,6 +781,10 @@ main(void)
 		T(waits_no_longer_for_a_second_that_is_refused),
 		T(loses_what_went_over_one_and_nothing_else),
 		T(sends_the_next_of_who_hears_huge_replies_apart),
+		T(tells_who_waits_too_long_and_drops_what_comes_late),
+		T(closes_who_has_heard_a_part_of_a_reply_that_stops),
+		T(closes_who_is_not_answered_on_a_connection_of_its_own),
+		T(lets_who_has_asked_to_wait_do_so),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,8 @@ Method: one client reads a huge reply piece by piece, and behind each piece
         others get something done, or it could not go on.
 """
 import contextlib
+import select
+import socket
 
 import pytest
 
@@ -76,3 +78,74 @@ def test_there_are_never_more_connections_for_it_than_configured(weir, workers, 
             assert r.replies(1 + (i + n) % 2) == [[], None][:1 + (i + n) % 2]
     assert 1 <= most <= 3
     wait_for(lambda: len({c["id"] for c in rd.clients()} - before) <= 3, 5, "three")
+
+
+# What is not answered.
+
+@pytest.fixture
+def paused(rd):
+    """A Redis that answers no writes, and whoever stands behind one, for now."""
+    with contextlib.closing(rd.connect()) as r:
+        assert r.execute_command("CLIENT PAUSE 60000 WRITE")
+        yield lambda: r.execute_command("CLIENT UNPAUSE")
+        r.execute_command("CLIENT UNPAUSE")
+
+
+def test_who_is_not_answered_in_time_is_told_so_and_hears_no_late_reply(weir, workers, paused):
+    w = weir({"redis main": {"command_timeout": "0.5"}}, workers)
+    clients = [w.resp() for _ in range(2 * workers)]
+    for n, r in enumerate(clients):
+        r.send(encode("SET", "late", "late"), encode("PING"), encode("INCRBY", "n%d" % n, 1000))
+    for r in clients:
+        assert r.replies(3) == ["ERR weir: command_timeout", "PONG", "ERR weir: command_timeout"]
+    assert w.metric("redis_commands_overdue_total") == 2 * len(clients)
+    paused()
+    # Then there is no reply that belongs to anything before.
+    for n, r in enumerate(clients):
+        name = "own%d" % n
+        wait_for(lambda: r.ask("SET", name, name) == "OK", 20, "an answer in time")
+        for i in range(20):
+            assert r.ask("ECHO", name) == name.encode()
+            assert r.ask("GET", name) == name.encode()
+        assert r.ask("GETDEL", "n%d" % n) == b"1000", "it was run once, if late"
+        assert r.ask("DEL", name) == 1
+
+
+def test_query_timeout_closes_who_waits_and_leaves_the_others_their_replies(weir, workers, paused):
+    w = weir({"weir": {"query_timeout": 1}}, workers)
+    neighbours = [w.resp() for _ in range(2 * workers)]
+    clients = [w.resp() for _ in range(2 * workers)]
+    for r in clients:
+        r.send(encode("SET", "late", "late"))
+    for r in clients:
+        assert r.until_closed() == b""
+    paused()
+    for n, r in enumerate(neighbours):
+        assert [r.ask("SET", "own", n), r.ask("GET", "own")] == ["OK", b"%d" % n]
+
+
+def test_a_redis_that_takes_no_login_is_told_of_in_server_connect_timeout(weir, workers):
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as mute:
+        url = "redis://127.0.0.1:%d/0" % mute.getsockname()[1]
+        w = weir({"redis main": {"url": url}, "weir": {"server_connect_timeout": 1}}, workers)
+        for asked in [["GET", "k"], ["MULTI"]]:
+            r = w.resp()
+            r.send(encode(*asked))
+            assert b"server_connect_timeout" in r.until_closed() if asked == ["MULTI"] \
+                else "server_connect_timeout" in r.reply()
+
+
+def test_client_idle_timeout_closes_who_is_silent_without_a_word(weir, workers):
+    w = weir({"weir": {"client_idle_timeout": 1}}, workers)
+    silent, talking = w.resp(), w.resp()
+    silent.sock.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        silent.reply()
+    end = silent.sock.fileno()
+
+    def gone():
+        assert talking.ask("PING") == "PONG"
+        return select.select([end], [], [], 0.05)[0]
+    wait_for(gone, 20, "an end to the silence")
+    assert silent.until_closed() == b""
+    assert talking.ask("GET", "none") is None
