@@ -614,7 +614,8 @@ pg_rest(struct lessee *l)
 		ps->bound_wait |= pg_server_binding(l->server);
 		session_rearm(s);
 	}
-	if (buf_len(&s->stream.in) > 0)
+	/* Or its last request was answered by an error of what it held. */
+	if (buf_len(&s->stream.in) > 0 || s->stream.eof)
 		session_wake(s);
 }
 

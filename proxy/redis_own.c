@@ -160,7 +160,9 @@ run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	size_t n;
 
-	if (rs->hold == 0 && rs->s.lessee.server == NULL) {
+	/* Of one that is not heard the others' replies are. */
+	if (rs->hold == 0 && rs->s.lessee.server == NULL &&
+	    (rs->mute == REDIS_LOUD || rs->mute == REDIS_OFF)) {
 		n = whole(rs, NULL);
 		if (n > 0 && !seat_pay_ahead(&rs->s, (unsigned)n + 1))
 			return refuse_whole(rs, n);

@@ -342,7 +342,11 @@ lost(struct lessee *l, enum why why, const char *sqlstate, const char *text)
 static void
 room(struct lessee *l)
 {
-	send_all((struct publisher *)(void *)l);
+	struct publisher *p = (struct publisher *)(void *)l;
+
+	/* One that is lost calls who was queued there a last time. */
+	if (p->lessee.server != NULL)
+		send_all(p);
 }
 
 static void

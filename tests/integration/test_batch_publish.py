@@ -362,16 +362,17 @@ def test_a_line_that_breaks_tells_nothing_twice(weir, rd, pg, relay, listener):
         assert clocks == sorted(clocks, key=int)
 
 
+LOGGED_IN = b"+OK\r\n:1\r\n+PONG\r\n"     # to AUTH, CLIENT ID, PING
 RAVING = {
     "at once": lambda s: s.sendall(b"+OK\r\n" * 100),
     "to the log-in": lambda s: (s.recv(999), s.sendall(b"+OK\r\n" * 100)),
-    "to the message": lambda s: (s.recv(999), s.sendall(b"+OK\r\n+PONG\r\n"), s.recv(9999),
+    "to the message": lambda s: (s.recv(999), s.sendall(LOGGED_IN), s.recv(9999),
                                  s.sendall(b":1\r\n:1\r\n" * 100)),
-    "what is none": lambda s: (s.recv(999), s.sendall(b"+OK\r\n+PONG\r\n"), s.recv(9999),
+    "what is none": lambda s: (s.recv(999), s.sendall(LOGGED_IN), s.recv(9999),
                                s.sendall(b"what?\r\n")),
-    "without an end": lambda s: (s.recv(999), s.sendall(b"+OK\r\n+PONG\r\n"), s.recv(9999),
+    "without an end": lambda s: (s.recv(999), s.sendall(LOGGED_IN), s.recv(9999),
                                  s.sendall(b"-" + b"x" * (1 << 20))),
-    "an array of it": lambda s: (s.recv(999), s.sendall(b"+OK\r\n+PONG\r\n"), s.recv(9999),
+    "an array of it": lambda s: (s.recv(999), s.sendall(LOGGED_IN), s.recv(9999),
                                  s.sendall(b"*2\r\n:1\r\n-NO\r\n")),
 }
 
@@ -395,6 +396,33 @@ def test_a_redis_that_says_what_nobody_asked_fails_no_write(weir, rd, how):
         assert tags(wire.run(op(1, i))) == ["INSERT 0 1"]
     assert told(w) + told(w, "failed") == 20
     assert w.alive()
+    listening.close()
+
+
+def test_a_redis_lost_before_it_could_take_all_fails_no_write(weir, rd):
+    """Its replies are so large that few more are asked for, and then it has none."""
+    listening, asked = socket.create_server(("127.0.0.1", 0)), []
+
+    def serve():
+        with contextlib.suppress(OSError):
+            s = listening.accept()[0]
+            with contextlib.closing(s):
+                s.recv(999)
+                s.sendall(LOGGED_IN)
+                asked.append(s.recv(9999))
+                s.sendall(b"$1000000\r\n" + b"x" * 1000000 + b"\r\n")
+                while s.recv(9999):
+                    pass
+    threading.Thread(target=serve, daemon=True).start()
+    w = behind(weir, listening.getsockname()[1], rd)
+    wire = w.wire("acme_app")
+    for n in (1, 60):
+        wire.send(*[op(n % 2, i) for i in range(n)])
+        for _ in range(n):
+            assert tags(wire.until("Z")) == ["INSERT 0 1"]
+    assert b"PUBLISH" in asked[0]
+    assert told(w) + told(w, "failed") == 61 and told(w, "failed") > 16
+    assert tags(wire.run(op(2, 1))) == ["INSERT 0 1"]
     listening.close()
 
 

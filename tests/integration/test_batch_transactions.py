@@ -540,6 +540,18 @@ def test_who_closes_its_side_only_hears_what_it_asked_for(weir, pg):
     assert count(pg) == 2
 
 
+def test_who_closes_its_side_before_an_error_of_what_is_held_keeps_no_server(proxy, pg):
+    """That was the answer to all it had asked: nothing is left to wait for."""
+    import socket
+    db, wire = pg.connect(), proxy.wire("acme_app")
+    db.cursor().execute("SELECT pg_advisory_lock(7700)")
+    wire.send(BEGIN, op(1, -1, '{"lock": 7700}'), COUNT)
+    wire.sock.shutdown(socket.SHUT_WR)
+    at_work(pg, "advisory")
+    db.close()
+    assert kinds(wire.until_closed()) == "CZ12nCZEZ"
+
+
 # Real drivers, in their own transactions.
 
 

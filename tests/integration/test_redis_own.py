@@ -94,6 +94,9 @@ def test_silence_is_kept_for_whom_asked_for_it(proxy, rd):
                 "ECHO z", "CLIENT REPLY SKIP", "PING", "PING y", "CLIENT REPLY SKIP",
                 "CLIENT REPLY SKIP", "GET r", "ECHO end")])
             assert r.replies(5) == ["OK", b"2", b"z", b"y", b"end"]
+            r.send(*[encode(*c.split()) for c in (
+                "CLIENT REPLY SKIP", "MULTI", "SET r 3", "EXEC", "ECHO end")])
+            assert r.replies(3) == ["QUEUED", ["OK"], b"end"]
 
 
 def test_invalidations_reach_who_tracks_and_nobody_else(proxy):
