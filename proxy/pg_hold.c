@@ -17,11 +17,20 @@
 
 /* ---- holding ---------------------------------------------------------- */
 
+static bool
+is_wanted(const struct conf *c)
+{
+	for (size_t i = 0; i < c->batch_n; i++)
+		if (c->batch[i].transactions)
+			return true;
+	return false;
+}
+
 bool
 pg_hold_may(const struct pg_session *ps)
 {
-	return ps->s.lessee.server == NULL && pg_local_is_plain(ps) &&
-	       !pg_switch_is_away(ps);
+	return pg_local_is_plain(ps) && ps->s.lessee.server == NULL &&
+	       !pg_switch_is_away(ps) && is_wanted(ps->s.snapshot->conf);
 }
 
 /* What is told of an INSERT that nobody has run. */

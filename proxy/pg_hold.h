@@ -28,7 +28,8 @@
 #include "proxy/pg_batch.h"
 #include "proxy/pg_session.h"
 
-/* Is this a transaction of which nothing, or only what is held, was asked? */
+/* Is this a transaction of which nothing, or only what is held, was asked, and
+ * may a section's rows be held? */
 bool pg_hold_may(const struct pg_session *);
 /* These, with what is held before them: within the bounds, and by one lane? */
 bool pg_hold_fits(const struct pg_session *, const struct op *);
