@@ -7,6 +7,7 @@
 #include "pool/budget.h"
 
 enum {
+	SPARES_MAX = 16,
 	STEPS_MAX = 256, /* organizations looked at to count who wants */
 	CHOICE = 16      /* and to choose the next */
 };
@@ -113,15 +114,31 @@ held_leave(struct fair_queue *q)
 static struct fair_queue *
 queue_open(struct fair *f, const void *key)
 {
-	struct fair_queue *q = calloc(1, sizeof(*q));
+	struct fair_queue *q = f->spare;
 
-	if (q == NULL)
+	if (q != NULL) {
+		f->spare = q->chain;
+		f->spares--;
+	} else if ((q = malloc(sizeof(*q))) == NULL) {
 		abort();
-	q->key = key;
+	}
+	*q = (struct fair_queue){ .key = key };
 	q->tail = &q->head;
 	ring_join(f, q);
 	f->queues++;
 	return q;
+}
+
+static void
+spares_free(struct fair *f)
+{
+	struct fair_queue *q;
+
+	while ((q = f->spare) != NULL) {
+		f->spare = q->chain;
+		free(q);
+	}
+	f->spares = 0;
 }
 
 static void
@@ -135,7 +152,10 @@ queue_close(struct fair *f, struct fair_queue **at)
 		held_leave(q);
 	else
 		ring_leave(f, q);
-	free(q);
+	q->chain = f->spare;
+	f->spare = q;
+	if (++f->spares > SPARES_MAX || f->queues == 1)
+		spares_free(f);
 	if (--f->queues == 0) {
 		free(f->many);
 		f->many = NULL;

@@ -34,6 +34,8 @@ struct fair {
 	struct fair_queue **many;	/* instead, since more waited than that; NULL: not now */
 	unsigned	   buckets;	/* of `many`, a power of two */
 	unsigned	   queues;
+	struct fair_queue *spare;	/* some that were closed, while there are others */
+	unsigned	   spares;
 	struct fair_queue *turn;	/* whose turn it is, in the ring */
 	unsigned	   n;		/* waiters in the ring */
 	unsigned	   held;	/* and of those held back */

@@ -237,6 +237,13 @@ pg_server_poison(struct server *v, struct lessee *l, uint32_t arg)
 
 /* ---- settings --------------------------------------------------------- */
 
+/* Does the server know that statement of ours? */
+static bool
+own_is_known(struct server *v, const char *name, unsigned bit)
+{
+	return name[0] != '\0' && pg_server(v)->bind_known & bit;
+}
+
 static void
 own_parse(struct server *v, const char *name, const char *sql, unsigned bit)
 {
@@ -244,13 +251,11 @@ own_parse(struct server *v, const char *name, const char *sql, unsigned bit)
 
 	if (name[0] == '\0')
 		pg->unnamed_owner = 0; /* it takes the client's place */
-	else if (pg->bind_known & bit)
-		return;
+	else
+		pg->bind_known |= (uint16_t)bit;
 	expect(v, NULL, PG_PARSE, LEDGER_SWALLOW, 0, STMT_NONE);
 	if (pg_put(stream_out(&v->stream), 'P', "ssh", name, sql, 0) != 0)
 		abort();
-	if (name[0] != '\0')
-		pg->bind_known |= (uint16_t)bit;
 }
 
 /* What a bind calls its statements: nothing, for who would see them there. */
@@ -260,29 +265,23 @@ bind_name(const struct server *v, const char *name)
 	return v->lessee != NULL && v->lessee->keeps ? "" : name;
 }
 
+/* Bind and Execute. */
 static void
-own_execute(struct server *v)
-{
-	expect(v, NULL, PG_EXECUTE, LEDGER_SWALLOW, 0, STMT_NONE);
-	if (pg_put(stream_out(&v->stream), 'E', "si", "", 0) != 0)
-		abort();
-}
-
-static void
-own_bind(struct server *v, const char *name)
+own_execute(struct server *v, const char *name, const struct slice *value,
+	    unsigned n)
 {
 	expect(v, NULL, PG_BIND, LEDGER_SWALLOW, 0, STMT_NONE);
-	if (pg_put(stream_out(&v->stream), 'B', "sshhh", "", name, 0, 0, 0) !=
-	    0)
+	expect(v, NULL, PG_EXECUTE, LEDGER_SWALLOW, 0, STMT_NONE);
+	if (pg_put_run(stream_out(&v->stream), name, value, n) != 0)
 		abort();
 }
 
 static void
 own_run(struct server *v, const char *name, const char *sql, unsigned bit)
 {
-	own_parse(v, name, sql, bit);
-	own_bind(v, name);
-	own_execute(v);
+	if (!own_is_known(v, name, bit))
+		own_parse(v, name, sql, bit);
+	own_execute(v, name, NULL, 0);
 }
 
 void
@@ -295,8 +294,7 @@ pg_server_begin(struct server *v, const struct stmt *s)
 		own_run(v, "weir_begin", "BEGIN", KNOWN_BEGIN);
 	} else {
 		pg_server_need(v, s);
-		own_bind(v, s->name);
-		own_execute(v);
+		own_execute(v, s->name, NULL, 0);
 	}
 	ledger_at(&v->ledger, v->ledger.n - 1)->arg = OWN_BEGIN;
 	pg->beginning = true;
@@ -315,9 +313,9 @@ enum put {
 	PUT_LOCAL  /* for this transaction */
 };
 
-/* Puts them. */
+/* Has the server parse what puts n of them. */
 static void
-own_set(struct server *v, const struct change *c, unsigned n, enum put how)
+parse_set(struct server *v, const char *name, unsigned n, enum put how)
 {
 	static const char *const put = "%spg_catalog.set_config($%u,$%u,%s)";
 	static const char *const put_unset =
@@ -326,48 +324,46 @@ own_set(struct server *v, const struct change *c, unsigned n, enum put how)
 	    "pg_catalog.lower(name) OPERATOR(pg_catalog.=) "
 	    "pg_catalog.lower($%u)) THEN NULL ELSE "
 	    "pg_catalog.set_config($%u,$%u,false) END";
-	char sql[64 + 320 * BIND_CHUNK] = "SELECT ", text_name[16];
-	const char *name = how != PUT ? "" : bind_name(v, text_name);
-	struct buf *out = stream_out(&v->stream);
-	uint8_t null[4] = { 0xff, 0xff, 0xff, 0xff };
-	struct buf args;
+	char sql[64 + 320 * BIND_CHUNK];
+	size_t at = (size_t)snprintf(sql, sizeof(sql), "SELECT ");
 
-	assert(n > 0 && n <= BIND_CHUNK);
 	for (unsigned i = 0; i < n; i++) {
 		const char *comma = i ? "," : "";
-		size_t at = strlen(sql);
 
 		if (how == PUT_UNSET)
-			snprintf(sql + at, sizeof(sql) - at, put_unset, comma,
-				 2 * i + 1, 2 * i + 1, 2 * i + 2);
+			at += (size_t)snprintf(sql + at, sizeof(sql) - at,
+					       put_unset, comma, 2 * i + 1,
+					       2 * i + 1, 2 * i + 2);
 		else
-			snprintf(sql + at, sizeof(sql) - at, put, comma,
-				 2 * i + 1, 2 * i + 2,
-				 how == PUT_LOCAL ? "true" : "false");
+			at += (size_t)snprintf(
+			    sql + at, sizeof(sql) - at, put, comma, 2 * i + 1,
+			    2 * i + 2, how == PUT_LOCAL ? "true" : "false");
+		assert(at < sizeof(sql));
 	}
-	snprintf(text_name, sizeof(text_name), "weir_set_%u", n);
 	own_parse(v, name, sql, KNOWN_SET << (n - 1));
-	buf_init(&args, 1 << 30);
+}
+
+/* Puts them. */
+static void
+own_set(struct server *v, const struct change *c, unsigned n, enum put how)
+{
+	static const char *const names[BIND_CHUNK] = {
+		"weir_set_1", "weir_set_2", "weir_set_3", "weir_set_4",
+		"weir_set_5", "weir_set_6", "weir_set_7", "weir_set_8"
+	};
+	struct slice value[2 * BIND_CHUNK];
+	const char *name;
+
+	assert(n > 0 && n <= BIND_CHUNK);
+	name = how != PUT ? "" : bind_name(v, names[n - 1]);
+	if (!own_is_known(v, name, KNOWN_SET << (n - 1)))
+		parse_set(v, name, n, how);
 	for (unsigned i = 0; i < n; i++) {
-		const char *text[2] = { c[i].name, c[i].value };
-
-		for (int k = 0; k < 2; k++) {
-			size_t len = text[k] ? strlen(text[k]) : 0;
-			uint8_t word[4] = { (uint8_t)(len >> 24),
-					    (uint8_t)(len >> 16),
-					    (uint8_t)(len >> 8), (uint8_t)len };
-
-			if (buf_put(&args, text[k] ? word : null, 4) != 0 ||
-			    buf_put(&args, text[k], len) != 0)
-				abort();
-		}
+		value[2 * i] = slice_str(c[i].name);
+		value[2 * i + 1] =
+		    c[i].value ? slice_str(c[i].value) : (struct slice){ 0 };
 	}
-	expect(v, NULL, PG_BIND, LEDGER_SWALLOW, 0, STMT_NONE);
-	if (pg_put(out, 'B', "sshhbh", "", name, 0, (int)(2 * n),
-		   slice_of(args.base + args.head, buf_len(&args)), 0) != 0)
-		abort();
-	buf_free(&args);
-	own_execute(v);
+	own_execute(v, name, value, 2 * n);
 }
 
 static const char *

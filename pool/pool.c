@@ -907,6 +907,8 @@ pool_deserves(struct pool *p)
 {
 	struct fair_claim ours;
 
+	if (p->home->budgets->workers == 1)
+		return -1;
 	fair_choose(&p->waiters);
 	ours = fair_claim(&p->waiters);
 	return budget_deserving(p->budget, p->home->worker, &ours,

@@ -118,5 +118,9 @@ int pg_put_bare(struct buf *, const char *fields, ...) __attribute__((warn_unuse
 int pg_put_error(struct buf *, const char *severity, const char *sqlstate,
     const char *message, const char *detail) __attribute__((warn_unused_result));
 int pg_put_ready(struct buf *, char status) __attribute__((warn_unused_result));
+/* Bind of that statement with n values as text (p NULL: null), all its results
+ * as text, and Execute: in one piece.  Values of less than 1 GiB together. */
+int pg_put_run(struct buf *, const char *name, const struct slice *value, unsigned n)
+    __attribute__((warn_unused_result));
 
 #endif

@@ -118,3 +118,45 @@ pg_put_ready(struct buf *b, char status)
 
 	return buf_put(b, message, sizeof(message));
 }
+
+static uint8_t *
+put_value(uint8_t *p, struct slice value)
+{
+	put32(p, value.p ? (uint32_t)value.n : UINT32_MAX);
+	if (value.p != NULL && value.n > 0)
+		memcpy(p + 4, value.p, value.n);
+	return p + 4 + (value.p ? value.n : 0);
+}
+
+int
+pg_put_run(struct buf *b, const char *name, const struct slice *value,
+	   unsigned n)
+{
+	static const uint8_t execute[10] = { 'E', 0, 0, 0, 9 };
+	size_t name_n = strlen(name) + 1, size = 4 + 1 + name_n + 2 + 2 + 2;
+	uint8_t *start, *p;
+
+	assert(n <= UINT16_MAX);
+	for (unsigned i = 0; i < n; i++)
+		size += 4 + (value[i].p ? value[i].n : 0);
+	assert(size < 1u << 31);
+	if ((start = buf_reserve(b, 1 + size + sizeof(execute))) == NULL)
+		return -1;
+	p = start;
+	*p++ = 'B';
+	put32(p, (uint32_t)size);
+	p[4] = 0; /* the portal without a name */
+	memcpy(p + 5, name, name_n);
+	p += 5 + name_n;
+	put16(p, 0); /* formats: all are text */
+	put16(p + 2, n);
+	p += 4;
+	for (unsigned i = 0; i < n; i++)
+		p = put_value(p, value[i]);
+	put16(p, 0);
+	p += 2;
+	memcpy(p, execute, sizeof(execute));
+	assert((size_t)(p - start) == 1 + size);
+	buf_commit(b, 1 + size + sizeof(execute));
+	return 0;
+}

@@ -131,6 +131,26 @@ appends_nothing_where_a_message_does_not_fit(void **state)
 	assert_null(b.base);
 }
 
+static void
+writes_what_runs_a_statement_with_its_values(void **state)
+{
+	struct slice value[3] = { slice_of("a\0", 2), { 0 }, slice_of("", 0) };
+	struct buf b;
+
+	(void)state;
+	buf_init(&b, 60);
+	assert_int_equal(pg_put_run(&b, "x", NULL, 0), 0);
+	HOLDS(&b, "B\0\0\0\x0d\0x\0\0\0\0\0\0\0"
+		  "E\0\0\0\x09\0\0\0\0\0");
+	assert_int_equal(pg_put_run(&b, "", value, 3), 0);
+	HOLDS(&b, "B\0\0\0\x1a\0\0\0\0\0\3\0\0\0\2a\0\xff\xff\xff\xff"
+		  "\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0");
+	value[0].n = 30;
+	assert_int_equal(pg_put_run(&b, "too much", value, 1), -1);
+	assert_int_equal(buf_len(&b), 0);
+	buf_free(&b);
+}
+
 int
 main(void)
 {
@@ -140,6 +160,7 @@ main(void)
 		cmocka_unit_test(appends_behind_what_is_there),
 		cmocka_unit_test(writes_an_error_in_the_order_of_postgres),
 		cmocka_unit_test(what_it_writes_can_be_read),
+		cmocka_unit_test(writes_what_runs_a_statement_with_its_values),
 		cmocka_unit_test(appends_nothing_where_a_message_does_not_fit),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
