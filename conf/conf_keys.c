@@ -210,7 +210,7 @@ static const struct conf_row rows[] = {
 	{ KIND_BATCH, "max_bytes", T_SIZE, 1 << 10, 8 << 20, .def = "256kB", .off = B(max_bytes) },
 	{ KIND_BATCH, "max_delay_ms", T_UINT, 0, 1000, .def = "0", .off = B(max_delay_ms) },
 	{ KIND_BATCH, "in_flight", T_UINT, 1, 64, .def = "1", .off = B(in_flight) },
-	{ KIND_BATCH, "merge", T_BOOL, .def = "off", .off = B(merge), .later = "*" },
+	{ KIND_BATCH, "merge", T_BOOL, .def = "off", .off = B(merge) },
 	{ KIND_BATCH, "functions", T_LIST, .off = B(functions), .aux = B(functions_n) },
 	{ KIND_BATCH, "transactions", T_BOOL, .def = "off", .off = B(transactions) },
 	{ KIND_BATCH, "publish", T_TEXT, ANY_TEXT, .off = B(publish) },

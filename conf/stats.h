@@ -68,6 +68,7 @@ struct buf;
 	X(BATCH_OPS,	   "batch_operations_total", "", COUNTER, "requests that went by a batch") \
 	X(BATCH_RUNS,	   "batch_commits_total", "", COUNTER, "times operations of a batch were sent for one commit") \
 	X(BATCH_REPLAYED,  "batch_replayed_total", "", COUNTER, "operations run again because another one failed, or a server was lost in time") \
+	X(BATCH_MERGED,	   "batch_merged_total", "", COUNTER, "operations sent as a statement with others") \
 	X(BATCH_FAILED,	   "batch_failed_total", "", COUNTER, "operations answered with an error") \
 	X(BATCH_HELD,	   "batch_transactions_total", "", COUNTER, "transactions of held INSERTs that were committed as one operation") \
 	X(BATCH_MIXED,	   "batch_transactions_mixed_total", "", COUNTER, "transactions whose held INSERTs were run on a server of their own, because something else followed") \

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "pool/pg_server.h"
+#include "protocol/insert_many.h"
 #include "protocol/pg.h"
 #include "proxy/pg_op.h"
 #include "proxy/pg_session.h"
@@ -19,6 +20,9 @@
 /* A server that is kept from one commit to the next goes back to its pool after
  * so many, where its age is looked at. */
 enum { BUCKETS = 256, KEEP_MAX = 100 };
+
+/* Rows that are not merged behind a failure of those that were. */
+enum { MERGE_REST = 1000 };
 
 /* Answers owed for a row at most: three Closes make room, then Parse, Bind,
  * Describe, Execute. */
@@ -550,6 +554,150 @@ send_part(struct pg_batch *b, const struct op *op, const struct op_part *part,
 		abort();
 }
 
+static void
+send_op(struct pg_batch *b, const struct op *op)
+{
+	for (unsigned i = 0; i < op->parts; i++)
+		send_part(b, op, &op->part[i], i + 1 == op->parts);
+}
+
+/* ---- rows of one shape ------------------------------------------------ */
+
+static struct slice
+body_of(const struct op *op)
+{
+	return slice_of(op->bytes + op->part[0].body, op->part[0].body_n);
+}
+
+static bool
+may_merge(const struct pg_batch *b, const struct op *op, struct slice body)
+{
+	return op->form == OP_EXTENDED && op->parts == 1 && !op->alone &&
+	       !op->verbatim && same_terms(op->terms, b->terms) &&
+	       body_of(op).n == body.n &&
+	       memcmp(body_of(op).p, body.p, body.n) == 0;
+}
+
+/* So many of those waiting, a power of 2, go as one statement; 1: none do. */
+static unsigned
+group_of(struct pg_batch *b)
+{
+	const struct conf_batch *c = b->terms->batch;
+	const struct op *op = b->waiting.head;
+	struct slice body = body_of(op);
+	size_t bytes = b->run.bytes + op->cost;
+	unsigned n = 1, group = 1;
+
+	if (!c->merge || b->waiting.n < 2 || !may_merge(b, op, body) ||
+	    !pg_text_merges(b->worker, body))
+		return 1;
+	for (op = op->next;
+	     op != NULL && n < INSERT_MANY && b->run.rows + n < c->max_ops &&
+	     bytes < c->max_bytes && may_merge(b, op, body);
+	     op = op->next) {
+		bytes += op->cost;
+		n++;
+	}
+	while (2 * group <= n)
+		group *= 2;
+	return group;
+}
+
+static void
+send_group(struct pg_batch *b, const struct op *first)
+{
+	struct buf *out = stream_out(&b->server->stream), args;
+	struct slice arg[INSERT_MANY], all, body = body_of(first);
+	const struct insert *in = pg_text_find(b->worker, body)->insert;
+	const struct stmt *stmt = pg_text_many(b->worker, body, first->group);
+	const struct op *op = first;
+
+	for (unsigned i = 0; i < first->group; i++, op = op->next)
+		arg[i] =
+		    slice_of(op->bytes + op->part[0].args, op->part[0].args_n);
+	buf_init(&args, INSERT_MANY_MAX);
+	if (insert_put_args(&args, arg, first->group, in->params) != 0)
+		abort();
+	all.p = buf_peek(&args, &all.n);
+	pg_server_need(b->server, stmt);
+	expect(b, PG_BIND, 1);
+	if (pg_put(out, 'B', "ssb", "", stmt->name, all) != 0)
+		abort();
+	buf_free(&args);
+	expect(b, PG_EXECUTE, 1);
+	if (pg_put(out, 'E', "si", "", 0) != 0)
+		abort();
+	stats_add(&b->worker->stats, STAT_BATCH_MERGED, first->group);
+}
+
+/* Does its tag say that there is a row of each? */
+static bool
+is_whole(const struct op *first)
+{
+	struct pg_frame f;
+	char want[32];
+	size_t n;
+	const uint8_t *p = buf_peek(&first->reply, &n);
+
+	snprintf(want, sizeof(want), "INSERT 0 %u", first->group);
+	for (; pg_frame_next(&f, p, n) > 0 && f.size <= n;
+	     p += f.size, n -= f.size) {
+		struct pg_reader r =
+		    pg_reader(p + PG_HEADER, f.size - PG_HEADER);
+
+		if (f.type == 'C')
+			return slice_is(pg_read_str(&r), want);
+	}
+	return false;
+}
+
+/* What it would have heard alone. */
+static void
+put_alone(struct op *op)
+{
+	int bad = 0;
+
+	if (op->part[0].parse)
+		bad |= pg_put(&op->reply, '1', "");
+	bad |= pg_put(&op->reply, '2', "");
+	if (op->part[0].describe)
+		bad |= pg_put(&op->reply, 'n', "");
+	bad |= pg_put(&op->reply, 'C', "s", "INSERT 0 1");
+	if (bad != 0)
+		abort();
+}
+
+/* Its statement is done.  Where a trigger or a rule has left a row out, nobody
+ * knows whose. */
+static void
+group_done(struct pg_batch *b)
+{
+	struct op *first = b->at, *op = first;
+	bool whole = is_whole(first);
+
+	buf_truncate(&first->reply, 0);
+	for (unsigned i = 0; i < first->group; i++, op = op->next)
+		if (whole)
+			put_alone(op);
+		else
+			op->why = WHY_OUTCOME_UNKNOWN;
+	if (!whole)
+		pg_text_rest(b->worker, body_of(first), UINT32_MAX);
+	b->executed += first->group;
+	b->at = op;
+}
+
+/* An error of one of them, or of all: each is run by a statement of its own. */
+static void
+part_group(struct pg_batch *b)
+{
+	struct op *op = b->bad;
+
+	for (unsigned i = 0; i < b->bad->group; i++, op = op->next)
+		op->verbatim = true;
+	pg_text_rest(b->worker, body_of(b->bad), MERGE_REST);
+}
+
 /* Of a server, in the process, for ever. */
 static uint64_t
 number(const struct server *v)
@@ -642,6 +790,20 @@ may_join(const struct pg_batch *b, const struct op *op)
 }
 
 static void
+take_along(struct pg_batch *b)
+{
+	struct worker *w = b->worker;
+	struct op *op = queue_take(&b->waiting);
+
+	check_stamp(b, op);
+	stats_observe(&w->stats, STATS_BATCH_WAIT,
+		      (w->streams.now_ns - op->since_ns) / 1000u);
+	buf_truncate(&op->reply, 0); /* of an earlier try */
+	op->group = 0;
+	queue_put(&b->run, op);
+}
+
+static void
 send_run(struct pg_batch *b)
 {
 	struct worker *w = b->worker;
@@ -658,16 +820,17 @@ send_run(struct pg_batch *b)
 		return;
 	}
 	do {
-		struct op *op = queue_take(&b->waiting);
+		unsigned group = group_of(b);
+		struct op *first = b->waiting.head;
 
-		check_stamp(b, op);
-		stats_observe(&w->stats, STATS_BATCH_WAIT,
-			      (w->streams.now_ns - op->since_ns) / 1000u);
-		buf_truncate(&op->reply, 0); /* of an earlier try */
-		queue_put(&b->run, op);
+		for (unsigned i = 0; i < group; i++)
+			take_along(b);
+		first->group = group;
 		b->at = b->run.head; /* what need not be asked is told now */
-		for (unsigned i = 0; i < op->parts; i++)
-			send_part(b, op, &op->part[i], i + 1 == op->parts);
+		if (group > 1)
+			send_group(b, first);
+		else
+			send_op(b, first);
 	} while (b->waiting.n > 0 && !b->run.head->alone &&
 		 may_join(b, b->waiting.head));
 	stats_add(&w->stats, STAT_BATCH_RUNS, 1);
@@ -857,6 +1020,9 @@ message_begins(struct pg_batch *b, uint8_t type)
 	/* What comes with the commit is for whoever is alone in it. */
 	if (op == NULL && b->run.n == 1)
 		op = b->run.head;
+	/* One whose notice it is cannot be told. */
+	if (type == 'N' && op != NULL && op->group > 1)
+		pg_text_rest(b->worker, body_of(op), UINT32_MAX);
 	b->keep = op != NULL && is_for_client(op, type);
 	if (b->keep && op->form == OP_TRANSACTION && buf_len(&op->reply) == 0)
 		op_put_tag(b, op, "BEGIN");
@@ -907,6 +1073,10 @@ settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 		b->stale = true;
 	if (kind != PG_EXECUTE || !done || b->at == NULL)
 		return;
+	if (b->at->group > 1) {
+		group_done(b);
+		return;
+	}
 	if (b->at->form == OP_TRANSACTION)
 		op_put_tag(b, b->at, "COMMIT");
 	if (b->server == NULL)
@@ -924,8 +1094,12 @@ run_again(struct pg_batch *b)
 
 	stats_add(&b->worker->stats, STAT_BATCH_REPLAYED, b->run.n);
 	b->total->replayed += b->run.n;
-	for (op = b->run.head; op != NULL; op = op->next)
-		op->alone |= b->failed && (b->bad == op || b->bad == NULL);
+	if (b->bad != NULL && b->bad->group > 1)
+		part_group(b);
+	else
+		for (op = b->run.head; op != NULL; op = op->next)
+			op->alone |=
+			    b->failed && (b->bad == op || b->bad == NULL);
 	queue_put_back(&b->waiting, &b->run);
 }
 
@@ -967,7 +1141,7 @@ has_news(struct op *op)
 	size_t n;
 	const uint8_t *p = buf_peek(&op->reply, &n);
 
-	if (op->terms->batch->publish == NULL)
+	if (op->terms->batch->publish == NULL || op->why != WHY_MAX)
 		return false;
 	for (; part < op->parts && pg_frame_next(&f, p, n) > 0 && f.size <= n;
 	     p += f.size, n -= f.size) {

@@ -13,6 +13,10 @@
  * it, it alone, and those behind it are then run again in this order, each
  * with a Sync of its own.  A commit that fails is repeated one by one.
  *
+ * With merge = on, rows of one shape that follow each other are one statement
+ * (insert_many.h), and each hears what it would have heard alone.  If that
+ * fails they are run again, each by its own.
+ *
  * A server that is lost before it can have read the Sync, or that has said
  * that it rolled back, has done nothing: the operations are run again on
  * another.  After that nobody can tell, and everyone in it hears 08007.
@@ -108,6 +112,9 @@ struct op {
 	enum op_form	 form;
 	bool		 alone;		/* shares no commit */
 	bool		 renewed;	/* its statements were, once */
+	bool		 verbatim;	/* its row is to be a statement of its own */
+	unsigned	 group;		/* rows of its statement: its own and the next ones'; 0: it is
+					   in that of one before it */
 	uint8_t		 tries;
 	/* How it ended: */
 	bool		 failed;	/* by its own fault: the answer is an error; a

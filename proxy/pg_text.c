@@ -1,7 +1,9 @@
 #include "proxy/pg_text.h"
 
+#include <assert.h>
 #include <string.h>
 
+#include "protocol/insert_many.h"
 #include "protocol/sql.h"
 #include "proxy/worker.h"
 
@@ -39,11 +41,19 @@ forget(struct worker *w, struct pg_text *t)
 {
 	if (t->stmt != NULL)
 		stmt_unref(&w->pools.stmts, &t->stmt);
+	for (unsigned i = 0; i < PG_TEXT_MANY; i++)
+		if (t->many[i] != NULL)
+			stmt_unref(&w->pools.stmts, &t->many[i]);
 	insert_free(&t->insert);
+	t->merges = false;
+	t->rest = 0;
 }
 
-const struct pg_text *
-pg_text_find(struct worker *w, struct slice body)
+static_assert(2u << (PG_TEXT_MANY - 1) == INSERT_MANY,
+	      "one for each power of 2");
+
+static struct pg_text *
+find(struct worker *w, struct slice body)
 {
 	uint64_t hash;
 	struct slice text;
@@ -63,7 +73,55 @@ pg_text_find(struct worker *w, struct slice body)
 	t->stmt = stmt_intern(&w->pools.stmts, body, sql_scan(text));
 	if (t->stmt->flags == 0)
 		t->insert = insert_load(text);
+	t->merges = t->insert != NULL && insert_may_merge(t->insert, body);
 	return t;
+}
+
+const struct pg_text *
+pg_text_find(struct worker *w, struct slice body)
+{
+	return find(w, body);
+}
+
+bool
+pg_text_merges(struct worker *w, struct slice body)
+{
+	struct pg_text *t = find(w, body);
+
+	if (t->rest > 0 && t->rest < UINT32_MAX)
+		t->rest--;
+	return t->merges && t->rest == 0;
+}
+
+void
+pg_text_rest(struct worker *w, struct slice body, unsigned rows)
+{
+	struct pg_text *t = find(w, body);
+
+	if (rows > t->rest)
+		t->rest = rows;
+}
+
+const struct stmt *
+pg_text_many(struct worker *w, struct slice body, unsigned rows)
+{
+	struct pg_text *t = find(w, body);
+	struct stmt **at = &t->many[__builtin_ctz(rows) - 1];
+	struct slice many;
+	struct buf b;
+
+	assert(rows >= 2 && rows <= INSERT_MANY && t->merges);
+	if (*at != NULL && !(*at)->stale)
+		return *at;
+	if (*at != NULL)
+		stmt_unref(&w->pools.stmts, at);
+	buf_init(&b, INSERT_MANY_MAX);
+	if (insert_put_many(&b, t->insert, body, rows) != 0)
+		abort();
+	many.p = buf_peek(&b, &many.n);
+	*at = stmt_intern(&w->pools.stmts, many, 0);
+	buf_free(&b);
+	return *at;
 }
 
 /* Before it is parsed for good: does it speak of such a table at all? */

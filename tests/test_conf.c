@@ -898,8 +898,6 @@ what_is_not_built_is_refused_when_asked_for(void **state)
 		refuses(text, want);
 	}
 	refuses(LEAST "[batch t]\nnope = 1\n", "6: nope: unknown key");
-	refuses(LEAST "[batch t]\nmerge = on\n",
-		"6: merge = on is not supported yet");
 	refuses("[weir]\nproxy_protocol = yes\n",
 		"2: proxy_protocol = yes is not supported yet");
 	refuses(LEAST "[auth]\nauth_query = SELECT 1\n",
@@ -1244,7 +1242,7 @@ a_batch_without_sense_is_refused(void **state)
 	refuses(BATCH "max_delay_ms = 1001\n", "6: max_delay_ms = 1001");
 	refuses(BATCH "in_flight = 0\n", "6: in_flight = 0");
 	refuses(BATCH "order_by =\n", "6: order_by");
-	refuses(BATCH "merge = on\n", "6: merge = on is not supported yet");
+	refuses(BATCH "merge = much\n", "6: merge = much");
 	refuses(BATCH "transactions = maybe\n", "6: transactions = maybe");
 	refuses(BATCH "publish = a\n", "6: publish without an upstream");
 	refuses(BATCH "publish = a:{\n[redis r]\nurl = redis://h\n",
