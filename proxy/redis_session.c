@@ -120,6 +120,7 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 	if (rs->mute != REDIS_LOUD && !redis_own_is_push(rs))
 		return;
 	if (rs->count != NULL) {
+		rs->midway = true;
 		redis_pubsub_hear_numsub(rs, p, n);
 		return;
 	}

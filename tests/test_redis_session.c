@@ -717,6 +717,21 @@ closes_who_has_heard_a_part_of_a_reply_that_stops(void **state)
 	hears(b, ":1\r\n");
 }
 
+/* That is told when all of it is here; then it would be two replies. */
+static void
+closes_who_waits_for_the_rest_of_a_count_of_subscribers(void **state)
+{
+	int a = client(0), up;
+
+	(void)state;
+	waits_for(100);
+	says(a, "PUBSUB NUMSUB c\r\n");
+	up = upstream(0, AUTH PING);
+	hears(up, "*3\r\n$6\r\nPUBSUB\r\n$6\r\nNUMSUB\r\n$1\r\nc\r\n");
+	says(up, "*2\r\n");
+	hears_the_end(a);
+}
+
 static void
 closes_who_is_not_answered_on_a_connection_of_its_own(void **state)
 {
@@ -783,6 +798,7 @@ main(void)
 		T(sends_the_next_of_who_hears_huge_replies_apart),
 		T(tells_who_waits_too_long_and_drops_what_comes_late),
 		T(closes_who_has_heard_a_part_of_a_reply_that_stops),
+		T(closes_who_waits_for_the_rest_of_a_count_of_subscribers),
 		T(closes_who_is_not_answered_on_a_connection_of_its_own),
 		T(lets_who_has_asked_to_wait_do_so),
 	};
