@@ -1081,7 +1081,7 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		poison_refused(ps, no);
 		return;
 	}
-	pg_switch_note(ps, pg_message_text(ps, name), flags);
+	pg_switch_bind(ps, portal, pg_message_text(ps, name), flags);
 	ps->resets |= (flags & SQL_RESETS) != 0;
 	if (portal.n == 0)
 		ps->portal_free = (e != NULL     ? e->stmt->flags
@@ -1199,6 +1199,7 @@ on_execute(struct pg_session *ps, struct feed *f, uint32_t size)
 		return;
 	}
 	note_request(ps);
+	pg_switch_execute(ps, unnamed);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
 	pass_expecting(ps, f, size, PG_EXECUTE);
 }

@@ -34,6 +34,8 @@ struct pg_switch {
 	unsigned marks;
 	enum sql_mark asked; /* on its way to the server, ... */
 	char asked_name[SQL_NAME_MAX];
+	bool bound;  /* but not executed yet, ... */
+	bool late;   /* or one was that may be any time */
 	bool unsure; /* not all marks are known */
 	char *database;
 	struct jwt *jwt;
@@ -95,7 +97,7 @@ forget_marks(struct pg_switch *sw)
 	while (sw->marks > 0)
 		mark_free(&sw->mark[--sw->marks]);
 	sw->asked = SQL_NO_MARK;
-	sw->unsure = false;
+	sw->bound = sw->late = sw->unsure = false;
 }
 
 void
@@ -482,6 +484,42 @@ pg_switch_is_ending(const struct pg_session *ps)
 	return ps->sw != NULL && ps->sw->ending;
 }
 
+static void
+doubt_marks(struct pg_switch *sw)
+{
+	sw->unsure = true;
+	sw->rolled |= sw->inner;
+	sw->late |= sw->bound;
+	sw->bound = false;
+}
+
+void
+pg_switch_bind(struct pg_session *ps, struct slice portal, struct slice text,
+	       unsigned flags)
+{
+	struct pg_switch *sw = ps->sw;
+
+	pg_switch_note(ps, text, flags);
+	if (sw == NULL || !(flags & (SQL_XACT | SQL_MARKS)) ||
+	    sw->asked == SQL_NO_MARK)
+		return;
+	sw->bound = true;
+	if (portal.n > 0)
+		doubt_marks(sw);
+}
+
+void
+pg_switch_execute(struct pg_session *ps, bool unnamed)
+{
+	struct pg_switch *sw = ps->sw;
+
+	if (sw == NULL)
+		return;
+	sw->rolled |= sw->late && sw->inner;
+	if (unnamed)
+		sw->bound = false;
+}
+
 void
 pg_switch_note(struct pg_session *ps, struct slice text, unsigned flags)
 {
@@ -490,6 +528,8 @@ pg_switch_note(struct pg_session *ps, struct slice text, unsigned flags)
 	enum sql_mark mark;
 	unsigned modes;
 
+	if (sw != NULL && sw->bound)
+		doubt_marks(sw);
 	if (sw == NULL || !(flags & (SQL_XACT | SQL_MARKS)))
 		return;
 	if (flags & SQL_XACT && sql_transaction(text, &modes) != SQL_NO_XACT) {
@@ -500,8 +540,7 @@ pg_switch_note(struct pg_session *ps, struct slice text, unsigned flags)
 	/* Two at once: which of them have come to pass is not told. */
 	if (mark == SQL_NO_MARK || name[0] == '\0' ||
 	    sw->asked != SQL_NO_MARK) {
-		sw->unsure = true;
-		sw->rolled |= sw->inner;
+		doubt_marks(sw);
 		return;
 	}
 	sw->asked = mark;
@@ -587,6 +626,8 @@ pg_switch_rest(struct pg_session *ps)
 	if (sw == NULL)
 		return;
 	sw->ending = false;
+	if (sw->bound)
+		doubt_marks(sw);
 	if (server_of(ps)->status == 'I') {
 		forget_marks(sw);
 		return;

@@ -78,6 +78,9 @@ bool pg_switch_may_end(const struct pg_session *, struct slice text, unsigned fl
 /* It goes to the server.  Is the end of the transaction on its way?  Then
  * what follows waits for it. */
 void pg_switch_note(struct pg_session *, struct slice text, unsigned flags);
+/* The same of a Bind; a savepoint is believed if the unnamed portal is executed next. */
+void pg_switch_bind(struct pg_session *, struct slice portal, struct slice text, unsigned flags);
+void pg_switch_execute(struct pg_session *, bool unnamed);
 /* Has the transaction that is open, or owed, chosen one? */
 bool pg_switch_is_away(const struct pg_session *);
 bool pg_switch_is_ending(const struct pg_session *);

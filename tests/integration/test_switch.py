@@ -599,6 +599,38 @@ def test_savepoints_in_one_write_are_not_believed(one_server):
     assert slug_of(svc) == "beta"
 
 
+@pytest.mark.parametrize("more", ["", "SELECT 1"], ids=["that is all", "then another"])
+@pytest.mark.parametrize("portal", ["", "p"])
+@pytest.mark.parametrize("text", ["SAVEPOINT s", "ROLLBACK TO s"])
+def test_a_savepoint_that_is_bound_and_not_executed_is_not_believed(
+        one_server, text, portal, more):
+    svc = login(one_server, "svc.beta")
+    begun(svc, "SAVEPOINT s", "SET LOCAL weir.organization = acme")
+    asked = pgwire.parse(text) + pgwire.bind(portal=portal)
+    if more:
+        asked += pgwire.parse(more) + pgwire.bind() + pgwire.execute()
+    assert not pgwire.errors(svc.run(asked + pgwire.sync()))
+    assert slug_of(svc) == "acme"
+    svc.rows(pgwire.query("ROLLBACK TO s"))
+    assert slug_of(svc) == "beta"
+    # What is not known is refused, and not said to be done.
+    reply = svc.run(pgwire.query("SET LOCAL weir.organization = acme"))
+    assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+    svc.rows(pgwire.query("ROLLBACK"))
+    assert slug_of(svc) == "beta"
+
+
+def test_a_rollback_to_a_savepoint_that_was_bound_long_ago_is_no_riddle(one_server):
+    svc = login(one_server, "svc.beta")
+    begun(svc, "SAVEPOINT s")
+    svc.run(pgwire.parse("ROLLBACK TO s") + pgwire.bind(portal="p") + pgwire.sync())
+    svc.rows(pgwire.query("SET LOCAL weir.organization = acme"))
+    svc.run(pgwire.execute("p") + pgwire.sync())
+    assert slug_of(svc) == "beta"
+    reply = svc.run(pgwire.query("SET LOCAL weir.organization = acme"))
+    assert [e["C"] for e in pgwire.errors(reply)] == ["0A000"]
+
+
 def test_more_savepoints_than_are_followed(one_server):
     svc = login(one_server, "svc.beta")
     begun(svc)
