@@ -117,6 +117,7 @@ struct conf_redis {		/* [redis NAME]: an upstream */
 	unsigned	  port;
 	struct conf_host *hosts;	/* all of them: Sentinels, or one; never port 0 after load */
 	size_t		  hosts_n;	/* 1 to CONF_HOSTS_MAX */
+	bool		  cluster;	/* they are nodes of a cluster */
 	char		 *sentinel;	/* what they call the master; NULL: they are no Sentinels */
 	char		 *sentinel_user, *sentinel_password;	/* of the log-in there; NULL: none */
 	char		 *user;		/* NULL: none */

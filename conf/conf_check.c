@@ -214,10 +214,19 @@ check_redis_hosts(struct conf *c, struct conf_errors *e, struct conf_redis *r)
 			r->hosts[i].port = r->sentinel ? 26379 : 6379;
 	if (r->hosts_n > 0)
 		r->port = r->hosts[0].port;
-	if (r->hosts_n > 1 && r->sentinel == NULL)
+	if (r->hosts_n > 1 && r->sentinel == NULL && !r->cluster)
 		ERROR(c, e, conf_line(c, &r->url),
 		      "[redis %s]: several hosts in the url, expected one, or "
-		      "a sentinel",
+		      "a sentinel, or cluster = on",
+		      r->name);
+	if (r->cluster && r->sentinel != NULL)
+		ERROR(c, e, conf_line(c, &r->cluster),
+		      "[redis %s]: cluster and sentinel, expected one of them",
+		      r->name);
+	if (r->cluster && r->db != 0)
+		ERROR(c, e, conf_line(c, &r->url),
+		      "[redis %s]: a cluster has no db but 0, expected no "
+		      "other in the url",
 		      r->name);
 	if (r->sentinel != NULL && strpbrk(r->sentinel, " \t\"'"))
 		ERROR(c, e, conf_line(c, &r->sentinel),

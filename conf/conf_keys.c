@@ -154,6 +154,7 @@ static const struct conf_row rows[] = {
 	{ KIND_POSTGRES, "rls_column", T_TEXT, 1, ID_MAX, .def = "organization_id", .off = P(rls_column) },
 
 	{ KIND_REDIS, "url", T_URL, .off = R(url), .secret = true },
+	{ KIND_REDIS, "cluster", T_BOOL, .def = "off", .off = R(cluster) },
 	{ KIND_REDIS, "sentinel", T_TEXT, 1, 255, .off = R(sentinel) },
 	{ KIND_REDIS, "sentinel_user", T_TEXT, 1, 255, .off = R(sentinel_user) },
 	{ KIND_REDIS, "sentinel_password", T_TEXT, ANY_TEXT, .off = R(sentinel_password), .secret = true },

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "conf/mem.h"
+#include "pool/redis_nodes.h"
 #include "pool/room.h"
 
 /* ---- a worker's share ------------------------------------------------- */
@@ -56,6 +57,7 @@ pool_free(struct pool *p)
 	buf_free(&p->welcome);
 	free(p->key);
 	free(p->dbname);
+	free(p->node);
 	free(p->user);
 	free_secret(p->password);
 	OPENSSL_cleanse(&p->scram, sizeof(p->scram));
@@ -74,6 +76,7 @@ pools_fini(struct pools *home)
 			pool_free(p);
 		}
 	}
+	redis_nodes_fini(home);
 	labels_fini(&home->labels);
 	stmts_fini(&home->stmts);
 }
@@ -251,6 +254,7 @@ pool_origin(const struct pool *p)
 		h = hash_more(hash_more(h, redis->url), redis->sslrootcert);
 		h = hash_more(hash_more(h, redis->sslcert), redis->sslkey);
 		h = hash_more(h, redis->sentinel);
+		h = hash_more(h, redis->cluster ? "cluster" : NULL);
 	}
 	return hash_more(h, numbers);
 }
@@ -280,6 +284,7 @@ pool_make(struct pools *home, const struct pool *like, const char *key)
 	p->cap = cap;
 	snapshot_ref(p->snapshot);
 	p->dbname = mem_copy(like->dbname);
+	p->node = mem_copy(like->node);
 	p->user = mem_copy(like->user);
 	p->password = mem_copy(like->password);
 	buf_init(&p->welcome, BUDGET_WELCOME_MAX);
@@ -418,9 +423,9 @@ pool_find_replication(struct pools *home, struct snapshot *snap,
 static struct pool *
 find_redis(struct pools *home, struct snapshot *snap,
 	   const struct conf_redis *up, const char *user, const char *password,
-	   unsigned db, int resp, bool lends)
+	   unsigned db, int resp, bool lends, const char *node, unsigned port)
 {
-	char key[1024];
+	char key[1024], kind[300];
 	struct pool *p, like = { .ops = &redis_server_ops,
 				 .snapshot = snap,
 				 .redis = up,
@@ -428,10 +433,17 @@ find_redis(struct pools *home, struct snapshot *snap,
 				 .password = (char *)(uintptr_t)password,
 				 .db = db,
 				 .resp = resp,
-				 .lends = lends };
+				 .lends = lends,
+				 .node = (char *)(uintptr_t)node,
+				 .node_port = port };
 
-	if (!pool_key(key, sizeof(key), up->name, user ? user : "",
-		      lends ? "redis-dedicated" : "redis",
+	if (node != NULL)
+		snprintf(kind, sizeof(kind), "%s %u %.255s",
+			 lends ? "redis-dedicated" : "redis", port, node);
+	else
+		snprintf(kind, sizeof(kind), "%s",
+			 lends ? "redis-dedicated" : "redis");
+	if (!pool_key(key, sizeof(key), up->name, user ? user : "", kind,
 		      db * 4 + (unsigned)resp))
 		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)
@@ -444,7 +456,8 @@ pool_find_redis(struct pools *home, struct snapshot *snap,
 		const struct conf_redis *up, const char *user,
 		const char *password, unsigned db, int resp)
 {
-	return find_redis(home, snap, up, user, password, db, resp, false);
+	return find_redis(home, snap, up, user, password, db, resp, false, NULL,
+			  0);
 }
 
 struct pool *
@@ -452,7 +465,18 @@ pool_find_redis_lent(struct pools *home, struct snapshot *snap,
 		     const struct conf_redis *up, const char *user,
 		     const char *password, unsigned db, int resp)
 {
-	return find_redis(home, snap, up, user, password, db, resp, true);
+	return find_redis(home, snap, up, user, password, db, resp, true, NULL,
+			  0);
+}
+
+struct pool *
+pool_find_redis_node(struct pools *home, struct snapshot *snap,
+		     const struct conf_redis *up, const char *user,
+		     const char *password, int resp, bool lends,
+		     const char *node, unsigned port)
+{
+	return find_redis(home, snap, up, user, password, 0, resp, lends, node,
+			  port);
 }
 
 struct pool *

@@ -89,6 +89,8 @@ struct pool {
 	unsigned		     db;		/* Redis */
 	int			     resp;		/* Redis: 2 or 3 */
 	bool			     lends;		/* Redis: its servers are one lessee's at a time, not shared */
+	char			    *node;	/* Redis: of a cluster, at this port; else NULL */
+	unsigned		     node_port;
 	bool			     subscribes;	/* Redis: its one connection does nothing else */
 	struct budget		    *budget;	/* of the pool, on all workers */
 	struct budget		    *cap;	/* of the upstream */
@@ -128,6 +130,7 @@ struct pools {
 	struct offload	 *cpu, *dns;
 	struct labels	  labels;
 	struct stmts	  stmts;
+	struct redis_nodes *nodes;	/* of the clusters (redis_nodes.h) */
 	struct pool	 *bucket[POOL_BUCKETS];
 	struct pool	 *dirty;
 	struct pool	 *gone;
@@ -172,6 +175,9 @@ struct pool *pool_find_redis(struct pools *, struct snapshot *, const struct con
  * are dedicated_connections of the upstream, shared by all these pools. */
 struct pool *pool_find_redis_lent(struct pools *, struct snapshot *, const struct conf_redis *,
     const char *user, const char *password, unsigned db, int resp);
+/* The same, `lends` or not, of one node of a cluster. */
+struct pool *pool_find_redis_node(struct pools *, struct snapshot *, const struct conf_redis *,
+    const char *user, const char *password, int resp, bool lends, const char *node, unsigned port);
 /*
  * Of one connection, lent exclusively, that subscribes (redis_sub.h); asked
  * for on one worker only.  Its place is one of dedicated_connections, too.

@@ -382,14 +382,21 @@ redis_tell(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n,
 		l->ops->settled(l, REDIS_ANSWERED, 0, true);
 }
 
-/* An error, of which only this one says that a transaction is over. */
+/* An error, of which only these say that a transaction is over: the latter
+ * ones those of a cluster's node. */
 static bool
-is_failure(const uint8_t *p, size_t n)
+is_failure(const struct pool *pool, const uint8_t *p, size_t n)
 {
-	static const char aborted[] = "-EXECABORT";
+	static const char *const over[] = { "-EXECABORT", "-MOVED ",
+					    "-ASK ",      "-CROSSSLOT ",
+					    "-TRYAGAIN ", "-CLUSTERDOWN " };
+	size_t known = pool->node ? sizeof(over) / sizeof(over[0]) : 1;
 
-	return p[0] == '-' && (n < sizeof(aborted) - 1 ||
-			       memcmp(p, aborted, sizeof(aborted) - 1) != 0);
+	for (size_t i = 0; i < known; i++)
+		if (n > strlen(over[i]) &&
+		    memcmp(p, over[i], strlen(over[i])) == 0)
+			return false;
+	return p[0] == '-';
 }
 
 /*
@@ -420,7 +427,7 @@ redis_look(struct redis_server *rv, struct run *r, const uint8_t *p, size_t n)
 	rv->failed = ledger_at(&rv->s.ledger, 0)->kind == JUDGED;
 	if (!rv->failed)
 		return;
-	rv->failed = is_failure(p, n);
+	rv->failed = is_failure(rv->s.pool, p, n);
 	run_flush(r);
 }
 
@@ -554,7 +561,8 @@ redis_server_opened(struct server *v)
 	if (!up->tls || v->stream.ssl != NULL)
 		login_send(redis_server(v));
 	else if (server_start_tls(v, ctx,
-				  up->sentinel ? v->host->name : up->host,
+				  up->sentinel || up->cluster ? v->host->name
+							      : up->host,
 				  up->sslmode == SSLMODE_VERIFY_FULL) != 0)
 		server_close(v, WHY_UPSTREAM_DOWN, NULL, v->stream.error);
 }

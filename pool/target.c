@@ -28,9 +28,11 @@ find_host(struct pool *p, size_t i)
 	/* Until Sentinels have said which it is, their name stands for it. */
 	if (has_sentinels(p))
 		return host_find(all, p->redis->name, p->redis->sentinel, 0);
+	if (p->node != NULL)
+		return host_find(all, p->redis->name, p->node, p->node_port);
 	if (p->redis != NULL)
-		return host_find(all, p->redis->name, p->redis->host,
-				 p->redis->port);
+		return host_find(all, p->redis->name, p->redis->hosts[i].name,
+				 p->redis->hosts[i].port);
 	return host_find(all, p->postgres->name, p->postgres->hosts[i].name,
 			 p->postgres->hosts[i].port);
 }
@@ -39,7 +41,10 @@ int
 targets_init(struct pool *p)
 {
 	struct targets *all = &p->targets;
-	size_t n = p->postgres ? p->postgres->hosts_n : 1;
+	/* Where any node of a cluster will do, those of the url are tried. */
+	size_t n = p->postgres                            ? p->postgres->hosts_n
+		   : p->redis->cluster && p->node == NULL ? p->redis->hosts_n
+							  : 1;
 
 	assert(n > 0 && n <= CONF_HOSTS_MAX);
 	*all = (struct targets){ .n = (unsigned)n };

@@ -436,6 +436,9 @@ run_select(struct redis_session *rs, const struct slice *arg, size_t argc)
 		return redis_say_error(
 		    rs, "ERR value is out of range, value must between "
 			"-2147483648 and 2147483647");
+	if (rs->redis->cluster && db != 0)
+		return redis_say_error(
+		    rs, "ERR SELECT is not allowed in cluster mode");
 	if (db < 0 || db >= databases(rs))
 		return redis_say_error(rs, "ERR DB index is out of range");
 	if (!may_select(rs, db))

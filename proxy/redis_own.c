@@ -12,7 +12,7 @@
 #include <strings.h>
 
 #include "protocol/resp_number.h"
-#include "proxy/redis_session.h"
+#include "proxy/redis_cluster.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -58,6 +58,8 @@ is_plain(struct redis_session *rs, const struct slice *arg, size_t argc)
 			    (row = redis_cmd_sub(cmd, arg, argc)) == NULL))
 		return false;
 	rs->heavy |= cmd->heavy;
+	if (redis_in_cluster(rs) && redis_cluster_bars(row))
+		return false;
 	return redis_cmd_arity_ok(row, argc) &&
 	       redis_cmd_class(cmd, arg, argc) == REDIS_SHARED &&
 	       !redis_local_forbids(rs, row, arg, argc);
@@ -99,8 +101,11 @@ run_whole(struct redis_session *rs, const struct slice *arg, size_t argc,
 	  size_t n)
 {
 	enum redis_did did;
-	struct server *v = redis_share(rs, n + 1, &did);
+	struct server *v;
 
+	if (redis_in_cluster(rs))
+		return redis_cluster_whole(rs, arg, argc, n);
+	v = redis_share(rs, n + 1, &did);
 	rs->more = 0;
 	if (v == NULL)
 		return did;

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "proxy/redis_clients.h"
+#include "proxy/redis_cluster.h"
 #include "proxy/redis_pubsub.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
@@ -38,7 +39,8 @@ redis_say(struct redis_session *rs)
 	}
 	if (redis_is_idle(rs))
 		return stream_out(&rs->s.stream);
-	redis_server_mark(rs->via, rs->last);
+	if (rs->via != NULL) /* in a cluster each is settled alone */
+		redis_server_mark(rs->via, rs->last);
 	rs->held_at = buf_len(&rs->held);
 	if (buf_put(&rs->held, &h, sizeof(h)) != 0)
 		abort(); /* REDIS_HELD_MAX is far below its limit */
@@ -110,6 +112,8 @@ redis_release(struct redis_session *rs)
 static void
 redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 {
+	static const char turned[] =
+	    "-TRYAGAIN weir: the slot has moved to another node\r\n";
 	struct session *s = session_of_lessee(l);
 	struct redis_session *rs = redis_session(s);
 
@@ -123,6 +127,11 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		rs->midway = true;
 		redis_pubsub_hear_numsub(rs, p, n);
 		return;
+	}
+	if (redis_in_cluster(rs) && !rs->midway &&
+	    redis_cluster_turned(rs, p, n)) {
+		p = (const uint8_t *)turned;
+		n = sizeof(turned) - 1;
 	}
 	if (stream_put(&s->stream, p, n) != 0) {
 		session_close(s, WHY_SLOW_READER, NULL, NULL);
@@ -165,7 +174,7 @@ redis_depth(const struct redis_session *rs)
 
 	if (redis_is_idle(rs))
 		return REDIS_FIRST;
-	share = redis_server_share(rs->via);
+	share = rs->via ? redis_server_share(rs->via) : redis_cluster_share(rs);
 	return share < first ? share : first;
 }
 
@@ -189,7 +198,7 @@ redis_weigh(struct redis_session *rs, uint32_t n)
 }
 
 /* Run again what had to stop, if it would get anywhere. */
-static void
+void
 redis_answered(struct redis_session *rs, uint32_t n)
 {
 	assert(n <= rs->sent - rs->answered);
@@ -388,6 +397,7 @@ redis_rehome(struct redis_session *rs)
 		session_enter(&rs->s, SESSION_IDLE);
 	}
 	redis_leave_queue(rs);
+	redis_cluster_rehome(rs);
 	rs->via = NULL;
 	pool_leave(&rs->s.pool);
 	redis_hope(rs);
@@ -525,6 +535,7 @@ redis_lend(struct redis_session *rs, unsigned db, bool goes_on,
 	   enum redis_did *did)
 {
 	struct session *s = &rs->s;
+	const char *none = "too many pools";
 	struct pool *p;
 
 	*did = REDIS_LATER;
@@ -539,11 +550,16 @@ redis_lend(struct redis_session *rs, unsigned db, bool goes_on,
 	if (rs->redis->dedicated_connections == 0)
 		return redis_say_none(rs, goes_on, WHY_UNSUPPORTED,
 				      "dedicated_connections = 0");
-	p = pool_find_redis_lent(&s->worker->pools, s->snapshot, rs->redis,
-				 rs->user, rs->password, db, rs->resp);
+	if (redis_in_cluster(rs))
+		p = redis_cluster_lent(rs, did, &none);
+	else
+		p = pool_find_redis_lent(&s->worker->pools, s->snapshot,
+					 rs->redis, rs->user, rs->password, db,
+					 rs->resp);
+	if (p == NULL && none == NULL)
+		return NULL; /* it waits, or was told */
 	if (p == NULL)
-		return redis_say_none(rs, goes_on, WHY_UPSTREAM_DOWN,
-				      "too many pools");
+		return redis_say_none(rs, goes_on, WHY_UPSTREAM_DOWN, none);
 	s->lessee.mode = LEASE_EXCLUSIVE;
 	if (pool_want(p, &s->lessee)) {
 		redis_borrow(rs, s->lessee.server);
@@ -564,6 +580,8 @@ redis_put(struct redis_session *rs, struct server *v, const struct slice *arg,
 		rs->last = redis_server_pass(v, &rs->s.lessee, rs->bytes);
 	else
 		rs->last = redis_server_send(v, &rs->s.lessee, arg, argc);
+	if (redis_in_cluster(rs))
+		redis_server_mark(v, rs->last);
 	rs->sent++;
 	rs->s.paid -= rs->s.paid > 0;
 	stats_add(&rs->s.worker->stats, STAT_COMMANDS, 1);
@@ -608,6 +626,12 @@ redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 	if (!seat_pay_ahead(s, 1))
 		return redis_say_rate(rs);
+	if (redis_in_cluster(rs) && rs->hold == 0) {
+		if (s->lessee.server != NULL)
+			return REDIS_LATER;
+		rs->via = NULL;
+		return redis_cluster_forward(rs, arg, argc);
+	}
 	if ((v = redis_share(rs, 1, &did)) == NULL)
 		return did;
 	assert(v == s->lessee.server || v->pool == s->pool);
@@ -700,6 +724,8 @@ redis_command(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (rs->s.user == NULL && !row->no_auth)
 		return redis_say_noauth(rs, row);
 	rs->heavy |= row->heavy;
+	if (redis_in_cluster(rs) && redis_cluster_bars(row))
+		return redis_cluster_say_barred(rs, row);
 	rs->ran = row;
 	rs->ran_ns = rs->s.worker->streams.now_ns;
 	if (row->risk != REDIS_SAFE && redis_local_forbids(rs, row, arg, argc))
@@ -845,6 +871,7 @@ redis_catch_up(struct redis_session *rs)
 {
 	struct server *v = rs->slow;
 
+	redis_cluster_read(rs);
 	if (v == NULL || stream_is_high(&rs->s.stream))
 		return;
 	rs->slow = NULL;
@@ -1070,6 +1097,10 @@ redis_patience(const struct redis_session *rs, uint64_t *ms)
 {
 	const struct conf *c = rs->s.snapshot->conf;
 
+	if (redis_cluster_waits(rs)) {
+		*ms = c->query_wait_timeout_ms;
+		return *ms == 0 ? WHY_MAX : WHY_POOL_TIMEOUT;
+	}
 	if (!redis_is_idle(rs))
 		return redis_asked_patience(rs, ms);
 	*ms = c->idle_transaction_timeout_ms;
@@ -1088,6 +1119,10 @@ redis_patience(const struct redis_session *rs, uint64_t *ms)
 static void
 redis_give_up(struct redis_session *rs)
 {
+	if (rs->via == NULL) {
+		redis_cluster_give_up(rs);
+		return;
+	}
 	redis_leave_queue(rs);
 	redis_server_part(rs->via, &rs->s.lessee);
 	while (!redis_is_idle(rs) && !session_is_over(&rs->s)) {
@@ -1135,11 +1170,12 @@ redis_part(struct session *s)
 
 	redis_pubsub_end(rs);
 	redis_leave_queue(rs);
+	redis_cluster_part(rs);
 	redis_clients_part(rs);
 	rs->answered = rs->sent;
 	rs->slow = NULL;
 	buf_free(&rs->held);
-	if (!idle)
+	if (!idle && rs->via != NULL)
 		redis_server_part(rs->via, &s->lessee);
 	if (s->lessee.server != NULL)
 		redis_give_back(rs);
@@ -1155,6 +1191,7 @@ redis_fini(struct session *s)
 
 	assert(redis_is_idle(rs) && rs->slow == NULL);
 	redis_pubsub_fini(rs);
+	redis_cluster_fini(rs);
 	resp_request_free(&rs->request);
 	buf_free(&rs->held);
 	free(rs->name);

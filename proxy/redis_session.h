@@ -116,6 +116,7 @@ struct redis_session {
 	struct redis_roll  *roll;	/* CLIENT LIST, KILL or UNBLOCK: its answer (redis_clients.h) */
 	struct redis_sub   *sub;	/* what it subscribes to (redis_pubsub.h); NULL: it never did */
 	struct redis_count *count;	/* PUBSUB NUMSUB is under way (redis_pubsub.h) */
+	struct redis_cluster *cluster;	/* its commands in one (redis_cluster.h); NULL: none yet */
 	size_t		    more;	/* bytes taken behind the request being run */
 	uint64_t	    since_ns;	/* outstanding: for so long at most; idle: likewise */
 	unsigned	    hold;	/* enum redis_hold, several; 0: none */
@@ -169,6 +170,7 @@ redis_run   redis_forward;
 struct server *redis_lend(struct redis_session *, unsigned db, bool goes_on, enum redis_did *did);
 /* One more on the connection the last is on, or is to go to: its place. */
 uint64_t       redis_put(struct redis_session *, struct server *, const struct slice *arg, size_t argc);
+void	       redis_answered(struct redis_session *, uint32_t n);	/* so many more replies are told */
 /* The shared one, where there is room for n at once; likewise. */
 struct server *redis_share(struct redis_session *, size_t n, enum redis_did *did);
 enum redis_did redis_say_rate(struct redis_session *);

@@ -1,0 +1,1020 @@
+#include "proxy/redis_cluster.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "conf/mem.h"
+#include "pool/redis_nodes.h"
+#include "protocol/redis_slot.h"
+#include "proxy/redis_pubsub.h"
+#include "proxy/worker.h"
+
+struct leg;
+
+/* Requests that are answered one after the other: one, or a transaction. */
+struct ask {
+	struct ask *next;   /* in the client's order */
+	struct ask *behind; /* at its leg, or among the lost */
+	int slot;
+	uint32_t n, got;      /* requests in it, replies to them */
+	uint32_t owes;        /* how many its client waits for; 0: a copy */
+	unsigned hops;        /* so many redirects */
+	enum redis_turn turn; /* of this try */
+	int to;
+	char *name; /* `to` is not listed, but called so */
+	unsigned port;
+	bool whole;  /* nothing of it is told before its end */
+	bool asking; /* ASKING goes in front */
+	bool midway; /* in the middle of a reply */
+	bool broken; /* one will not come */
+	bool done;
+	size_t last_at; /* where its last reply begins in: */
+	struct buf reply;
+	struct buf request;
+	uint32_t *size; /* of each of several requests */
+};
+
+/* What one node is asked for one client. */
+struct leg {
+	struct leg *next;
+	struct lessee lessee;
+	struct redis_cluster *of;
+	int node;
+	struct pool *pool;  /* joined */
+	struct server *via; /* where `sent` are, or in whose queue it is */
+	struct ask *sent, **sent_tail; /* oldest first */
+	struct ask *todo, **todo_tail;
+};
+
+struct redis_cluster {
+	struct redis_session *rs;
+	struct redis_nodes *nodes;
+	struct redis_nodes_wait wait; /* for news of them */
+	struct leg *legs;
+	struct ask *head, **tail;      /* outstanding, oldest first */
+	struct ask *lost, **lost_tail; /* these, until the nodes are known */
+	unsigned version;              /* of the slots by which they went */
+	unsigned turned;               /* so many were redirected */
+	size_t kept, ahead;            /* bytes of requests; of replies */
+	char *bad;                     /* what one of several nodes said */
+	struct server *slow;           /* it waits for our client to read, */
+	struct leg *slow_leg;          /* by this */
+	size_t slow_left;
+};
+
+static const struct lessee_ops leg_ops;
+
+static struct leg *
+leg_of(struct lessee *l)
+{
+	return (struct leg *)(void *)((char *)l - offsetof(struct leg, lessee));
+}
+
+static bool
+is_over(const struct redis_cluster *cl)
+{
+	return session_is_over(&cl->rs->s);
+}
+
+/* ---- asks -------------------------------------------------------------------- */
+
+static struct ask *
+ask_new(struct redis_cluster *cl, int slot)
+{
+	struct buf_spare *spare = &cl->rs->s.worker->streams.spare;
+	struct ask *a = mem_zero(1, sizeof(*a), "a command");
+
+	a->slot = slot;
+	a->owes = 1;
+	a->to = REDIS_NODES_NOBODY;
+	buf_init(&a->request, REDIS_OUT_MAX);
+	buf_init(&a->reply, REDIS_OUT_MAX);
+	a->request.spare = a->reply.spare = spare;
+	return a;
+}
+
+static void
+ask_free(struct redis_cluster *cl, struct ask *a)
+{
+	cl->kept -= buf_len(&a->request);
+	cl->ahead -= buf_len(&a->reply);
+	buf_free(&a->request);
+	buf_free(&a->reply);
+	free(a->name);
+	free(a->size);
+	free(a);
+}
+
+static void
+ask_put(struct redis_cluster *cl, struct ask *a, const struct slice *arg,
+	size_t argc)
+{
+	size_t before = buf_len(&a->request), size;
+
+	if (resp_put_request(&a->request, arg, argc) != 0)
+		abort(); /* a request is smaller than REDIS_OUT_MAX */
+	size = buf_len(&a->request) - before;
+	cl->kept += size;
+	a->size = mem_more(a->size, a->n, sizeof(*a->size));
+	a->size[a->n++] = (uint32_t)size;
+}
+
+/* What it has heard so far does not count. */
+static void
+ask_forget(struct redis_cluster *cl, struct ask *a)
+{
+	cl->ahead -= buf_len(&a->reply);
+	buf_free(&a->reply);
+	a->got = 0;
+	a->midway = a->broken = a->asking = false;
+	a->turn = REDIS_STAYS;
+	free(a->name);
+	a->name = NULL;
+}
+
+/* It ends with this error; of a transaction each command does. */
+static void
+ask_fail(struct redis_cluster *cl, struct ask *a, const char *text)
+{
+	char line[POOL_ERROR_MAX + 64];
+
+	snprintf(line, sizeof(line), "ERR weir: %s", text);
+	ask_forget(cl, a);
+	for (uint32_t i = 0; i < a->n; i++)
+		if (resp_put_error(&a->reply, line) != 0)
+			abort();
+	cl->ahead += buf_len(&a->reply);
+	a->done = true;
+}
+
+static void
+push(struct ask ***tail, struct ask *a)
+{
+	a->behind = NULL;
+	**tail = a;
+	*tail = &a->behind;
+}
+
+static struct ask *
+pull(struct ask **head, struct ask ***tail)
+{
+	struct ask *a = *head;
+
+	if (a != NULL && (*head = a->behind) == NULL)
+		*tail = head;
+	return a;
+}
+
+/* ---- to the client ------------------------------------------------------------- */
+
+/* May close it.  `leg`: whose server says it now, NULL: it was kept. */
+static void
+tell(struct redis_cluster *cl, struct leg *leg, const uint8_t *p, size_t n)
+{
+	struct redis_session *rs = cl->rs;
+	struct session *s = &rs->s;
+
+	if (rs->mute != REDIS_LOUD || n == 0)
+		return;
+	if (stream_put(&s->stream, p, n) != 0) {
+		session_close(s, WHY_SLOW_READER, NULL, NULL);
+		return;
+	}
+	rs->midway = true;
+	if (redis_pubsub_is_on(rs)) {
+		redis_pubsub_is_slow(rs);
+		return;
+	}
+	if (leg != NULL && cl->slow == NULL &&
+	    buf_len(&s->stream.out) > REDIS_SLOW_MAX &&
+	    redis_server_pause(leg->via, &leg->lessee)) {
+		cl->slow = leg->via;
+		cl->slow_leg = leg;
+		cl->slow_left = buf_len(&s->stream.out);
+	}
+}
+
+static void
+tell_kept(struct redis_cluster *cl, struct ask *a)
+{
+	size_t n;
+	const uint8_t *p = buf_peek(&a->reply, &n);
+
+	cl->ahead -= n;
+	tell(cl, NULL, p, n);
+	if (!is_over(cl))
+		buf_free(&a->reply);
+}
+
+/* What is said to one of several copies is only of interest if it is an error. */
+static void
+hear_copy(struct redis_cluster *cl, struct ask *a)
+{
+	size_t n;
+	const uint8_t *p = buf_peek(&a->reply, &n);
+
+	if (cl->bad == NULL && n > 2 && p[0] == '-')
+		cl->bad = mem_text((const char *)p, n);
+}
+
+/* The one that is answered for all of them. */
+static void
+hear_last(struct redis_cluster *cl, struct ask *a)
+{
+	if (cl->bad == NULL)
+		return;
+	cl->ahead -= buf_len(&a->reply);
+	buf_free(&a->reply);
+	if (buf_put(&a->reply, cl->bad, strlen(cl->bad)) != 0)
+		abort();
+	cl->ahead += buf_len(&a->reply);
+	free(cl->bad);
+	cl->bad = NULL;
+}
+
+/* All whose turn it is.  May close the session, and `cl` has nothing then. */
+static void
+deliver(struct redis_cluster *cl)
+{
+	struct ask *a;
+
+	while ((a = cl->head) != NULL) {
+		if (a->owes == 0 && a->done)
+			hear_copy(cl, a);
+		else if (a->done)
+			hear_last(cl, a);
+		if (a->owes > 0 && (a->done || !a->whole)) {
+			tell_kept(cl, a);
+			if (is_over(cl))
+				return;
+		}
+		if (!a->done)
+			return;
+		if ((cl->head = a->next) == NULL)
+			cl->tail = &cl->head;
+		cl->turned -= a->hops > 0;
+		if (a->owes > 0)
+			redis_answered(cl->rs, a->owes);
+		if (is_over(cl)) {
+			a->next = cl->head; /* it goes with the others */
+			cl->head = a;
+			return;
+		}
+		ask_free(cl, a);
+	}
+}
+
+/* ---- sending --------------------------------------------------------------------- */
+
+static void
+leg_put(struct leg *leg)
+{
+	const struct slice asking = slice_str("ASKING");
+	struct ask *a = pull(&leg->todo, &leg->todo_tail);
+	struct slice bytes = { 0 };
+	size_t n;
+	uint64_t place = 0;
+
+	if (a->asking)
+		redis_server_slip(leg->via, &asking, 1);
+	bytes.p = buf_peek(&a->request, &n);
+	for (uint32_t i = 0; i < a->n; i++) {
+		bytes.n = a->size[i];
+		place = redis_server_pass(leg->via, &leg->lessee, bytes);
+		redis_server_mark(leg->via, place);
+		bytes.p += bytes.n;
+	}
+	if (a->n > 1)
+		redis_server_judge(leg->via, place);
+	push(&leg->sent_tail, a);
+}
+
+/* As far as it goes: an op follows where it does not. */
+static void
+leg_run(struct leg *leg)
+{
+	struct lessee *l = &leg->lessee;
+
+	while (leg->todo != NULL) {
+		if (leg->via == NULL) {
+			if (l->waiting != NULL || !pool_want(leg->pool, l))
+				return;
+			leg->via = l->server;
+			l->server = NULL;
+		}
+		if (redis_server_full(leg->via, l) ||
+		    !ledger_has_room(&leg->via->ledger, leg->todo->n + 1)) {
+			redis_server_queue(leg->via, l);
+			return;
+		}
+		leg_put(leg);
+	}
+	if (l->prev != NULL && l->waiting == NULL)
+		redis_server_unqueue(leg->via, l);
+	if (leg->sent == NULL)
+		leg->via = NULL;
+}
+
+static struct leg *
+leg_find(struct redis_cluster *cl, int node)
+{
+	struct redis_session *rs = cl->rs;
+	struct leg *leg = cl->legs;
+	struct pool *p;
+
+	while (leg != NULL && leg->node != node)
+		leg = leg->next;
+	if (leg != NULL)
+		return leg;
+	p = redis_nodes_pool(cl->nodes, node, rs->s.snapshot, rs->redis,
+			     rs->user, rs->password, rs->resp, false);
+	if (p == NULL)
+		return NULL;
+	leg = mem_zero(1, sizeof(*leg), "a leg");
+	leg->lessee = (struct lessee){ .ops = &leg_ops,
+				       .tenant = rs->s.lessee.tenant,
+				       .mode = LEASE_SHARED };
+	leg->of = cl;
+	leg->node = node;
+	leg->pool = p;
+	pool_join(p);
+	leg->sent_tail = &leg->sent;
+	leg->todo_tail = &leg->todo;
+	leg->next = cl->legs;
+	cl->legs = leg;
+	return leg;
+}
+
+static void
+ask_send(struct redis_cluster *cl, struct ask *a, int node)
+{
+	struct leg *leg = node < 0 ? NULL : leg_find(cl, node);
+
+	if (leg == NULL) {
+		ask_fail(cl, a, node < 0 ? "no such node" : "too many pools");
+		return;
+	}
+	push(&leg->todo_tail, a);
+	leg_run(leg);
+}
+
+/* ---- redirects -------------------------------------------------------------------- */
+
+static void
+learn(struct redis_cluster *cl)
+{
+	redis_nodes_doubt(cl->nodes);
+	redis_nodes_wait(cl->nodes, &cl->wait);
+}
+
+/* It is not done: to where it was sent, or to whom is said to be there. */
+static void
+ask_turn(struct redis_cluster *cl, struct ask *a)
+{
+	bool asking = a->turn == REDIS_ASK;
+	int to = a->to;
+
+	cl->turned += a->hops++ == 0;
+	if (!asking)
+		redis_nodes_doubt(cl->nodes);
+	if (a->hops > REDIS_CLUSTER_HOPS) {
+		ask_fail(cl, a, "too many redirects of the cluster");
+	} else if (to == REDIS_NODES_NOBODY) {
+		push(&cl->lost_tail, a);
+		learn(cl);
+	} else {
+		ask_forget(cl, a);
+		a->asking = asking;
+		ask_send(cl, a, to);
+	}
+}
+
+/* News, or none: the lost know their way now or never. */
+static void
+nodes_news(struct redis_nodes_wait *w)
+{
+	struct redis_cluster *cl =
+	    (struct redis_cluster *)(void *)((char *)w -
+					     offsetof(struct redis_cluster,
+						      wait));
+	struct ask *a;
+
+	while ((a = pull(&cl->lost, &cl->lost_tail)) != NULL) {
+		struct redis_place at = { .name = slice_str(a->name),
+					  .port = a->port };
+		bool asking = a->turn == REDIS_ASK;
+		int to = redis_nodes_called(cl->nodes, 0, &at);
+
+		if (to == REDIS_NODES_NOBODY) {
+			ask_fail(cl, a,
+				 "redirected to a node that is not listed");
+			continue;
+		}
+		ask_forget(cl, a);
+		a->asking = asking;
+		ask_send(cl, a, to);
+	}
+	deliver(cl);
+	if (!is_over(cl))
+		session_wake(&cl->rs->s);
+}
+
+/* ---- what a node has for us -------------------------------------------------------- */
+
+/* The first bytes of a reply: does it send us elsewhere?  Only for our slot. */
+static void
+ask_look(struct redis_cluster *cl, struct leg *leg, struct ask *a,
+	 const uint8_t *p, size_t n)
+{
+	struct redis_place at;
+	enum redis_turn turn;
+	unsigned slot;
+
+	a->last_at = buf_len(&a->reply);
+	if (p[0] != '-' || a->slot < 0 || a->turn != REDIS_STAYS)
+		return;
+	turn = redis_where_turn(p, n, &slot, &at);
+	if (turn == REDIS_STAYS || slot != (unsigned)a->slot)
+		return;
+	a->turn = turn;
+	a->to = redis_nodes_called(cl->nodes, leg->node, &at);
+	if (a->to != REDIS_NODES_NOBODY)
+		return;
+	if (at.name.n == 0)
+		at.name = slice_str(cl->nodes->node[leg->node]->name);
+	a->name = mem_text((const char *)at.name.p, at.name.n);
+	a->port = at.port;
+}
+
+static void
+leg_reply(struct lessee *l, const uint8_t *p, size_t n)
+{
+	struct leg *leg = leg_of(l);
+	struct redis_cluster *cl = leg->of;
+	struct ask *a = leg->sent;
+
+	if (is_over(cl))
+		return;
+	assert(a != NULL);
+	if (!a->midway)
+		ask_look(cl, leg, a, p, n);
+	a->midway = true;
+	if (a->turn != REDIS_STAYS && a->n == 1)
+		return;
+	if (a == cl->head && !a->whole) {
+		tell(cl, leg, p, n);
+		return;
+	}
+	if (buf_put(&a->reply, p, n) != 0 ||
+	    (cl->ahead += n) > REDIS_CLUSTER_AHEAD)
+		session_close(&cl->rs->s, WHY_TOO_BIG, NULL,
+			      "too much came before its turn");
+}
+
+/* Of a transaction: was it not run?  EXEC says so. */
+static bool
+ask_is_undone(const struct ask *a)
+{
+	size_t n;
+	const uint8_t *p = buf_peek(&a->reply, &n);
+
+	return a->turn != REDIS_STAYS &&
+	       (a->n == 1 || (n > a->last_at && p[a->last_at] == '-'));
+}
+
+/* Its last reply has come, or will not. */
+static void
+leg_answered(struct leg *leg)
+{
+	struct redis_cluster *cl = leg->of;
+	struct ask *a = leg->sent;
+
+	a->midway = false;
+	if (++a->got < a->n)
+		return;
+	pull(&leg->sent, &leg->sent_tail);
+	if (leg->sent == NULL && leg->todo == NULL)
+		leg->via = NULL;
+	if (a->broken) {
+		ask_fail(cl, a, why_table[WHY_UPSTREAM_LOST].text);
+		redis_nodes_doubt(cl->nodes);
+	} else if (ask_is_undone(a)) {
+		ask_turn(cl, a);
+	} else {
+		a->done = true;
+	}
+	deliver(cl);
+}
+
+static void
+leg_slow(struct redis_cluster *cl, uint32_t seconds)
+{
+	size_t left = buf_len(&cl->rs->s.stream.out);
+
+	if (seconds == 0)
+		cl->slow = NULL;
+	else if (seconds >= REDIS_SLOW_S ||
+		 left + REDIS_SLOW_RATE > cl->slow_left)
+		session_close(&cl->rs->s, WHY_SLOW_READER, NULL, NULL);
+	cl->slow_left = left;
+}
+
+static void
+leg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
+{
+	struct leg *leg = leg_of(l);
+	struct redis_cluster *cl = leg->of;
+
+	(void)done;
+	if (is_over(cl))
+		return;
+	switch ((enum redis_settled)kind) {
+	case REDIS_ANSWERED:
+		assert(arg == 1);
+		leg_answered(leg);
+		break;
+	case REDIS_TORN:
+		/* A part of it may be with the client: no word may follow. */
+		if (leg->sent == cl->head && !leg->sent->whole) {
+			session_close(&cl->rs->s, WHY_UPSTREAM_LOST, NULL,
+				      NULL);
+			break;
+		}
+		leg->sent->broken = true;
+		leg_answered(leg);
+		break;
+	case REDIS_UNANSWERED:
+		leg->sent->broken = true;
+		leg_answered(leg);
+		break;
+	case REDIS_SLOW:
+		leg_slow(cl, arg);
+		break;
+	}
+}
+
+static void
+leg_granted(struct lessee *l, struct server *v)
+{
+	struct leg *leg = leg_of(l);
+
+	assert(l->server == NULL && leg->via == NULL);
+	leg->via = v;
+	leg_run(leg);
+}
+
+/* No connection to it came. */
+static void
+leg_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
+{
+	struct leg *leg = leg_of(l);
+	struct redis_cluster *cl = leg->of;
+	char line[POOL_ERROR_MAX];
+	struct ask *a;
+
+	(void)sqlstate;
+	assert(leg->via == NULL && leg->sent == NULL);
+	snprintf(line, sizeof(line), "%s%s%.900s", why_table[w].text,
+		 text ? ": " : "", text ? text : "");
+	while ((a = pull(&leg->todo, &leg->todo_tail)) != NULL)
+		ask_fail(cl, a, line);
+	redis_nodes_doubt(cl->nodes);
+	deliver(cl);
+}
+
+static void
+leg_room(struct lessee *l)
+{
+	struct leg *leg = leg_of(l);
+
+	if (leg->sent == NULL)
+		leg->via = NULL; /* it may be gone */
+	leg_run(leg);
+}
+
+static void
+leg_rest(struct lessee *l)
+{
+	(void)l;
+	assert(!"a shared server rests with nobody");
+}
+
+static const struct lessee_ops leg_ops = {
+	.granted = leg_granted,
+	.reply = leg_reply,
+	.settled = leg_settled,
+	.rest = leg_rest,
+	.lost = leg_lost,
+	.room = leg_room,
+};
+
+/* ---- one command -------------------------------------------------------------------- */
+
+static struct redis_cluster *
+cluster_of(struct redis_session *rs)
+{
+	struct redis_cluster *cl = rs->cluster;
+
+	if (cl != NULL)
+		return cl;
+	cl = mem_zero(1, sizeof(*cl), "a cluster's client");
+	cl->rs = rs;
+	cl->nodes =
+	    redis_nodes_find(&rs->s.worker->pools, rs->s.snapshot, rs->redis);
+	cl->wait.over = nodes_news;
+	cl->tail = &cl->head;
+	cl->lost_tail = &cl->lost;
+	rs->cluster = cl;
+	return cl;
+}
+
+/*
+ * Are the nodes known, and may the next command go by what is known?  False:
+ * what became of it.
+ */
+static bool
+may_send(struct redis_cluster *cl, enum redis_did *did)
+{
+	struct redis_nodes *all = cl->nodes;
+	struct redis_session *rs = cl->rs;
+	char text[POOL_ERROR_MAX + 64];
+
+	*did = REDIS_LATER;
+	if (!all->known) {
+		redis_nodes_doubt(all);
+		if (all->error[0] == '\0') {
+			redis_nodes_wait(all, &cl->wait);
+			return false;
+		}
+		snprintf(text, sizeof(text), "ERR weir: %s: %s",
+			 why_table[WHY_UPSTREAM_DOWN].text, all->error);
+		*did = redis_say_error(rs, text);
+		return false;
+	}
+	if (cl->head == NULL)
+		cl->version = all->version;
+	/* The replies to what is outstanding wake the session. */
+	return cl->head == NULL ||
+	       (cl->turned == 0 && cl->version == all->version &&
+		cl->kept <= REDIS_CLUSTER_KEPT);
+}
+
+static void
+launch(struct redis_cluster *cl, struct ask *a, int node)
+{
+	struct redis_session *rs = cl->rs;
+
+	if (redis_is_idle(rs))
+		rs->since_ns = rs->s.worker->streams.now_ns;
+	rs->sent += a->owes;
+	rs->s.paid -= rs->s.paid < a->owes ? rs->s.paid : a->owes;
+	if (a->owes > 0)
+		stats_add(&rs->s.worker->stats, STAT_COMMANDS, a->owes);
+	*cl->tail = a;
+	cl->tail = &a->next;
+	ask_send(cl, a, node);
+}
+
+static const struct redis_cmd *
+row_of(const struct slice *arg, size_t argc)
+{
+	const struct redis_cmd *cmd = redis_cmd_find(arg[0]), *sub;
+
+	if (cmd != NULL && cmd->sub_count > 0 &&
+	    (sub = redis_cmd_sub(cmd, arg, argc)) != NULL)
+		return sub;
+	return cmd;
+}
+
+static bool
+is_one_of(const struct redis_cmd *cmd, const char *const *names)
+{
+	for (; *names != NULL; names++)
+		if (strcmp(cmd->name, *names) == 0)
+			return true;
+	return false;
+}
+
+bool
+redis_cluster_bars(const struct redis_cmd *cmd)
+{
+	static const char *const barred[] = { "acl|deluser",
+					      "acl|load",
+					      "acl|save",
+					      "acl|setuser",
+					      "bgrewriteaof",
+					      "bgsave",
+					      "client|caching",
+					      "client|tracking",
+					      "config|resetstat",
+					      "config|rewrite",
+					      "config|set",
+					      "dbsize",
+					      "debug",
+					      "failover",
+					      "function|kill",
+					      "keys",
+					      "lastsave",
+					      "module|load",
+					      "module|loadex",
+					      "module|unload",
+					      "monitor",
+					      "move",
+					      "pubsub|channels",
+					      "pubsub|numpat",
+					      "pubsub|numsub",
+					      "pubsub|shardchannels",
+					      "pubsub|shardnumsub",
+					      "randomkey",
+					      "replicaof",
+					      "save",
+					      "scan",
+					      "script|kill",
+					      "shutdown",
+					      "slaveof",
+					      "ssubscribe",
+					      "sunsubscribe",
+					      "swapdb",
+					      "wait",
+					      NULL };
+
+	return is_one_of(cmd, barred);
+}
+
+static bool
+is_for_all(const struct redis_cmd *cmd)
+{
+	static const char *const all[] = {
+		"flushall",       "flushdb",       "function|delete",
+		"function|flush", "function|load", "function|restore",
+		"script|flush",   "script|load",   NULL
+	};
+
+	return is_one_of(cmd, all);
+}
+
+/* To all masters; the last is the one that is answered. */
+static void
+send_all(struct redis_cluster *cl, const struct slice *arg, size_t argc)
+{
+	int last = REDIS_NODES_NOBODY;
+
+	for (unsigned i = 0; i <= cl->nodes->n; i++) {
+		bool member = i < cl->nodes->n && cl->nodes->node[i]->member;
+		struct ask *a;
+
+		if (last >= 0 && (member || i == cl->nodes->n)) {
+			a = ask_new(cl, REDIS_SLOT_NONE);
+			a->owes = i == cl->nodes->n;
+			a->whole = true;
+			ask_put(cl, a, arg, argc);
+			launch(cl, a, last);
+		}
+		if (member)
+			last = (int)i;
+	}
+	assert(last >= 0);
+}
+
+enum redis_did
+redis_cluster_say_barred(struct redis_session *rs, const struct redis_cmd *cmd)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text),
+		 "ERR weir: %s is not supported with cluster = on: it is about "
+		 "one node",
+		 cmd->name);
+	return redis_reject(rs, text);
+}
+
+enum redis_did
+redis_cluster_forward(struct redis_session *rs, const struct slice *arg,
+		      size_t argc)
+{
+	struct redis_cluster *cl = cluster_of(rs);
+	const struct redis_cmd *cmd = row_of(arg, argc);
+	int slot = redis_slot_of(arg, argc), node;
+	enum redis_did did;
+	struct ask *a;
+
+	if (!may_send(cl, &did))
+		return did;
+	if ((node = redis_nodes_at(cl->nodes, slot)) == REDIS_NODES_NOBODY)
+		return redis_say_error(rs, "ERR weir: no node of the cluster");
+	if (cmd != NULL && is_for_all(cmd)) {
+		send_all(cl, arg, argc);
+	} else {
+		a = ask_new(cl, slot);
+		ask_put(cl, a, arg, argc);
+		launch(cl, a, node);
+	}
+	deliver(cl); /* what has failed at once */
+	return REDIS_DONE;
+}
+
+enum redis_did
+redis_cluster_whole(struct redis_session *rs, const struct slice *arg,
+		    size_t argc, size_t n)
+{
+	struct redis_cluster *cl = cluster_of(rs);
+	struct resp_request r = { 0 };
+	size_t left, at = rs->bytes.n;
+	const uint8_t *p = stream_peek(&rs->s.stream, &left);
+	enum redis_did did;
+	struct ask *a;
+
+	if (!may_send(cl, &did))
+		return did;
+	a = ask_new(cl, REDIS_SLOT_NONE);
+	a->whole = true;
+	ask_put(cl, a, arg, argc);
+	while (a->n <= n) {
+		ssize_t used = resp_request_next(&r, p + at, left - at, true,
+						 REDIS_REQUEST_MAX);
+
+		assert(used > 0); /* they were read before */
+		at += (size_t)used;
+		if (r.argc == 0)
+			continue;
+		ask_put(cl, a, r.arg, r.argc);
+		if (a->slot < 0)
+			a->slot = redis_slot_of(r.arg, r.argc);
+	}
+	resp_request_free(&r);
+	rs->more = at - rs->bytes.n;
+	a->owes = a->n;
+	launch(cl, a, redis_nodes_at(cl->nodes, a->slot));
+	deliver(cl);
+	return REDIS_DONE;
+}
+
+struct pool *
+redis_cluster_lent(struct redis_session *rs, enum redis_did *did,
+		   const char **why)
+{
+	struct redis_cluster *cl = cluster_of(rs);
+	int node;
+
+	*why = NULL;
+	if (!may_send(cl, did))
+		return NULL;
+	*did = REDIS_DONE;
+	*why = "MULTI in pieces is not supported with cluster = on: send it "
+	       "whole, or WATCH a key of it first";
+	if (slice_is_word(rs->request.arg[0], "multi"))
+		return NULL;
+	*why = "no node of the cluster";
+	node = redis_nodes_at(cl->nodes,
+			      redis_slot_of(rs->request.arg, rs->request.argc));
+	if (node == REDIS_NODES_NOBODY)
+		return NULL;
+	*why = "too many pools";
+	return redis_nodes_pool(cl->nodes, node, rs->s.snapshot, rs->redis,
+				rs->user, rs->password, rs->resp, true);
+}
+
+/* A connection of its own is of one node, and its client has been told much
+ * there: it is to begin again. */
+bool
+redis_cluster_turned(struct redis_session *rs, const uint8_t *p, size_t n)
+{
+	struct redis_place at;
+	unsigned slot;
+
+	if (redis_where_turn(p, n, &slot, &at) == REDIS_STAYS)
+		return false;
+	redis_nodes_doubt(rs->cluster->nodes);
+	return true;
+}
+
+/* ---- life ----------------------------------------------------------------------------- */
+
+unsigned
+redis_cluster_share(const struct redis_session *rs)
+{
+	const struct redis_cluster *cl = rs->cluster;
+	unsigned share = REDIS_SHARE_MAX, n;
+
+	for (struct leg *leg = cl ? cl->legs : NULL; leg; leg = leg->next)
+		if (leg->via != NULL && leg->sent != NULL &&
+		    (n = redis_server_share(leg->via)) < share)
+			share = n;
+	return share;
+}
+
+void
+redis_cluster_read(struct redis_session *rs)
+{
+	struct redis_cluster *cl = rs->cluster;
+	struct server *v = cl ? cl->slow : NULL;
+
+	if (v == NULL || stream_is_high(&rs->s.stream))
+		return;
+	cl->slow = NULL;
+	redis_server_resume(v, &cl->slow_leg->lessee);
+}
+
+bool
+redis_cluster_waits(const struct redis_session *rs)
+{
+	const struct redis_cluster *cl = rs->cluster;
+
+	for (struct leg *leg = cl ? cl->legs : NULL; leg; leg = leg->next)
+		if (leg->lessee.waiting != NULL)
+			return true;
+	return false;
+}
+
+/* Nothing of it is anywhere any more; the memory may still be in use. */
+static void
+leg_leave(struct leg *leg)
+{
+	struct redis_cluster *cl = leg->of;
+	struct lessee *l = &leg->lessee;
+	struct ask *a;
+
+	if (l->waiting != NULL)
+		pool_unwant(l);
+	else if (l->prev != NULL)
+		redis_server_unqueue(leg->via, l);
+	if (leg->sent != NULL)
+		redis_server_part(leg->via, l);
+	if (cl->slow != NULL && cl->slow_leg == leg) {
+		redis_server_resume(cl->slow, l);
+		cl->slow = NULL;
+	}
+	leg->via = NULL;
+	while ((a = pull(&leg->sent, &leg->sent_tail)) != NULL)
+		;
+	while ((a = pull(&leg->todo, &leg->todo_tail)) != NULL)
+		;
+}
+
+void
+redis_cluster_give_up(struct redis_session *rs)
+{
+	struct redis_cluster *cl = rs->cluster;
+
+	redis_nodes_unwait(&cl->wait);
+	for (struct leg *leg = cl->legs; leg != NULL; leg = leg->next)
+		leg_leave(leg);
+	while (pull(&cl->lost, &cl->lost_tail) != NULL)
+		;
+	for (struct ask *a = cl->head; a != NULL; a = a->next) {
+		if (a->done)
+			continue;
+		stats_add(&rs->s.worker->stats, STAT_REDIS_OVERDUE, a->owes);
+		ask_fail(cl, a, "command_timeout");
+	}
+	deliver(cl);
+}
+
+void
+redis_cluster_part(struct redis_session *rs)
+{
+	struct redis_cluster *cl = rs->cluster;
+
+	if (cl == NULL)
+		return;
+	redis_nodes_unwait(&cl->wait);
+	for (struct leg *leg = cl->legs; leg != NULL; leg = leg->next)
+		if (leg->pool != NULL) {
+			leg_leave(leg);
+			pool_leave(&leg->pool);
+		}
+	redis_nodes_leave(&cl->nodes);
+}
+
+void
+redis_cluster_fini(struct redis_session *rs)
+{
+	struct redis_cluster *cl = rs->cluster;
+	struct leg *leg;
+	struct ask *a;
+
+	if (cl == NULL)
+		return;
+	assert(cl->nodes == NULL && cl->slow == NULL);
+	while ((leg = cl->legs) != NULL) {
+		cl->legs = leg->next;
+		free(leg);
+	}
+	while ((a = cl->head) != NULL) {
+		cl->head = a->next;
+		ask_free(cl, a);
+	}
+	free(cl->bad);
+	free(cl);
+	rs->cluster = NULL;
+}
+
+void
+redis_cluster_rehome(struct redis_session *rs)
+{
+	assert(rs->cluster == NULL || rs->cluster->head == NULL);
+	redis_cluster_part(rs);
+	redis_cluster_fini(rs);
+}

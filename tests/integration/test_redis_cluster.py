@@ -1,0 +1,468 @@
+"""
+Goal:   in front of a Redis Cluster weir looks like one Redis: each command finds
+        the node of its key, replies come in the client's order, redirects are
+        followed unseen while slots move, and what no single node can answer is
+        said to be so.
+Method: three masters of one's own; slots are moved by hand, so that a test may
+        stop half-way; every value carries its owner.
+"""
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import threading
+
+import pytest
+
+import respwire
+import servers
+from respwire import encode
+from servers import wait_for
+
+SECRET = "the-data-secret"
+SLOTS = 16384
+THIRDS = [(0, 5460), (5461, 10922), (10923, 16383)]
+
+
+class Node(servers.Server):
+    def __init__(self, folder):
+        self.port, self.bus = servers.free_port(), servers.free_port()
+        super().__init__(os.path.join(folder, "cluster-%d" % self.port))
+        os.mkdir(self.folder)
+        self.start()
+
+    def start(self):
+        self.spawn([shutil.which("redis-server"), "--port", str(self.port), "--bind",
+                    "127.0.0.1", "--save", "", "--dir", self.folder, "--requirepass", SECRET,
+                    "--masterauth", SECRET, "--cluster-enabled", "yes", "--cluster-port",
+                    str(self.bus), "--cluster-node-timeout", "60000",
+                    "--cluster-require-full-coverage", "no",
+                    "--cluster-allow-replica-migration", "no"], "log")
+        wait_for(lambda: servers.accepts(self.port), 20, "redis-server did not start")
+
+    def resp(self):
+        r = respwire.Resp(self.port, timeout=servers.scaled(20))
+        assert r.ask("AUTH", SECRET) == "OK"
+        return r
+
+    def ask(self, *args):
+        with contextlib.closing(self.resp()) as r:
+            return r.ask(*args)
+
+    def clients(self):
+        """Of weir: not ours, nor what MIGRATE of another node keeps for a while."""
+        import redis
+        with contextlib.closing(redis.Redis(port=self.port, password=SECRET)) as r:
+            own = str(r.client_id())
+            return [c for c in r.client_list()
+                    if c["id"] != own and not c["cmd"].startswith("restore")]
+
+
+class Cluster:
+    def __init__(self, folder):
+        self.nodes = [Node(folder) for _ in THIRDS]
+        for i, (n, (low, high)) in enumerate(zip(self.nodes, THIRDS)):
+            assert n.ask("CLUSTER", "SET-CONFIG-EPOCH", i + 1) == "OK"
+            assert n.ask("CLUSTER", "ADDSLOTSRANGE", low, high) == "OK"
+        for n in self.nodes[1:]:
+            first = self.nodes[0]
+            assert n.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus) == "OK"
+        self.wait()
+
+    def wait(self):
+        def agree():
+            said = [n.ask("CLUSTER", "NODES").decode() for n in self.nodes]
+            return all(s.count(" connected") == len(self.nodes) and "fail" not in s and
+                       "handshake" not in s for s in said) and \
+                all(b"cluster_state:ok" in n.ask("CLUSTER", "INFO") and
+                    b"cluster_slots_ok:16384" in n.ask("CLUSTER", "INFO")
+                    for n in self.nodes)
+        wait_for(agree, 60, "the nodes do not agree")
+
+    def home(self, slot):
+        """Who has it, by its own word."""
+        for n in self.nodes:
+            for low, high, at, *_ in n.ask("CLUSTER", "SLOTS"):
+                if low <= slot <= high and at[1] == n.port:
+                    return n
+        return None
+
+    def slot(self, key):
+        return self.nodes[0].ask("CLUSTER", "KEYSLOT", key)
+
+    @contextlib.contextmanager
+    def moving(self, slot, to):
+        """Between the first and the last step of moving a slot."""
+        source = self.home(slot)
+        ids = {n: n.ask("CLUSTER", "MYID") for n in self.nodes}
+        assert to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source]) == "OK"
+        assert source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[to]) == "OK"
+        yield source
+        while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 100):
+            self.migrate(source, to, keys)
+        for n in [to, source] + [n for n in self.nodes if n not in (to, source)]:
+            assert n.ask("CLUSTER", "SETSLOT", slot, "NODE", ids[to]) == "OK"
+
+    def migrate(self, source, to, keys):
+        assert source.ask("MIGRATE", "127.0.0.1", to.port, "", 0, 10000, "AUTH", SECRET,
+                          "KEYS", *keys) == "OK"
+
+    def move(self, slot, to):
+        with self.moving(slot, to):
+            pass
+
+    def other(self, node):
+        return self.nodes[(self.nodes.index(node) + 1) % len(self.nodes)]
+
+    def stop(self):
+        for n in self.nodes:
+            n.stop(9)
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    cluster = Cluster(folder)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def cluster(made):
+    for n in made.nodes:
+        assert n.ask("FLUSHALL") == "OK"
+        assert n.ask("SCRIPT", "FLUSH") == "OK"
+    return made
+
+
+@pytest.fixture(params=[1, 4], ids="{}workers".format)
+def start(weir, made, request):
+    def run(**more):
+        return weir({"redis main": {
+            "url": "redis://:%s@127.0.0.1:%d,127.0.0.1:%d" % (
+                SECRET, servers.free_port(), made.nodes[1].port),
+            "cluster": "on", "connections": 16, "profile": "dedicated", **more}},
+            workers=request.param)
+    return run
+
+
+def each_home(cluster):
+    """A key of each node, by its port."""
+    keys, i = {}, 0
+    while len(keys) < len(cluster.nodes):
+        key = "k%d" % i
+        keys.setdefault(cluster.home(cluster.slot(key)), key)
+        i += 1
+    return keys
+
+
+def test_each_command_finds_its_node_and_replies_keep_their_order(start, cluster):
+    proxy = start()
+    n = 300
+    for proto in 2, 3:
+        with contextlib.closing(proxy.resp(proto)) as r:
+            r.send(*[encode("SET", "key:%d" % i, "%d;" % i * (1 + i % 7 * 300))
+                     for i in range(n)])
+            assert r.replies(n) == ["OK"] * n
+            r.send(*[encode("GET", "key:%d" % i) + encode("ECHO", i) for i in range(n)])
+            said = r.replies(2 * n)
+            for i in range(n):
+                assert said[2 * i] == b"%d;" % i * (1 + i % 7 * 300)
+                assert said[2 * i + 1] == b"%d" % i
+    sizes = [m.ask("DBSIZE") for m in cluster.nodes]
+    assert sum(sizes) == n and min(sizes) > n / 6
+
+
+def test_several_keys_are_for_one_slot_and_redis_says_so(start, cluster):
+    proxy, node = start(), cluster.nodes[0]
+    with contextlib.closing(proxy.resp()) as r:
+        assert r.ask("MSET", "{t}a", 1, "{t}b", 2) == "OK"
+        assert r.ask("MGET", "{t}a", "{t}b") == [b"1", b"2"]
+        mine = next(k for k in ("x%d" % i for i in range(99))
+                    if cluster.home(cluster.slot(k)) is node)
+        r.send(encode("MGET", mine, "other"))
+        with contextlib.closing(node.resp()) as direct:
+            direct.send(encode("MGET", mine, "other"))
+            assert r.raw() == direct.raw() == \
+                b"-CROSSSLOT Keys in request don't hash to the same slot\r\n"
+        assert r.ask("RENAME", "{t}a", "u") == "CROSSSLOT Keys in request don't hash " \
+            "to the same slot"
+        assert r.ask("EVAL", "return redis.call('GET', KEYS[1])", 1, "{t}b") == b"2"
+        assert r.ask("SELECT", 1) == "ERR SELECT is not allowed in cluster mode"
+        assert r.ask("SELECT", 0) == "OK"
+
+
+def test_a_slot_that_has_moved_is_followed_unseen(start, cluster):
+    proxy = start()
+    slot = cluster.slot("{m}")
+    with contextlib.closing(proxy.resp()) as r:
+        for i in range(3):
+            assert r.ask("SET", "{m}", i) == "OK"
+            before = cluster.home(slot)
+            cluster.move(slot, cluster.other(before))
+            r.send(*[encode("INCR", "{m}")] * 20, encode("GET", "{m}"))
+            assert r.replies(21) == [i + 1 + k for k in range(20)] + [b"%d" % (i + 20)]
+            assert cluster.home(slot) is not before
+
+
+def test_half_a_slot_is_asked_for_where_it_is(start, cluster):
+    proxy = start()
+    slot = cluster.slot("{h}")
+    with contextlib.closing(proxy.resp()) as r:
+        assert r.ask("MSET", "{h}1", "one", "{h}2", "two") == "OK"
+        source = cluster.home(slot)
+        to = cluster.other(source)
+        with cluster.moving(slot, to):
+            cluster.migrate(source, to, ["{h}2"])
+            r.send(*[encode("GET", "{h}%d" % (1 + i % 2)) for i in range(20)])
+            assert r.replies(20) == [b"one", b"two"] * 10
+            assert r.ask("SET", "{h}3", "new") == "OK"      # is made over there
+            assert to.ask("CLUSTER", "COUNTKEYSINSLOT", slot) == 2
+            assert r.ask("APPEND", "{h}3", "er") == 5
+            # No node has both: Redis's own words, for the client to judge.
+            assert r.ask("MGET", "{h}1", "{h}2").startswith("TRYAGAIN ")
+        assert r.ask("MGET", "{h}1", "{h}2", "{h}3") == [b"one", b"two", b"newer"]
+
+
+def test_slots_move_under_load_and_no_client_notices(start, cluster):
+    """Each key is one client's, and its value says so."""
+    proxy, over, failed = start(), threading.Event(), []
+    done = [0] * 4
+
+    def client(me):
+        try:
+            with contextlib.closing(proxy.resp(2 + me % 2)) as r:
+                keys = ["{%d}:%d" % (i, me) for i in range(24)]
+                counts = dict.fromkeys(keys, 0)
+                while not over.is_set():
+                    r.send(*[encode("INCR", k) + encode("SETRANGE", k + ":o", 0, k) +
+                             encode("GET", k + ":o") for k in keys])
+                    for k in keys:
+                        counts[k] += 1
+                        got = r.replies(3)
+                        assert got[0] == counts[k] and got[2] == k.encode(), (k, got)
+                    done[me] += 1
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=client, args=[i]) for i in range(4)]
+    for t in threads:
+        t.start()
+    try:
+        for i in range(12):
+            slot = cluster.slot("{%d}" % i)
+            cluster.move(slot, cluster.other(cluster.home(slot)))
+            wait_for(lambda was=min(done): failed or min(done) > was, 30, "they stand still")
+    finally:
+        over.set()
+        for t in threads:
+            t.join()
+    assert not failed, failed[0]
+
+
+def test_a_transaction_goes_to_one_node_whole(start, cluster):
+    proxy = start()
+    slot = cluster.slot("{w}")
+    multi = encode("MULTI") + encode("SET", "{w}a", 1) + encode("INCR", "{w}a") + \
+        encode("EXEC")
+    with contextlib.closing(proxy.resp()) as r:
+        r.send(multi)
+        assert r.replies(4) == ["OK", "QUEUED", "QUEUED", ["OK", 2]]
+        cluster.move(slot, cluster.other(cluster.home(slot)))
+        r.send(encode("GET", "other"), multi, encode("GET", "{w}a"))
+        assert r.replies(6) == [None, "OK", "QUEUED", "QUEUED", ["OK", 2], b"2"]
+        # Not of one slot: as the node has it, and nothing else suffers.
+        with contextlib.closing(proxy.resp()) as other:
+            keys = each_home(cluster)
+            own = next(k for k in ("q%d" % i for i in range(99))
+                       if cluster.home(cluster.slot(k)) is cluster.nodes[0])
+            near = keys[cluster.nodes[0]]
+            r.send(encode("MULTI"), encode("SET", near, 1), encode("SET", own, 1),
+                   encode("EXEC"))
+            said = r.replies(4)
+            assert said[:3] == ["OK", "QUEUED", "QUEUED"]
+            assert said[3].startswith("CROSSSLOT ")
+            assert other.ask("GET", near) is None
+        assert r.ask("GET", "{w}a") == b"2"
+        assert not proxy.events("server-close")
+
+
+def test_a_script_sends_nobody_to_a_place_of_its_own(start, cluster):
+    proxy = start()
+    forged = "return redis.error_reply('%s %d 127.0.0.1:%d')"
+    with socket.create_server(("127.0.0.1", 0)) as trap, \
+            contextlib.closing(proxy.resp()) as r:
+        trap.settimeout(0.01)
+        port = trap.getsockname()[1]
+        for word in "MOVED", "ASK":
+            said = r.ask("EVAL", forged % (word, cluster.slot("f"), port), 1, "f")
+            assert said == "ERR weir: redirected to a node that is not listed"
+            # For a slot that is not the command's it is just an error.
+            said = r.ask("EVAL", forged % (word, 1, port), 1, "f")
+            assert said == "%s 1 127.0.0.1:%d" % (word, port)
+        with pytest.raises(TimeoutError):
+            trap.accept()
+        # To one that is: it goes round a few times, and ends.
+        said = r.ask("EVAL", forged % ("ASK", cluster.slot("f"), cluster.nodes[0].port), 1, "f")
+        assert said == "ERR weir: too many redirects of the cluster"
+        assert r.ask("SET", "f", 1) == "OK"
+
+
+def test_what_is_for_all_nodes_goes_to_all(start, cluster):
+    proxy = start()
+    keys = each_home(cluster)
+    with contextlib.closing(proxy.resp()) as r:
+        sha = r.ask("SCRIPT", "LOAD", "return KEYS[1]")
+        r.send(*[encode("EVALSHA", sha, 1, k) for k in keys.values()])
+        assert r.replies(3) == [k.encode() for k in keys.values()]
+        for k in keys.values():
+            assert r.ask("SET", k, 1) == "OK"
+        r.send(encode("FLUSHALL"), *[encode("EXISTS", k) for k in keys.values()])
+        assert r.replies(4) == ["OK", 0, 0, 0]
+        assert r.ask("FUNCTION", "LOAD", "nonsense").startswith("ERR Missing library meta")
+        assert r.ask("PING") == "PONG"
+
+
+def test_what_no_node_can_answer_for_all_is_refused(start, cluster):
+    proxy = start()
+    with contextlib.closing(proxy.resp()) as r:
+        for words in ["SCAN", 0], ["KEYS", "*"], ["DBSIZE"], ["RANDOMKEY"], ["WAIT", 1, 1], \
+                ["MONITOR"], ["SSUBSCRIBE", "c"], ["CLIENT", "TRACKING", "ON"], ["SWAPDB", 0, 1], \
+                ["CONFIG", "SET", "maxmemory", 1]:
+            said = r.ask(*words)
+            assert isinstance(said, respwire.Error) and "cluster = on" in said, (words, said)
+        assert r.ask("PING") == "PONG"
+
+
+def test_who_publishes_anywhere_is_heard_everywhere(start, cluster):
+    proxy = start()
+    with contextlib.closing(proxy.resp()) as one, contextlib.closing(proxy.resp()) as two:
+        assert one.ask("SUBSCRIBE", "c")[0] == b"subscribe"
+        two.ask("PUBLISH", "c", "by weir")
+        assert one.reply() == [b"message", b"c", b"by weir"]
+        for n in cluster.nodes:
+            n.ask("PUBLISH", "c", n.port)
+            assert one.reply() == [b"message", b"c", b"%d" % n.port]
+
+
+def test_the_cap_of_connections_is_that_of_all_nodes(start, cluster):
+    proxy = start(connections=4, dedicated_connections=3)
+    keys = list(each_home(cluster).values())
+    clients = [proxy.resp() for _ in range(20)]
+    for turn in range(5):
+        for r in clients:
+            r.send(*[encode("SET", k, turn) for k in keys])
+        for r in clients:
+            assert r.replies(3) == ["OK"] * 3
+        assert sum(len(n.clients()) for n in cluster.nodes) <= 4
+    for r in clients:
+        r.close()
+
+
+def test_who_leaves_with_commands_outstanding_gives_nobody_a_reply(start, cluster):
+    proxy = start()
+    keys = list(each_home(cluster).values())
+    with contextlib.closing(proxy.resp()) as stays:
+        for k in keys:
+            stays.ask("SET", k, "of " + k)
+        for i in range(30):
+            leaves = proxy.resp()
+            leaves.send(*[encode("GET", "nobody's")] * 20, *[encode("GET", k) for k in keys] * 20)
+            stays.send(*[encode("GET", k) for k in keys])
+            leaves.close()
+            assert stays.replies(3) == [b"of " + k.encode() for k in keys]
+
+
+def test_a_node_that_dies_costs_its_own_keys_alone(start, folder):
+    cluster = Cluster(folder)
+    try:
+        proxy = start(url="redis://:%s@127.0.0.1:%d" % (SECRET, cluster.nodes[0].port))
+        keys = each_home(cluster)
+        dead, live = keys[cluster.nodes[2]], keys[cluster.nodes[1]]
+        with contextlib.closing(proxy.resp()) as r:
+            assert r.ask("SET", dead, 1) == "OK" and r.ask("SET", live, 1) == "OK"
+            cluster.nodes[2].stop(9)
+            for _ in range(3):
+                r.send(encode("GET", live), encode("GET", dead), encode("INCR", live))
+                said = r.replies(3)
+                assert said[1].startswith("ERR weir: upstream"), said
+                assert said[0] == b"%d" % (said[2] - 1)
+            cluster.nodes[2].start()
+            wait_for(lambda: r.ask("SET", dead, 2) == "OK", 30, "it is not found again")
+            assert r.ask("GET", dead) == b"2"
+    finally:
+        cluster.stop()
+
+
+def test_what_needs_a_connection_of_its_own_gets_it_on_the_node_of_its_key(start, cluster):
+    proxy = start()
+    keys = list(each_home(cluster).values())
+    with contextlib.closing(proxy.resp()) as r, contextlib.closing(proxy.resp()) as other:
+        for k in keys:
+            r.send(encode("BLPOP", k, 0))
+            assert other.ask("RPUSH", k, "of " + k) == 1
+            assert r.reply() == [k.encode(), b"of " + k.encode()]
+            assert r.ask("WATCH", k) == "OK"
+            assert r.ask("MULTI") == "OK"
+            assert r.ask("SET", k, 1) == "QUEUED"
+            assert r.ask("EXEC") == ["OK"]
+            assert r.ask("WATCH", k) == "OK"
+            assert other.ask("SET", k, 2) == "OK"
+            r.send(encode("MULTI"), encode("SET", k, 3), encode("EXEC"), encode("GET", k))
+            assert r.replies(4) == ["OK", "QUEUED", None, b"2"]
+
+
+def test_what_was_waited_for_and_has_moved_is_to_be_tried_again(start, cluster):
+    proxy = start()
+    slot = cluster.slot("{b}")
+    with contextlib.closing(proxy.resp()) as r, contextlib.closing(proxy.resp()) as other:
+        assert other.ask("GET", "{b}") is None
+        r.send(encode("BLPOP", "{b}", 0))
+        home = cluster.home(slot)
+        wait_for(lambda: [c for c in home.clients() if "b" in c["flags"]], 20, "it does not wait")
+        cluster.move(slot, cluster.other(home))
+        assert r.reply() == "TRYAGAIN weir: the slot has moved to another node"
+        assert other.ask("RPUSH", "{b}", "v") == 1
+
+        def popped():
+            said = r.ask("BLPOP", "{b}", 0)
+            return said if isinstance(said, list) else None
+        assert wait_for(popped, 20, "the old node is asked for ever") == [b"{b}", b"v"]
+
+
+def test_a_transaction_in_pieces_needs_a_watched_key(start, cluster):
+    proxy = start()
+    with contextlib.closing(proxy.resp()) as r:
+        r.send(encode("MULTI"))
+        assert "send it whole, or WATCH" in r.reply()
+        assert r.until_closed() == b""
+
+
+def test_who_waits_too_long_for_one_node_is_told_and_goes_on(start, cluster):
+    proxy = start(command_timeout="500ms")
+    keys = list(each_home(cluster).values())
+    home = cluster.home(cluster.slot(keys[1]))
+    late = "ERR weir: command_timeout"
+    with contextlib.closing(proxy.resp()) as r:
+        for k in keys:
+            wait_for(lambda key=k: r.ask("SET", key, key) == "OK", 20, "nothing is answered")
+        home.process.send_signal(signal.SIGSTOP)
+        try:
+            r.send(*[encode("GET", k) for k in keys])
+            said = r.replies(3)
+        finally:
+            home.process.send_signal(signal.SIGCONT)
+        assert said[1] == late
+        assert all(got in (k.encode(), late) for got, k in zip(said, keys))
+        for k in keys:
+            wait_for(lambda key=k: r.ask("GET", key) == key.encode(), 20, "it is not over")
+
+
+def test_without_a_node_that_answers_the_client_is_told(start, cluster):
+    nobody = servers.free_port()
+    proxy = start(url="redis://:%s@127.0.0.1:%d" % (SECRET, nobody))
+    with contextlib.closing(proxy.resp()) as r:
+        said = r.ask("GET", "k")
+        assert said.startswith("ERR weir: upstream is unreachable: cluster node 127.0.0.1:%d: "
+                               % nobody), said
+        assert r.ask("PING") == "PONG"
