@@ -378,6 +378,7 @@ def test_many_subscribers_share_one_connection_and_each_hears_each_message_once(
         resource.setrlimit(resource.RLIMIT_NOFILE,
                            (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     names = ["ch:%02d" % i for i in range(channels)]
+    before = proxy.memory() if proxy.http else 0
     group = [proxy.resp(2 + n % 2) for n in range(clients)]
     for r in group:
         r.send(encode("SUBSCRIBE", *names))
@@ -387,6 +388,9 @@ def test_many_subscribers_share_one_connection_and_each_hears_each_message_once(
     assert proxy.metric("redis_channels") == channels
     assert len(subscribers(rd)) == 1
     assert int(subscribers(rd)[0]["sub"]) == channels
+    if SOAK and proxy.http:
+        print("%d subscribers of %d channels: %.1f KB each"
+              % (clients, channels, (proxy.memory() - before) / clients / 1024))
 
     texts = {}
     with contextlib.closing(past_weir(rd)) as p:
