@@ -798,7 +798,8 @@ take_along(struct pg_batch *b)
 	check_stamp(b, op);
 	stats_observe(&w->stats, STATS_BATCH_WAIT,
 		      (w->streams.now_ns - op->since_ns) / 1000u);
-	buf_truncate(&op->reply, 0); /* of an earlier try */
+	buf_truncate(&op->reply, 0); /* of an earlier try, ... */
+	op->why = WHY_MAX;           /* which was undone */
 	op->group = 0;
 	queue_put(&b->run, op);
 }

@@ -193,10 +193,16 @@ def test_a_row_that_a_trigger_leaves_out_makes_all_of_them_unknown(proxy, pg):
         answers, m = merged(proxy, pg, ops(sql, 4))
         assert [[e["C"] for e in errors(a)] for a in answers] == [["08007"]] * 4 and m == 4
         assert clocks(pg) == [0, 2, 3]
+        each = [["INSERT 0 1"], ["INSERT 0 0"], ["INSERT 0 1"], ["INSERT 0 1"]]
         answers, m = merged(proxy, pg, ops(sql, 4, doc=2))
-        assert [tags(a) for a in answers] == [
-            ["INSERT 0 1"], ["INSERT 0 0"], ["INSERT 0 1"], ["INSERT 0 1"]]
+        assert [tags(a) for a in answers] == each
         assert m == 0 and clocks(pg) == [0, 2, 3] * 2
+        # But if that was undone, for another's error, all is known.
+        answers, m = merged(proxy, pg, ops(other(), 4, doc=3) + [
+            extended(other(), [DOC % 3, "-1", None])])
+        assert [tags(a) for a in answers] == each + [[]]
+        assert [e["C"] for e in errors(answers[-1])] == ["23514"]
+        assert m == 4 and clocks(pg) == [0, 2, 3] * 3
     finally:
         pg.run("DROP FUNCTION leave_out CASCADE")
 
