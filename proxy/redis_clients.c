@@ -97,17 +97,28 @@ put_flags(const struct redis_session *rs, char out[FLAGS_MAX])
 {
 	char *p = out;
 
+	if (rs->hold & REDIS_MONITORS)
+		*p++ = 'O';
 	if (redis_pubsub_is_on(rs))
 		*p++ = 'P';
-	if (rs->blocked)
-		*p++ = 'b';
 	if (rs->hold & REDIS_IN_MULTI)
 		*p++ = 'x';
+	if (rs->blocked)
+		*p++ = 'b';
+	if (rs->hold & REDIS_TRACKS)
+		*p++ = 't';
 	if (rs->s.is_unix)
 		*p++ = 'U';
 	if (p == out)
 		*p++ = 'N';
 	*p = '\0';
+}
+
+/* Commands of its transaction so far; -1: it is in none. */
+static int64_t
+queued(const struct redis_session *rs)
+{
+	return rs->hold & REDIS_IN_MULTI ? (int64_t)(rs->sent - rs->began) : -1;
 }
 
 /* Without its end of line.  Returns its length. */
@@ -127,18 +138,18 @@ put_line(const struct redis_session *rs, char *line)
 	    line, LINE_ROOM,
 	    "id=%" PRId64 " addr=%s laddr=%s fd=%d name=%s age=%" PRIu64
 	    " idle=%" PRIu64
-	    " flags=%s db=%u sub=%zu psub=%zu ssub=%zu multi=-1 "
+	    " flags=%s db=%u sub=%zu psub=%zu ssub=%zu multi=%" PRId64 " "
 	    "qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%zu "
-	    "oll=0 omem=0 tot-mem=%zu events=%s cmd=%s user=%.255s redir=-1 "
+	    "oll=0 omem=0 tot-mem=%zu events=%s cmd=%s user=%.255s redir=%d "
 	    "resp=%u",
 	    redis_client_id(s), addr, laddr, s->stream.fd,
 	    rs->name ? rs->name : "", seconds_since(s, s->opened_ns),
 	    seconds_since(s, rs->ran_ns), flags, rs->db,
 	    redis_pubsub_count(rs, RESP_CHANNEL),
 	    redis_pubsub_count(rs, RESP_PATTERN),
-	    redis_pubsub_count(rs, RESP_SHARD), in, out, in + out,
+	    redis_pubsub_count(rs, RESP_SHARD), queued(rs), in, out, in + out,
 	    out > 0 ? "rw" : "r", rs->ran != NULL ? rs->ran->name : "NULL",
-	    s->user->name, rs->resp);
+	    s->user->name, rs->hold & REDIS_TRACKS ? 0 : -1, rs->resp);
 	assert(n > 0 && n < LINE_ROOM);
 	return (size_t)n;
 }

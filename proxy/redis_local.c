@@ -17,6 +17,8 @@
 
 #define REDIS_VERSION "7.0.15" /* whose commands weir knows */
 
+#define LENGTH(array) (sizeof(array) / sizeof((array)[0]))
+
 enum { USER_MAX = 255 };
 
 static enum redis_did
@@ -602,48 +604,152 @@ run_reply(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 /* ---- INFO, ACL -------------------------------------------------------- */
 
-/* Is the section among those asked for? */
+/* `redis_version:7.0.15` and the like: what may be told of a server that others
+ * share. */
 static bool
-is_asked(const char *section, const struct slice *arg, size_t argc)
+is_told(struct slice line)
 {
-	for (size_t i = 1; i < argc; i++)
-		if (slice_is_word(arg[i], section) ||
-		    slice_is_word(arg[i], "default") ||
+	static const char *const told[] = {
+		"redis_version",      "redis_mode",
+		"arch_bits",          "server_name",
+		"valkey_version",     "loading",
+		"async_loading",      "role",
+		"master_link_status", "cluster_enabled",
+		"maxmemory_policy"
+	};
+	const uint8_t *colon = memchr(line.p, ':', line.n);
+
+	for (size_t i = 0; i < sizeof(told) / sizeof(told[0]); i++)
+		if (colon != NULL &&
+		    slice_is_word(slice_of(line.p, (size_t)(colon - line.p)),
+				  told[i]))
+			return true;
+	return false;
+}
+
+/* Those lines, each section's behind its name, and a gap between sections. */
+static int
+put_told(struct buf *out, const uint8_t *p, size_t n)
+{
+	struct slice name = slice_str(""), line;
+	int bad = 0;
+
+	while (n > 0) {
+		const uint8_t *lf = memchr(p, '\n', n);
+
+		line = slice_of(p, lf != NULL ? (size_t)(lf - p) + 1 : n);
+		p += line.n;
+		n -= line.n;
+		if (line.p[0] == '#')
+			name = line;
+		if (!is_told(line))
+			continue;
+		if (name.n > 0 && buf_len(out) > 0)
+			bad |= buf_put(out, "\r\n", 2);
+		bad |= buf_put(out, name.p, name.n);
+		bad |= buf_put(out, line.p, line.n);
+		name.n = 0;
+	}
+	return bad;
+}
+
+/* What weir goes by, for who may not ask the server. */
+static const char *const own_info[][2] = {
+	{ "server", "# Server\r\nredis_version:" REDIS_VERSION "\r\n"
+		    "redis_mode:standalone\r\narch_bits:64\r\n" },
+	{ "persistence", "# Persistence\r\nloading:0\r\n" },
+	{ "replication", "# Replication\r\nrole:master\r\n" },
+	{ "cluster", "# Cluster\r\ncluster_enabled:0\r\n" },
+};
+
+/* The sections of that that are asked for, a bit each. */
+static unsigned
+own_sections(const struct slice *arg, size_t argc)
+{
+	unsigned found = 0, all = (1u << LENGTH(own_info)) - 1;
+
+	for (size_t i = 1; i < argc; i++) {
+		if (slice_is_word(arg[i], "default") ||
 		    slice_is_word(arg[i], "all") ||
 		    slice_is_word(arg[i], "everything"))
-			return true;
-	return argc == 1;
+			return all;
+		for (size_t k = 0; k < LENGTH(own_info); k++)
+			if (slice_is_word(arg[i], own_info[k][0]))
+				found |= 1u << k;
+	}
+	return argc == 1 ? all : found;
+}
+
+static int
+put_own_info(struct buf *out, unsigned sections)
+{
+	int bad = 0;
+
+	for (size_t i = 0; i < LENGTH(own_info); i++) {
+		if (!(sections >> i & 1))
+			continue;
+		if (buf_len(out) > 0)
+			bad |= buf_put(out, "\r\n", 2);
+		bad |= buf_put(out, own_info[i][1], strlen(own_info[i][1]));
+	}
+	return bad;
+}
+
+/* Is it an error, but not that this user may not ask? */
+static bool
+is_true_error(const uint8_t *p, size_t n)
+{
+	static const char noperm[] = "-NOPERM";
+	size_t word = sizeof(noperm) - 1;
+
+	return n > 0 && p[0] == '-' &&
+	       (n < word || memcmp(p, noperm, word) != 0);
+}
+
+static int
+tell_info(struct redis_session *rs, unsigned sections, const uint8_t *p,
+	  size_t n)
+{
+	const uint8_t *lf = n > 0 ? memchr(p, '\n', n) : NULL;
+	const uint8_t *text;
+	struct buf told;
+	size_t head;
+	int bad;
+
+	if (lf == NULL)
+		return 0;
+	if (is_true_error(p, n))
+		return buf_put(redis_say(rs), p, n);
+	buf_init(&told, REDIS_CAUGHT_MAX);
+	head = (size_t)(lf - p) + 1;
+	if (p[0] == '=' && n - head > 4)
+		head += 4; /* txt: */
+	bad = p[0] == '-' ? put_own_info(&told, sections)
+			  : put_told(&told, p + head, n - head);
+	text = buf_peek(&told, &n);
+	redis_say_text(rs, n > 0 ? (const char *)text : "", n);
+	buf_free(&told);
+	return bad;
 }
 
 /*
  * Redis tells of all its clients and keys.  An organization hears only what
- * clients must know before they start: the version, that it is a master, on
+ * clients must know before they start: the version, whether it is a master, on
  * its own, and ready.
  */
 static enum redis_did
-run_server_info(struct redis_session *rs, const struct slice *arg, size_t argc)
+run_info(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
-	static const char *const section[][2] = {
-		{ "server", "# Server\r\nredis_version:" REDIS_VERSION "\r\n"
-			    "redis_mode:standalone\r\narch_bits:64\r\n" },
-		{ "persistence", "# Persistence\r\nloading:0\r\n" },
-		{ "replication", "# Replication\r\nrole:master\r\n" },
-		{ "cluster", "# Cluster\r\ncluster_enabled:0\r\n" },
-	};
-	char text[512];
-	size_t n = 0;
+	enum redis_did did;
 
 	if (rs->redis->profile != PROFILE_SHARED || rs->s.lessee.tenant == NULL)
 		return redis_forward(rs, arg, argc);
-	text[0] = '\0';
-	for (size_t i = 0; i < sizeof(section) / sizeof(section[0]); i++) {
-		if (!is_asked(section[i][0], arg, argc))
-			continue;
-		n += (size_t)snprintf(text + n, sizeof(text) - n, "%s%s",
-				      n > 0 ? "\r\n" : "", section[i][1]);
-		assert(n < sizeof(text));
-	}
-	return redis_say_text(rs, text, n);
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	did = redis_forward(rs, arg, argc);
+	if (!redis_is_idle(rs))
+		redis_catch(rs, tell_info, own_sections(arg, argc));
+	return did;
 }
 
 /* As it is called here: of its user upstream it knows nothing. */
@@ -718,7 +824,7 @@ static const struct {
 	{ "client|getredir", redis_forward },
 	{ "client|trackinginfo", redis_forward },
 	{ "client|help", redis_forward },
-	{ "info", run_server_info },
+	{ "info", run_info },
 	{ "acl|whoami", run_whoami },
 	{ "role", redis_forward },
 	{ "command", redis_forward },

@@ -163,6 +163,7 @@ run_alone(struct redis_session *rs, const struct slice *arg, size_t argc,
 static enum redis_did
 run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
+	enum redis_did did;
 	size_t n;
 
 	/* Of one that is not heard the others' replies are. */
@@ -177,7 +178,9 @@ run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
-	return run_alone(rs, arg, argc, REDIS_IN_MULTI);
+	did = run_alone(rs, arg, argc, REDIS_IN_MULTI);
+	rs->began = rs->sent;
+	return did;
 }
 
 static enum redis_did

@@ -23,12 +23,6 @@ struct redis_sub {
 	bool mute; /* it waits for an answer it will not have */
 };
 
-/* PUBSUB NUMSUB: what upstream has answered so far. */
-struct redis_count {
-	enum resp_channel kind;
-	struct buf reply;
-};
-
 static const struct hub_ops member_ops;
 
 static struct redis_session *
@@ -506,10 +500,6 @@ redis_pubsub_end(struct redis_session *rs)
 void
 redis_pubsub_fini(struct redis_session *rs)
 {
-	if (rs->count != NULL) {
-		buf_free(&rs->count->reply);
-		free(rs->count);
-	}
 	assert(rs->sub == NULL || rs->sub->member.ear == NULL);
 	if (rs->sub != NULL)
 		buf_free(&rs->sub->held);
@@ -530,31 +520,6 @@ redis_pubsub_is_numsub(const struct redis_session *rs,
 	       strcmp(cmd->name, "pubsub|shardnumsub") == 0;
 }
 
-enum redis_did
-redis_pubsub_numsub(struct redis_session *rs, const struct slice *arg,
-		    size_t argc)
-{
-	enum redis_did did;
-
-	if (!redis_is_idle(rs))
-		return REDIS_LATER;
-	did = redis_forward(rs, arg, argc);
-	if (redis_is_idle(rs))
-		return did;
-	rs->count = mem_zero(1, sizeof(*rs->count), "a count");
-	rs->count->kind =
-	    slice_is_word(arg[1], "numsub") ? RESP_CHANNEL : RESP_SHARD;
-	buf_init(&rs->count->reply, REDIS_OUT_MAX);
-	return did;
-}
-
-void
-redis_pubsub_hear_numsub(struct redis_session *rs, const uint8_t *p, size_t n)
-{
-	if (buf_put(&rs->count->reply, p, n) != 0)
-		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
-}
-
 /* The line at the start of the bytes: what it takes, and its number; else 0. */
 static size_t
 number_at(const uint8_t *p, size_t n, uint8_t type, int64_t *value)
@@ -569,10 +534,11 @@ number_at(const uint8_t *p, size_t n, uint8_t type, int64_t *value)
 
 /* One channel and its number, corrected: bytes it took, 0 it is none. */
 static size_t
-put_count(struct redis_session *rs, const uint8_t *p, size_t n, int *bad)
+put_count(struct redis_session *rs, enum resp_channel kind, const uint8_t *p,
+	  size_t n, int *bad)
 {
 	struct redis_census *census = rs->s.worker->weir->census;
-	struct buf *out = stream_out(&rs->s.stream);
+	struct buf *out = redis_say(rs);
 	int64_t size, counted;
 	size_t at = number_at(p, n, '$', &size), last;
 	struct slice name;
@@ -584,31 +550,36 @@ put_count(struct redis_session *rs, const uint8_t *p, size_t n, int *bad)
 	if ((last = number_at(p + at, n - at, ':', &counted)) == 0)
 		return 0;
 	*bad |= resp_put_bulk(out, name.p, name.n);
-	*bad |= resp_put_int(out, redis_census_correct(census, rs->redis,
-						       rs->count->kind, name,
-						       counted));
+	*bad |= resp_put_int(
+	    out, redis_census_correct(census, rs->redis, kind, name, counted));
 	return at + last;
 }
 
-/* Or an error, or nothing of a reply that is lost. */
-void
-redis_pubsub_end_numsub(struct redis_session *rs)
+/* Pairs; or an error, which is passed as it is. */
+static int
+tell_counts(struct redis_session *rs, unsigned kind, const uint8_t *p, size_t n)
 {
-	struct redis_count *c = rs->count;
-	size_t n, at, used = 1;
-	const uint8_t *p = buf_peek(&c->reply, &n);
 	int64_t elements;
-	int bad = 0;
+	size_t at = number_at(p, n, '*', &elements), used = at;
+	int bad = buf_put(redis_say(rs), p, at > 0 ? at : n);
 
-	at = number_at(p, n, '*', &elements);
-	if (n > 0)
-		bad = stream_put(&rs->s.stream, p, at > 0 ? at : n);
 	while (at > 0 && at < n && used > 0)
-		at += used = put_count(rs, p + at, n - at, &bad);
-	buf_free(&c->reply);
-	free(c);
-	rs->count = NULL;
-	if (bad || used == 0)
-		session_close(&rs->s, bad ? WHY_SLOW_READER : WHY_DOUBT, NULL,
-			      NULL);
+		at += used = put_count(rs, (enum resp_channel)kind, p + at,
+				       n - at, &bad);
+	return at == 0 || used > 0 ? bad : -1;
+}
+
+enum redis_did
+redis_pubsub_numsub(struct redis_session *rs, const struct slice *arg,
+		    size_t argc)
+{
+	bool shard = slice_is_word(arg[1], "shardnumsub");
+	enum redis_did did;
+
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	did = redis_forward(rs, arg, argc);
+	if (!redis_is_idle(rs))
+		redis_catch(rs, tell_counts, shard ? RESP_SHARD : RESP_CHANNEL);
+	return did;
 }

@@ -68,12 +68,9 @@ bool redis_pubsub_pongs(const struct redis_session *);
 /* May it go on as somebody else? */
 bool redis_pubsub_allows(const struct redis_session *, const struct route *);
 
-/* PUBSUB NUMSUB, SHARDNUMSUB: asked of upstream, and corrected.  Meanwhile
- * (rs->count) nothing else begins, and the reply comes here. */
+/* PUBSUB NUMSUB, SHARDNUMSUB: asked of upstream, and corrected. */
 bool	  redis_pubsub_is_numsub(const struct redis_session *, const struct redis_cmd *);
 redis_run redis_pubsub_numsub;
-void	  redis_pubsub_hear_numsub(struct redis_session *, const uint8_t *, size_t);
-void	  redis_pubsub_end_numsub(struct redis_session *);
 
 /* A reply has ended: what waited for that. */
 void redis_pubsub_go_on(struct redis_session *);

@@ -6,11 +6,19 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conf/mem.h"
 #include "proxy/redis_clients.h"
 #include "proxy/redis_cluster.h"
 #include "proxy/redis_pubsub.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
+
+/* A reply that is told in other words. */
+struct redis_caught {
+	struct buf reply;
+	redis_tell *tell;
+	unsigned about;
+};
 
 #define LEAVE_NS 1000000000ull /* for the replies to a client that has left */
 
@@ -123,9 +131,11 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 	       (rs->via == s->lessee.server || rs->via->pool == s->pool));
 	if (rs->mute != REDIS_LOUD && !redis_own_is_push(rs))
 		return;
-	if (rs->count != NULL) {
+	if (rs->caught != NULL) {
 		rs->midway = true;
-		redis_pubsub_hear_numsub(rs, p, n);
+		rs->since_ns = now_ns(rs);
+		if (buf_put(&rs->caught->reply, p, n) != 0)
+			session_close(s, WHY_SLOW_READER, NULL, NULL);
 		return;
 	}
 	if (redis_in_cluster(rs) && !rs->midway &&
@@ -197,22 +207,53 @@ redis_weigh(struct redis_session *rs, uint32_t n)
 	rs->size = 0;
 }
 
+void
+redis_catch(struct redis_session *rs, redis_tell *tell, unsigned about)
+{
+	assert(rs->sent == rs->answered + 1 && rs->caught == NULL);
+	rs->caught = mem_zero(1, sizeof(*rs->caught), "a reply");
+	rs->caught->tell = tell;
+	rs->caught->about = about;
+	buf_init(&rs->caught->reply, REDIS_CAUGHT_MAX);
+}
+
+static void
+redis_forget_caught(struct redis_session *rs)
+{
+	if (rs->caught != NULL)
+		buf_free(&rs->caught->reply);
+	free(rs->caught);
+	rs->caught = NULL;
+}
+
+static void
+redis_tell_caught(struct redis_session *rs)
+{
+	struct redis_caught *c = rs->caught;
+	size_t n;
+	const uint8_t *p = buf_peek(&c->reply, &n);
+
+	assert(redis_is_idle(rs));
+	if (rs->mute == REDIS_LOUD && c->tell(rs, c->about, p, n) != 0)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+	redis_forget_caught(rs);
+}
+
 /* Run again what had to stop, if it would get anywhere. */
 void
 redis_answered(struct redis_session *rs, uint32_t n)
 {
 	assert(n <= rs->sent - rs->answered);
-	if (rs->count != NULL) {
-		redis_pubsub_end_numsub(rs);
-		if (session_is_over(&rs->s))
-			return;
-	}
 	rs->answered += n;
 	redis_weigh(rs, n);
 	rs->since_ns = now_ns(rs);
 	if (redis_is_idle(rs))
 		rs->blocked = false;
 	rs->midway = false;
+	if (rs->caught != NULL)
+		redis_tell_caught(rs);
+	if (session_is_over(&rs->s))
+		return;
 	if (rs->sub != NULL)
 		redis_pubsub_go_on(rs);
 	redis_release(rs);
@@ -759,7 +800,7 @@ redis_may_go(const struct redis_session *rs)
 	       rs->sent - rs->answered < redis_depth(rs) &&
 	       buf_len(&rs->held) <= REDIS_HELD_MAX && !rs->s.lessee.midway &&
 	       rs->judged == 0 && !rs->selects && !redis_pubsub_waits(rs) &&
-	       rs->count == NULL;
+	       rs->caught == NULL;
 }
 
 /* Told in Redis's words once all before it is answered; then closed. */
@@ -1192,6 +1233,7 @@ redis_fini(struct session *s)
 	assert(redis_is_idle(rs) && rs->slow == NULL);
 	redis_pubsub_fini(rs);
 	redis_cluster_fini(rs);
+	redis_forget_caught(rs);
 	resp_request_free(&rs->request);
 	buf_free(&rs->held);
 	free(rs->name);

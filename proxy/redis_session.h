@@ -73,6 +73,7 @@ enum {
 	REDIS_NOAUTH_OUT = 1 << 10,
 	REDIS_NOAUTH_REQUEST = 256 << 10,
 	REDIS_REQUEST_MAX = RESP_BULK_MAX + (1 << 20),
+	REDIS_CAUGHT_MAX = 32 << 20,	/* a reply that is not passed as it comes */
 	REDIS_OUT_MAX = 1 << 30,	/* of a buf: more than all of the above */
 	REDIS_NAME_MAX = 1 << 10,	/* CLIENT SETNAME */
 	REDIS_DATABASES = 16		/* as Redis has them, unless configured */
@@ -115,11 +116,12 @@ struct redis_session {
 	uint64_t	    ran_ns;
 	struct redis_roll  *roll;	/* CLIENT LIST, KILL or UNBLOCK: its answer (redis_clients.h) */
 	struct redis_sub   *sub;	/* what it subscribes to (redis_pubsub.h); NULL: it never did */
-	struct redis_count *count;	/* PUBSUB NUMSUB is under way (redis_pubsub.h) */
+	struct redis_caught *caught;	/* the reply under way is not for the client as it is */
 	struct redis_cluster *cluster;	/* its commands in one (redis_cluster.h); NULL: none yet */
 	size_t		    more;	/* bytes taken behind the request being run */
 	uint64_t	    since_ns;	/* outstanding: for so long at most; idle: likewise */
 	unsigned	    hold;	/* enum redis_hold, several; 0: none */
+	uint64_t	    began;	/* IN_MULTI: `sent` behind MULTI */
 	unsigned	    judged;	/* what is taken back if the one outstanding fails */
 	unsigned	    db, next_db;	/* SELECT on a connection of its own is under way */
 	size_t		    size;	/* bytes of replies since the last whole one */
@@ -160,6 +162,10 @@ enum redis_did {
 	REDIS_LATER	/* not yet: leave it in the input and come again */
 };
 
+/* The whole reply that was caught; nothing, of one that will not come.  It says
+ * something in its place; 0, or -1: that does not fit. */
+typedef int redis_tell(struct redis_session *, unsigned about, const uint8_t *, size_t);
+
 typedef enum redis_did redis_run(struct redis_session *, const struct slice *arg, size_t argc);
 
 /* redis_session.c */
@@ -173,6 +179,9 @@ uint64_t       redis_put(struct redis_session *, struct server *, const struct s
 void	       redis_answered(struct redis_session *, uint32_t n);	/* so many more replies are told */
 /* The shared one, where there is room for n at once; likewise. */
 struct server *redis_share(struct redis_session *, size_t n, enum redis_did *did);
+/* The reply to what was just sent, alone, comes to `tell` and nowhere else, with
+ * what it is `about`; nothing begins meanwhile.  Not where the server also says what nobody asked. */
+void	       redis_catch(struct redis_session *, redis_tell *tell, unsigned about);
 enum redis_did redis_say_rate(struct redis_session *);
 /* A local reply: redis_said(rs, resp_put_...(redis_say(rs), ...)). */
 struct buf    *redis_say(struct redis_session *);

@@ -13,6 +13,7 @@ import pytest
 import respwire
 from respwire import Closed, Error, encode
 from servers import USERS, scaled, wait_for
+from test_redis import past_weir
 
 CONFIG = {"user svc": {"auth": "plain", "password": "svc-secret", "organizations": "*"},
           "user acme_two": {"auth": "plain", "password": "two", "organization": "acme"}}
@@ -96,6 +97,25 @@ def test_a_line_has_the_fields_of_redis_in_their_order(proxy, rd, proto):
     r.ask("PING")
     seen = {int(row["id"]): row["cmd"] for row in rows(r.ask("CLIENT", "LIST"))}
     assert seen == {r.id: "client|list", other.id: "get"}
+
+
+def test_a_list_tells_who_transacts_tracks_and_monitors(proxy, rd):
+    said = []
+    for open_one in (lambda n: past_weir(rd, n), proxy.resp):
+        r, asker = open_one(3), open_one(2)
+        number = r.ask("CLIENT", "ID")
+
+        def seen():
+            row = rows(asker.ask("CLIENT", "LIST", "ID", number))[0]
+            return [row[k] for k in ("flags", "multi", "redir", "cmd", "resp")]
+        said.append([])
+        for line in ("multi|set k v|get k|multi|exec|client tracking on|get k|multi|get k|discard"
+                     "|client tracking off|watch k|get k|unwatch|monitor").split("|"):
+            r.ask(*line.split())
+            said[-1].append((line, seen()))
+        r.close(), asker.close()
+    assert said[0] == said[1]
+    assert said[1][2] == ("get k", ["x", "2", "-1", "get", "3"])
 
 
 @pytest.mark.weir_only
