@@ -7,10 +7,10 @@ What stands before => is done past weir.  The calls are made on a new
 connection, to Redis and through weir, and all their replies must be the same
 bytes, unless the row begins with
 
-    ~  only the shape (types, lengths of arrays): values that time or chance make
+    #  but for digits: numbers that time makes
+    ~  only the shape (types, lengths of arrays, names): values that chance makes
     %  the same elements, in an order that is made of a random seed
     !  weir's own answer, of this pattern
-    ?  a connection of its own is needed: the same bytes once weir lends one
 
 `\\n` in a word is a line's end, @DUMP a value of DUMP, @PASSWORD the password
 both take; quotes are those of a shell.
@@ -70,7 +70,7 @@ persist: setex k 100 v => persist k ; ttl k
 pexpire: set k v => pexpire k 100000 ; ttl k
 pexpireat: set k v => pexpireat k 99999999999999 ; pexpiretime k
 pexpiretime: => pexpiretime none
-~pttl: psetex k 100000 v => pttl k ; pttl none ## milliseconds have passed
+#pttl: psetex k 100000 v => pttl k ; pttl none ## milliseconds have passed
 randomkey: set k v => randomkey
 rename: set a 1 => rename a b ; rename a b
 renamenx: mset a 1 b 2 => renamenx a b ; renamenx a c
@@ -205,7 +205,7 @@ xgroup|destroy: xadd x 1-1 f v ; xgroup create x g 0 => xgroup destroy x g ; xgr
 xgroup|help: => xgroup help
 xgroup|setid: xadd x 1-1 f v ; xgroup create x g 0 => xgroup setid x g 1-1
 xinfo: => xinfo
-~xinfo|consumers: xadd x 1-1 f v ; xgroup create x g 0 ; xgroup createconsumer x g me => xinfo consumers x g ## idle milliseconds
+#xinfo|consumers: xadd x 1-1 f v ; xgroup create x g 0 ; xgroup createconsumer x g me => xinfo consumers x g ## idle milliseconds
 xinfo|groups: xadd x 1-1 f v ; xgroup create x g 0 => xinfo groups x
 xinfo|help: => xinfo help
 xinfo|stream: xadd x 1-1 f v => xinfo stream x ; xinfo stream none
@@ -274,10 +274,10 @@ blmpop: rpush l a b => blmpop 0 1 l left count 2 ; blmpop 0.01 1 l left
 bzpopmin: zadd z 1 a => bzpopmin z 0 ; bzpopmin z 0.01
 bzpopmax: zadd z 1 a => bzpopmax z 0 ; bzpopmax z 0.01
 bzmpop: zadd z 1 a => bzmpop 0 1 z min ; bzmpop 0.01 1 z min
-?monitor: => monitor
-?wait: => wait 0 10
-?client|caching: => client caching yes
-?client|tracking: => client tracking on ; client trackinginfo ; client tracking off
+monitor: => monitor
+wait: => wait 0 10
+client|caching: => client caching yes
+client|tracking: => client tracking on ; client trackinginfo ; client tracking off
 client|reply: => client reply on ; client reply x
 client|unblock: => client unblock 99999999 ; client unblock x ; client unblock 1 foo ; client unblock 1 error x ; client unblock -1 TIMEOUT
 
@@ -290,7 +290,7 @@ client: => client
 client|getname: => client getname ; client setname me ; client getname
 client|getredir: => client getredir
 client|help: => client help
-~client|id: => client id ## each numbers its own
+#client|id: => client id ## each numbers its own
 !client|info: => client info ## (\$\d+\r\n|=\d+\r\ntxt:)id=\d+ addr=127\.0\.0\.1:\d+ .* cmd=client\|info user=\S+ .*
 client|kill: => client kill 1.2.3.4:5 ; client kill id 99999999
 !client|list: => client list ## (\$\d+\r\n|=\d+\r\ntxt:)id=\d+ addr=127\.0\.0\.1:\d+ .* cmd=client\|list user=\S+ .*
@@ -308,7 +308,7 @@ command|help: => command help
 command|info: => command info get nosuch
 %command|list: => command list filterby pattern xgr* ; command list filterby x y ## likewise
 echo: => echo "a b" ; echo
-~hello: => hello ; hello 3 ; hello 2 ; hello 4 ; hello x ; hello 2 foo ## the id of the client
+#hello: => hello ; hello 3 ; hello 2 ; hello 4 ; hello x ; hello 2 foo ## the id of the client
 ~info: => info server ## times and ids
 ping: => ping ; ping x ; ping x y
 quit: => quit
@@ -373,7 +373,7 @@ debug: => debug sleep 0
 failover: => failover ; failover abort
 flushall: set k v => flushall ; dbsize
 flushdb: set k v => flushdb async ; dbsize
-~lastsave: => lastsave ## a time
+#lastsave: => lastsave ## a time
 latency: => latency
 latency|doctor: => latency doctor
 latency|graph: => latency graph nosuch
@@ -408,10 +408,10 @@ slowlog|help: => slowlog help
 slowlog|len: => slowlog reset ; slowlog len
 slowlog|reset: => slowlog reset
 swapdb: => swapdb 0 1 ; swapdb 0 99
-~time: => time ## it passes
+#time: => time ## it passes
 """
 
-MARKS = "~%!?"
+MARKS = "#~%!"
 
 
 class Row:
@@ -440,4 +440,4 @@ def split(text):
 
 
 def rows():
-    return [Row(line) for line in ROWS.splitlines() if line and line[0] != "#"]
+    return [Row(line) for line in ROWS.splitlines() if line and line[:2] != "# "]

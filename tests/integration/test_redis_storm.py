@@ -26,7 +26,6 @@ CLIENTS = 200 if SOAK else 24
 SEED = int(os.environ.get("WEIR_SEED") or 1)
 CONNECTIONS = 4
 CONFIG = {"redis main": {"connections": CONNECTIONS}}
-NOT_YET = re.compile("ERR weir: .* is not supported yet$")
 WHO = ["default", "acme_app", "beta_app"]
 
 
@@ -38,15 +37,6 @@ def expect(got, want):
     """A reply that is not what it must be; `want` may be a function."""
     if not (want(got) if callable(want) else got == want):
         raise Foreign("%r instead of %r" % (got, want))
-
-
-def maybe(want):
-    """Of a command that needs a connection of its own: the same, or not yet."""
-    def check(got):
-        if isinstance(got, Error) and NOT_YET.match(got):
-            return True
-        return want(got) if callable(want) else got == want
-    return check
 
 
 class Client:
