@@ -857,7 +857,7 @@ class RedisClient(Client):
             value = bytes(self.buf[self.at:self.at + n])
             self.at += n + 2
             return (b"$", value)
-        if kind in b"*%":
+        if kind in b"*%>":
             n = int(rest) * (2 if kind == b"%" else 1)
             items = [await self.reply() for _ in range(n)]
             return kind if kind == b"%" else items
@@ -966,13 +966,60 @@ class RedisClient(Client):
         await self.send(encode("GET", name))
         await self.heard(shared=True)
 
+    async def publishes(self):
+        """To whoever of its organization listens."""
+        got = await self.ask("PUBLISH", "leak:%02d:all:channel" % self.org, self.mark())
+        if not re.fullmatch(rb":\d+", got):
+            raise Leak("the answer to PUBLISH: %r" % got)
+
+    async def messages(self, names):
+        """What comes next; before it, into the list, what was published on these channels."""
+        while True:
+            got = await self.heard(shared=True)
+            if not isinstance(got, list) or got[0] != (b"$", b"message"):
+                return got
+            if got[1][1] not in names:
+                raise Leak("a message of %r, for who has %r" % (got[1], names))
+            names[got[1][1]].append(got[2][1])
+
+    async def subscribes(self):
+        """Its organization's channel and its own: what is said there, and no other word."""
+        m = self.mark()
+        everybodys, own = ("leak:%02d:all:channel" % self.org).encode(), self.key("own").encode()
+        heard = {everybodys: [], own: []}
+        both = [(("SUBSCRIBE", everybodys, own), [(b"$", b"subscribe"), (b"$", everybodys), b":1"])]
+        pong = (b"$", m.encode())
+        if self.proto == 3:     # there it may speak, too
+            both += [(("PUBLISH", own, m), None), (("PUBLISH", everybodys, m), None)]
+        both += [(("PING", m), pong if self.proto == 3 else [(b"$", b"pong"), pong]),
+                 (("UNSUBSCRIBE",), None), (("PING", m), pong)]
+        self.did("subscribes")
+        await self.send(b"".join(encode(*args) for args, _ in both))
+        for args, expected in both:
+            if self.rng.random() < 0.03:
+                self.leave(self.rng.choice(["FIN", "RST"]))
+            got = await self.messages(heard)
+            if args[0] == "UNSUBSCRIBE":
+                last = await self.messages(heard)
+                self.same(sorted([got[1], last[1]]), sorted((b"$", c) for c in heard), "channels")
+                self.same([got[0], got[2], last[0], last[2]],
+                          [(b"$", b"unsubscribe"), b":1", (b"$", b"unsubscribe"), b":0"], "UNSUBSCRIBE")
+            elif expected is not None:
+                self.same(got, expected, args[0])
+            if args[0] == "SUBSCRIBE":
+                self.same(await self.messages(heard),
+                          [(b"$", b"subscribe"), (b"$", own), b":2"], "SUBSCRIBE")
+        self.same(heard[own], [m.encode()] if self.proto == 3 else [], "its own channel")
+        if self.proto == 3 and heard[everybodys].count(m.encode()) != 1:
+            raise Leak("its own word came %d times" % heard[everybodys].count(m.encode()))
+
     async def mistake(self):
         m = self.mark()
         got = await self.ask("NOSUCH" + m, m)
         if not got.startswith(b"-ERR unknown command") or m.encode() not in got:
             raise Leak("an unknown command: %r" % got)
 
-    ACTS = [one, one, one, one, pipeline, pipeline, shared, mistake]
+    ACTS = [one, one, one, one, pipeline, pipeline, shared, mistake, publishes, subscribes]
     ALONE = [queued, queued, blocking]      # on a connection of its own, for that long
 
 

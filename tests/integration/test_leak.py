@@ -3,7 +3,7 @@ Goal:   nobody ever gets a byte that is somebody else's.
 Method: random clients (leak.py) of 20 organizations, of both protocols, on four
         PostgreSQL servers and four workers: transactions, pipelines, equal
         statements, COPY, errors, timeouts, cancels, resets, service users that
-        choose another organization, and leaving in the middle of anything, while
+        choose another organization, channels, and leaving in the middle of anything, while
         servers are killed and the configuration is read again.  They check every
         message they are sent; from the outside, each row and each key must be of
         the organization whose mark it carries.
