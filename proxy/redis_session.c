@@ -269,6 +269,7 @@ redis_answered(struct redis_session *rs, uint32_t n)
 static void
 redis_unanswered(struct redis_session *rs, const char *text)
 {
+	redis_forget_caught(rs); /* there is none to be told */
 	if (rs->mute == REDIS_LOUD &&
 	    resp_put_error(stream_out(&rs->s.stream), text) != 0)
 		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);

@@ -162,8 +162,8 @@ enum redis_did {
 	REDIS_LATER	/* not yet: leave it in the input and come again */
 };
 
-/* The whole reply that was caught; nothing, of one that will not come.  It says
- * something in its place; 0, or -1: that does not fit. */
+/* The whole reply that was caught: it says something in its place; 0, or -1: that
+ * does not fit. */
 typedef int redis_tell(struct redis_session *, unsigned about, const uint8_t *, size_t);
 
 typedef enum redis_did redis_run(struct redis_session *, const struct slice *arg, size_t argc);
