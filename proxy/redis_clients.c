@@ -825,6 +825,10 @@ redis_clients_unblock(struct redis_session *rs, const struct slice *arg,
 	if (r == NULL) {
 		if (!unblock_options(rs, arg, argc, &id))
 			return REDIS_DONE;
+		if (rs->redis->cluster)
+			return redis_say_error(rs, "ERR weir: CLIENT UNBLOCK "
+						   "is not supported in a "
+						   "cluster");
 		r = roll_open(rs);
 		r->what = ROLL_UNBLOCK;
 		add_id(r, id);

@@ -695,6 +695,24 @@ put_own_info(struct buf *out, unsigned sections)
 	return bad;
 }
 
+static enum redis_did
+tell_own_info(struct redis_session *rs, unsigned sections)
+{
+	struct buf told;
+	const uint8_t *text;
+	size_t n;
+	int bad;
+
+	buf_init(&told, REDIS_CAUGHT_MAX);
+	bad = put_own_info(&told, sections);
+	text = buf_peek(&told, &n);
+	redis_say_text(rs, n > 0 ? (const char *)text : "", n);
+	buf_free(&told);
+	if (bad)
+		session_close(&rs->s, WHY_TOO_BIG, NULL, NULL);
+	return REDIS_DONE;
+}
+
 /* Is it an error, but not that this user may not ask? */
 static bool
 is_true_error(const uint8_t *p, size_t n)
@@ -746,6 +764,9 @@ run_info(struct redis_session *rs, const struct slice *arg, size_t argc)
 		return redis_forward(rs, arg, argc);
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;
+	if (rs->redis
+		->cluster) /* one node is not the whole, nor is it caught */
+		return tell_own_info(rs, own_sections(arg, argc));
 	did = redis_forward(rs, arg, argc);
 	if (!redis_is_idle(rs))
 		redis_catch(rs, tell_info, own_sections(arg, argc));
