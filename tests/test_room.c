@@ -151,6 +151,7 @@ struct town {
 	struct redis redis;
 	struct conf conf;
 	struct conf_redis up;
+	struct conf_host host;
 	SSL_CTX *contexts[1];
 	struct snapshot snapshot;
 	struct budgets budgets;
@@ -182,6 +183,9 @@ town_open(struct town *t, unsigned connections, unsigned dedicated)
 				     .connections = connections,
 				     .dedicated_connections = dedicated };
 	redis_open(&t->redis, &t->up.port);
+	t->host = (struct conf_host){ t->up.host, t->up.port };
+	t->up.hosts = &t->host;
+	t->up.hosts_n = 1;
 	t->conf.redis = &t->up;
 	t->conf.redis_n = 1;
 	t->conf.server_login_retry_ms = 1000;
