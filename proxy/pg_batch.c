@@ -470,13 +470,14 @@ pg_batch_submit(struct worker *w, struct op *op)
 	op->home = w->id;
 	w->batches->ops++;
 	atomic_fetch_add(&w->weir->operations, 1);
-	stats_add(&w->stats, STAT_BATCH_OPS, 1);
 	if (op->worker == w->id) {
 		arrives(&op->message, w);
-		return;
+	} else {
+		op->message.run = arrives;
+		mailbox_post(w->weir->mailboxes[op->worker], &op->message);
 	}
-	op->message.run = arrives;
-	mailbox_post(w->weir->mailboxes[op->worker], &op->message);
+	/* Whoever sees it counted may rely on its place. */
+	stats_add(&w->stats, STAT_BATCH_OPS, 1);
 }
 
 /* ---- sending ---------------------------------------------------------- */
