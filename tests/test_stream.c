@@ -1327,6 +1327,34 @@ moves_with_its_tls(void **state)
 	loop_close(&there);
 }
 
+/* Both write to one socket, so the order shows at its other end. */
+static void
+who_speaks_first_is_written_first(void **state)
+{
+	struct loop l;
+	struct end a, b;
+	char got[8];
+	int fd[2];
+
+	(void)state;
+	loop_open(&l);
+	pair(SOCK_STREAM, fd);
+	end_open(&a, &l, fd[0], OUT);
+	end_open(&b, &l, dup(fd[0]), OUT);
+	assert_int_equal(stream_put(&a.st, "a", 1), 0);
+	assert_int_equal(stream_put(&b.st, "b", 1), 0);
+	turn(&l);
+	assert_int_equal(stream_put(&b.st, "B", 1), 0);
+	assert_int_equal(stream_put(&a.st, "A", 1), 0);
+	turn(&l);
+	assert_int_equal(read(fd[1], got, sizeof(got)), 4);
+	assert_memory_equal(got, "abBA", 4);
+	end_close(&a);
+	end_close(&b);
+	close(fd[1]);
+	loop_close(&l);
+}
+
 int
 main(void)
 {
@@ -1366,6 +1394,7 @@ main(void)
 		cmocka_unit_test(
 		    floods_both_ways_through_tls_and_small_buffers),
 		cmocka_unit_test(moves_from_one_loop_to_another),
+		cmocka_unit_test(who_speaks_first_is_written_first),
 		cmocka_unit_test(moves_with_its_tls),
 	};
 

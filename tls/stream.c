@@ -657,8 +657,11 @@ stream_out(struct stream *st)
 {
 	if (!st->dirty && st->fd >= 0) {
 		st->dirty = 1;
-		st->dirty_next = st->home->dirty;
-		st->home->dirty = st;
+		if (st->home->dirty == NULL)
+			st->home->dirty = st;
+		else
+			st->home->dirty_last->dirty_next = st;
+		st->home->dirty_last = st;
 	}
 	return &st->out;
 }
@@ -765,8 +768,9 @@ on_writable(evutil_socket_t fd, short what, void *arg)
 }
 
 /*
- * Callbacks may put more bytes into streams, which go to the head of the list
- * and are written in the same call.
+ * Who got bytes first is written first: what two clients asked one after the
+ * other reaches a server in that order.  Callbacks may put more bytes into
+ * streams, which go to the end of the list and are written in the same call.
  */
 void
 streams_flush(struct streams *home)

@@ -63,7 +63,7 @@ struct streams {
 	struct wheel	   wheel;
 	struct stats	  *stats;
 	uint8_t		  *scratch;
-	struct stream	  *dirty;	/* streams with bytes to send this turn */
+	struct stream	  *dirty, *dirty_last;	/* streams with bytes to send this turn, in order */
 	struct buf_spare   spare;	/* of their bufs */
 	uint64_t	   now_ns;	/* monotonic, read once a turn */
 };
