@@ -247,6 +247,8 @@ is_rescue(const struct redis_cmd *cmd)
 static enum redis_did
 run_rescue(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
+	if (rs->redis->dedicated_connections == 0)
+		return redis_forward(rs, arg, argc); /* as good as we can */
 	rs->hold &= ~(unsigned)REDIS_PAUSES;
 	return run_alone_in(rs, arg, argc, 0, 0);
 }
@@ -257,7 +259,7 @@ run_pause(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	enum redis_did did;
 
-	if (rs->hold & REDIS_PAUSES)
+	if ((rs->hold & REDIS_PAUSES) || rs->redis->dedicated_connections == 0)
 		return redis_forward(rs, arg, argc);
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;

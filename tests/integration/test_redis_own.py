@@ -361,3 +361,11 @@ def test_who_ends_a_script_or_a_pause_does_not_wait_behind_it(weir, workers, fol
                 assert other.ask("GET", "k") == kind.encode()
     finally:
         server.stop(signal.SIGKILL)     # it may be busy
+
+
+@pytest.mark.weir_only
+def test_who_ends_a_script_or_a_pause_does_what_it_can_without_dedicated_connections(weir, workers):
+    w = weir({"redis main": {"profile": "dedicated", "dedicated_connections": 0}}, workers)
+    with w.resp() as r:
+        assert r.ask("SCRIPT", "KILL") == "NOTBUSY No scripts in execution right now."
+        assert r.ask("CLIENT", "PAUSE", 1) == r.ask("CLIENT", "UNPAUSE") == r.ask("SET", "k", 1) == "OK"
