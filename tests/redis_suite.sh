@@ -123,7 +123,7 @@ start_weir() {
 	pick_port && weir_port=$port
 	cat >"$1/weir.ini" <<INI
 [weir]
-workers = 1
+workers = ${WORKERS:-1}
 redis_listen = 127.0.0.1:$weir_port
 [redis main]
 url = redis://127.0.0.1:$redis_port/0
@@ -147,7 +147,7 @@ verdicts() {
 	    -e 's/^\[exception\]:.*/err\t(exception)/' \
 	    -e 's/^\[TIMEOUT\]:.*/err\t(stuck)/' \
 	    -e "s|^(ok\|err\|ignore\|skip)\t(.*)|$1\t\2\t\1|p" \
-	    "$2" | awk '/The End/{exit} {print}' | sort
+	    "$2" | sort
 }
 
 # run_suite NAME UNIT PORT LOG.  Where its own port is taken there is another.
@@ -183,7 +183,8 @@ run_unit() {
 		stop weir TERM
 	fi
 	stop redis KILL
-	grep -q 'The End' "$here/suite.log" || die "$unit did not end:" "$here/suite.log"
+	grep -Eq 'The End|^\[exception\]' "$here/suite.log" ||
+	    die "$unit did not end:" "$here/suite.log"
 	verdicts "$unit" "$here/suite.log" >>"$dir/$name.verdicts"
 }
 
