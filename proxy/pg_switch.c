@@ -404,20 +404,24 @@ depart_inside(struct pg_session *ps, struct choice *c, bool keep)
 {
 	struct session *s = &ps->s;
 	struct label *before, *now;
-	struct mark *m = mark_new(ps->sw);
+	struct mark was = { .tenant = tenant_ref(s->lessee.tenant),
+			    .label = label_ref(s->lessee.label),
+			    .keep = ps->sw->keep };
 	bool good;
 
-	if (m != NULL) {
-		m->tenant = tenant_ref(s->lessee.tenant);
-		m->label = label_ref(s->lessee.label);
-		m->keep = ps->sw->keep;
-	}
 	before = pg_hello_label(s, NULL, 0, s->lessee.tenant, ps->sw->jwt);
 	now = pg_hello_label(s, NULL, 0, c->tenant, ps->sw->jwt);
 	if ((good = depart(ps, c, keep))) {
+		struct mark *m = mark_new(ps->sw);
+
 		ps->sw->inner = true;
 		pg_server_switch_local(s->lessee.server, before, now);
+		if (m != NULL) {
+			*m = was;
+			was = (struct mark){ 0 };
+		}
 	}
+	mark_free(&was);
 	label_unref(&before);
 	label_unref(&now);
 	return good;
