@@ -613,10 +613,13 @@ def test_who_closes_its_side_only_hears_what_it_asked_for(weir, pg):
     assert count(pg) == 2
 
 
-def test_who_closes_its_side_before_an_error_of_what_is_held_keeps_no_server(proxy, pg):
-    """That was the answer to all it had asked: nothing is left to wait for."""
+def test_who_closes_its_side_before_an_error_of_what_is_held_keeps_no_server(weir, pg):
+    """That was the answer to all it had asked: nothing is left to wait for.  The server
+    is there before: who waits for one has gone."""
     import socket
-    db, wire = pg.connect(), proxy.wire("acme_app")
+    w = weir(CONFIG)
+    w.wire("acme_app").run(COUNT)
+    db, wire = pg.connect(), w.wire("acme_app")
     db.cursor().execute("SELECT pg_advisory_lock(7700)")
     wire.send(BEGIN, op(1, -1, '{"lock": 7700}'), COUNT)
     wire.sock.shutdown(socket.SHUT_WR)
