@@ -59,7 +59,7 @@ redis_server_full(const struct server *v, const struct lessee *l)
 {
 	const struct redis_server *rv = (const void *)v;
 
-	return redis_is_full(rv) || (rv->queue != NULL && rv->called != l);
+	return redis_is_full(rv) || (rv->queue.n > 0 && rv->called != l);
 }
 
 /* A quarter of the window at a time: not a wake-up for every reply. */
@@ -76,38 +76,24 @@ redis_server_queue(struct server *v, struct lessee *l)
 
 	/* Replies are what makes room: there is one to come. */
 	assert(v->ledger.n > 0 && l->waiting == NULL);
-	if (l->prev != NULL)
-		return;
-	l->next = NULL;
-	l->prev = rv->tail;
-	*rv->tail = l;
-	rv->tail = &l->next;
+	if (l->prev == NULL)
+		fair_put(&rv->queue, l);
 }
 
 void
 redis_server_unqueue(struct server *v, struct lessee *l)
 {
-	struct redis_server *rv = redis_server(v);
-
-	if (l->prev == NULL || l->waiting != NULL)
-		return;
-	*l->prev = l->next;
-	if (l->next != NULL)
-		l->next->prev = l->prev;
-	else
-		rv->tail = l->prev;
-	l->next = NULL;
-	l->prev = NULL;
+	if (l->prev != NULL && l->waiting == NULL)
+		fair_remove(&redis_server(v)->queue, l);
 }
 
-/* The first in the queue sends its share; if it wants more, it queues again
- * behind the others. */
+/* The next in the queue sends its share; if it wants more, it queues again
+ * behind the others of its organization. */
 static void
 redis_call(struct redis_server *rv)
 {
-	struct lessee *l = rv->queue;
+	struct lessee *l = fair_serve(&rv->queue, rv->s.stream.home->now_ns);
 
-	redis_server_unqueue(&rv->s, l);
 	rv->called = l;
 	l->ops->room(l);
 	rv->called = NULL;
@@ -498,7 +484,7 @@ redis_replies(struct server *v)
 	if (v->leaving && v->ledger.n == 0 && v->state == SERVER_SHARED)
 		server_close(v, rv->demoted ? WHY_WRONG_ROLE : WHY_ROOM, NULL,
 			     NULL);
-	while (rv->queue != NULL && redis_has_room(rv))
+	while (rv->queue.n > 0 && redis_has_room(rv))
 		redis_call(rv);
 }
 
@@ -713,7 +699,6 @@ redis_init(struct server *v)
 {
 	struct redis_server *rv = redis_server(v);
 
-	rv->tail = &rv->queue;
 	rv->window = redis_window(0);
 	wheel_entry_init(&rv->timer, redis_timer);
 }
@@ -796,7 +781,7 @@ redis_lost(struct server *v, enum why w, const char *sqlstate, const char *text)
 			    e.lessee, torn ? REDIS_TORN : REDIS_UNANSWERED, 1,
 			    false);
 	}
-	while (rv->queue != NULL)
+	while (rv->queue.n > 0)
 		redis_call(rv);
 }
 
@@ -804,7 +789,7 @@ static void
 redis_fini(struct server *v)
 {
 	assert(redis_server(v)->slow == NULL);
-	assert(redis_server(v)->queue == NULL);
+	assert(redis_server(v)->queue.n == 0);
 }
 
 const struct server_ops redis_server_ops = {

@@ -69,7 +69,7 @@ struct redis_server {
 	size_t		   size;	/* bytes of the reply being received, so far */
 	size_t		   usual;	/* of recent replies: fast to rise, slow to fall */
 	unsigned	   window;	/* commands outstanding at most, by that */
-	struct lessee	  *queue, **tail;	/* they wait for room, by their own links */
+	struct fair	   queue;	/* they wait for room, their organizations in turn */
 	struct lessee	  *called;	/* whose turn it is */
 	struct lessee	  *slow;	/* whose client must read before we go on */
 	unsigned	   slow_s;	/* for so many seconds */

@@ -233,6 +233,8 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 				    "subscribed");
 		return LOGIN_REFUSED;
 	}
+	/* It is there under the name of the organization it has. */
+	redis_leave_queue(rs);
 	if (!seats_take(&rs->s, r.user, r.tenant, &w)) {
 		tenant_unref(&r.tenant);
 		say_full(rs, w);

@@ -398,8 +398,7 @@ static const struct lessee_ops redis_lessee_ops = {
 
 /* ---- forwarding ------------------------------------------------------- */
 
-/* Not to be called any more: it has sent, or has nothing to send there. */
-static void
+void
 redis_leave_queue(struct redis_session *rs)
 {
 	if (rs->s.lessee.prev != NULL && rs->s.lessee.waiting == NULL)

@@ -189,6 +189,8 @@ enum redis_did redis_said(struct redis_session *, int failed);
 enum redis_did redis_say_error(struct redis_session *, const char *text);
 enum redis_did redis_say_text(struct redis_session *, const char *, size_t);	/* verbatim in RESP3 */
 void	       redis_rehome(struct redis_session *);	/* commands go elsewhere from now on */
+/* Not to be called any more: it has sent, or has nothing to send there. */
+void	       redis_leave_queue(struct redis_session *);
 
 /* redis_own.c */
 /* A command of class REDIS_DEDICATED; none is held. */

@@ -5,6 +5,7 @@ goes over it is told when to come again and costs no server anything, and
 nobody else sees any of it.
 Method: periods far longer than a test, so that what was granted can be counted.
 """
+import contextlib
 import select
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 import pgwire
 import respwire
 from pgwire import query
-from servers import DATABASE, scaled, wait_for
+from servers import DATABASE, REDIS_PASSWORD, scaled, wait_for
 
 pytestmark = pytest.mark.weir_only
 
@@ -267,6 +268,36 @@ def test_redis_commands_over_the_rate_are_refused_each_in_its_place(weir, worker
     assert "retry in" in str(second.ask("GET", "fair"))
     assert second.ask("PING") == "PONG"
     assert w.metric(QUERIES) == 2
+
+
+def test_a_flood_of_redis_commands_does_not_delay_another_organization(weir):
+    """All share one connection, and 40 clients of one wait for room in it."""
+    w = weir({"redis main": {"connections": 1}, "user default": {"organizations": "*"}})
+
+    def client(slug):
+        r = w.resp(login=False)
+        assert r.ask("AUTH", "default." + slug, REDIS_PASSWORD) == "OK"
+        return r
+    def read(r):
+        with contextlib.suppress(Exception):        # until the test is over
+            r.replies(8)
+    few, flood = client("beta"), [client("acme") for _ in range(40)]
+    few.ask("SET", "fair", "1")
+    # Replies so large that few are under way at a time, once that is known.
+    large = respwire.encode("EVAL", "return string.rep('x', 600000)", "0")
+    for r in flood:
+        r.send(large)
+        r.reply()
+    for r in flood:
+        r.send(large * 8)
+        threading.Thread(target=read, args=[r], daemon=True).start()
+    before, begun = w.metric("redis_commands_total"), 40 * 8
+    for _ in range(3):
+        assert few.ask("GET", "fair") == b"1"
+    served = w.metric("redis_commands_total") - before
+    wait_for(lambda: w.metric("redis_commands_total") - before >= 100, 30, "no flood")
+    # In one queue for all each request stands behind four of each client.
+    assert served < begun / 2, served
 
 
 def test_a_transaction_of_redis_is_paid_for_whole_or_refused_whole(weir, workers):
