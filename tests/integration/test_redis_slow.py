@@ -40,7 +40,7 @@ def test_a_huge_reply_is_read_while_others_get_theirs(weir, workers, rd, big, as
     w = weir(ROOM, workers)
     neighbours = [w.resp() for _ in range(2 * workers)]
     for n, r in enumerate(neighbours):
-        assert r.ask("SET", "n%d" % n, 0) == "OK"
+        assert r.ask("SET", "slow:n%d" % n, 0) == "OK"
     hog = w.resp()
     hog.send(*ask)
     before = {1: b"", 2: b"$-1\r\n", 3: b"+OK\r\n+QUEUED\r\n*1\r\n"}[len(ask)]
@@ -52,16 +52,16 @@ def test_a_huge_reply_is_read_while_others_get_theirs(weir, workers, rd, big, as
             assert data, "the hog was closed behind %d bytes" % len(got)
             got += data
         for n, r in enumerate(neighbours):
-            assert r.ask("INCR", "n%d" % n) == rounds
+            assert r.ask("INCR", "slow:n%d" % n) == rounds
     assert got == before + big
     # It reads what it writes, on whichever connection.
     for n in range(50):
-        hog.send(encode("RPUSH", "mine", n), encode("LRANGE", "mine", -1, -1))
+        hog.send(encode("RPUSH", "slow:mine", n), encode("LRANGE", "slow:mine", -1, -1))
         assert hog.replies(2) == [n + 1, [b"%d" % n]]
-        hog.send(encode("SET", "mine:n", n))
+        hog.send(encode("SET", "slow:mine:n", n))
         assert hog.reply() == "OK" and hog.ask("EVAL", "return redis.call('GET', KEYS[1])",
-                                               1, "mine:n") == b"%d" % n
-    for name in ["mine", "mine:n"] + ["n%d" % n for n in range(len(neighbours))]:
+                                               1, "slow:mine:n") == b"%d" % n
+    for name in ["slow:mine", "slow:mine:n"] + ["slow:n%d" % n for n in range(len(neighbours))]:
         assert hog.ask("DEL", name) == 1
 
 
@@ -95,19 +95,20 @@ def test_who_is_not_answered_in_time_is_told_so_and_hears_no_late_reply(weir, wo
     w = weir({"redis main": {"command_timeout": "0.5"}}, workers)
     clients = [w.resp() for _ in range(2 * workers)]
     for n, r in enumerate(clients):
-        r.send(encode("SET", "late", "late"), encode("PING"), encode("INCRBY", "n%d" % n, 1000))
+        r.send(encode("SET", "slow:late", "late"), encode("PING"),
+               encode("INCRBY", "slow:n%d" % n, 1000))
     for r in clients:
         assert r.replies(3) == ["ERR weir: command_timeout", "PONG", "ERR weir: command_timeout"]
     assert w.metric("redis_commands_overdue_total") == 2 * len(clients)
     paused()
     # Then there is no reply that belongs to anything before.
     for n, r in enumerate(clients):
-        name = "own%d" % n
+        name = "slow:own%d" % n
         wait_for(lambda: r.ask("SET", name, name) == "OK", 20, "an answer in time")
         for i in range(20):
             assert r.ask("ECHO", name) == name.encode()
             assert r.ask("GET", name) == name.encode()
-        assert r.ask("GETDEL", "n%d" % n) == b"1000", "it was run once, if late"
+        assert r.ask("GETDEL", "slow:n%d" % n) == b"1000", "it was run once, if late"
         assert r.ask("DEL", name) == 1
 
 
@@ -116,12 +117,12 @@ def test_query_timeout_closes_who_waits_and_leaves_the_others_their_replies(weir
     neighbours = [w.resp() for _ in range(2 * workers)]
     clients = [w.resp() for _ in range(2 * workers)]
     for r in clients:
-        r.send(encode("SET", "late", "late"))
+        r.send(encode("SET", "slow:late", "late"))
     for r in clients:
         assert r.until_closed() == b""
     paused()
     for n, r in enumerate(neighbours):
-        assert [r.ask("SET", "own", n), r.ask("GET", "own")] == ["OK", b"%d" % n]
+        assert r.ask("SET", "slow:own", n) == "OK" and r.ask("GET", "slow:own") == b"%d" % n
 
 
 def test_a_redis_that_takes_no_login_is_told_of_in_server_connect_timeout(weir, workers):

@@ -315,6 +315,8 @@ def test_require_does_not_believe_what_was_true_of_another_role(checked, db, pg)
     w = checked(upstream=REQUIRE, workers=4)
     assert enters(w)
     w.reload({"postgres main": {"user": "boss", "password": "boss-secret"}})
+    # A worker that has not heard of it yet knows that it cannot tell.
+    wait_for(lambda: refused(w) == "08004", 10, "not refused")
     for _ in range(8):
         assert refused(w) == "08004"
     w.reload({"postgres main": {"user": ROLE, "password": PASSWORD}})
