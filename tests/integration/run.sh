@@ -32,7 +32,7 @@ esac
 # Files side by side, each with servers of its own; with -n0 or -x one by one.
 case " $* " in
 *" -n"* | *" -x "* | *" -s "* | *" --pdb "*) ;;
-*) set -- -n "${JOBS:-3}" --dist loadfile "$@" ;;
+*) set -- -n "${JOBS:-4}" --dist loadfile "$@" ;;
 esac
 # Nothing here takes this long; a hang must not take a day.
 exec timeout --kill-after=30 "${LIMIT:-2400}" $run /usr/bin/python3 -m pytest \
