@@ -161,7 +161,8 @@ def test_the_reserve_comes_after_a_wait_and_goes_again(weir, pg, workers):
             wire = left.pop(ready[0])
             assert pgwire.kinds(wire.until()) == "CTDCZ"
             wire.run(query("COMMIT"))
-        servers_are(pg, 1)
+        # Workers that look in the same moment may each see one too many.
+        wait_for(lambda: len(pg.backends()) <= 1, 10, "the reserve stays")
     assert seen.most == 3
     assert w.metric("server_reserve_total") >= 2
 
