@@ -872,6 +872,9 @@ pg_leave(struct session *s)
 
 	if (pg_hold_is_running(ps))
 		return true; /* it is looked at again behind that */
+	/* What it has sent may have had to wait: its step is about to run. */
+	if (s->awake && ps->hello == NULL && !ps->relay)
+		return true;
 	/* What it asked behind its operations is still to be done. */
 	if (s->state == SESSION_BATCH) {
 		if (buf_len(&s->stream.in) == 0)

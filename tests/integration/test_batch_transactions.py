@@ -19,7 +19,7 @@ import pytest
 import pgwire
 from pgwire import (bind, close, describe, error, errors, execute, extended, flush, kinds, parse, query,
                     rows, status, sync, tags)
-from servers import DATABASE, ORGANIZATIONS, scaled, wait_for
+from servers import DATABASE, ORGANIZATIONS, UPSTREAM_USER, scaled, wait_for
 from test_batch_publish import listener                     # noqa: F401
 from test_batch import (ACME, DOC, INSERT, TABLE, Holder, at_work, count, direct, op, take, told)
 
@@ -611,6 +611,28 @@ def test_who_closes_its_side_only_hears_what_it_asked_for(weir, pg):
         wire.sock.shutdown(socket.SHUT_WR)
         assert kinds(wire.until_closed()) == heard
     assert count(pg) == 2
+
+
+def test_who_closes_its_side_just_when_what_is_held_was_carried_out_hears_the_rest(weir, pg):
+    """Its end comes in one turn with the server's answer, and behind it."""
+    import signal
+    import socket
+    w = weir(CONFIG)
+    w.wire("acme_app").run(COUNT)
+    db, wire = pg.connect(), w.wire("acme_app")
+    db.cursor().execute("SELECT pg_advisory_lock(7700)")
+    wire.send(BEGIN, op(1, 1, '{"lock": 7700}'), COUNT, COMMIT, COUNT)
+    at_work(pg, "advisory")
+    w.signal(signal.SIGSTOP)
+    try:
+        db.close()
+        wait_for(lambda: pg.run("SELECT 1 FROM pg_stat_activity WHERE usename = %s"
+                                " AND state = 'idle in transaction'", [UPSTREAM_USER]),
+                 10, "the row is not inserted")
+        wire.sock.shutdown(socket.SHUT_WR)
+    finally:
+        w.signal(signal.SIGCONT)
+    assert kinds(wire.until_closed()) == "CZ12nCZTDCZCZTDCZ"
 
 
 def test_who_closes_its_side_before_an_error_of_what_is_held_keeps_no_server(weir, pg):
