@@ -37,6 +37,8 @@ cache=$root/build/redis-suite
 known=$root/tests/redis_suite.known
 # shellcheck source=tests/own_apt.sh
 . "$root/tests/own_apt.sh"
+# shellcheck source=tests/own_server.sh
+. "$root/tests/own_server.sh"
 unset REDISCLI_AUTH
 
 say() { printf 'redis-suite: %s\n' "$*"; }
@@ -71,24 +73,7 @@ tclsh() {
 
 # --- the servers --------------------------------------------------------
 
-# A port nobody listens on, below those the kernel gives to outgoing ones.
-pick_port() {
-	while :; do
-		port=$((10000 + RANDOM % 22000))
-		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || return 0
-	done
-}
-
-# ready PID PORT LOG: until it answers.
-ready() {
-	local i
-	for ((i = 0; i < 300; i++)); do
-		kill -0 "$1" 2>/dev/null || die "it ended, $3 says:" "$3"
-		[ "$(redis-cli -p "$2" ping 2>&1)" != PONG ] || return 0
-		sleep 0.1
-	done
-	die "not ready within 30 s, $3 says:" "$3"
-}
+answers() { [ "$(redis-cli -p "$1" ping 2>&1)" = PONG ]; }
 
 # What follows runs in a process of its own, one for each of the two runs.
 cleanup_run() {
@@ -98,15 +83,6 @@ cleanup_run() {
 	stop redis KILL
 }
 
-# stop NAME SIGNAL
-stop() {
-	local pid=$1_pid
-	[ -n "${!pid}" ] || return 0
-	kill "-$2" "${!pid}" 2>/dev/null || :
-	wait "${!pid}" 2>/dev/null || :
-	printf -v "$pid" ''
-}
-
 start_redis() {
 	pick_port && redis_port=$port
 	mkdir "$1/data"
@@ -114,7 +90,7 @@ start_redis() {
 	    --save '' --enable-debug-command yes --enable-module-command yes \
 	    --enable-protected-configs yes >"$1/redis.log" 2>&1 &
 	redis_pid=$!
-	ready "$redis_pid" "$redis_port" "$1/redis.log"
+	ready "$redis_pid" "$1/redis.log" answers "$redis_port"
 }
 
 # One worker: the suite asks by one client what another has just begun, without
@@ -133,7 +109,7 @@ auth = trust
 INI
 	"$weir" -c "$1/weir.ini" >"$1/weir.log" 2>&1 &
 	weir_pid=$!
-	ready "$weir_pid" "$weir_port" "$1/weir.log"
+	ready "$weir_pid" "$1/weir.log" answers "$weir_port"
 }
 
 # --- a run ---------------------------------------------------------------

@@ -30,6 +30,8 @@ unset PGHOST PGHOSTADDR PGPORT PGUSER PGDATABASE PGPASSWORD PGSSLMODE PGOPTIONS 
 
 # shellcheck source=tests/own_apt.sh
 . "$root/tests/own_apt.sh"
+# shellcheck source=tests/own_server.sh
+. "$root/tests/own_server.sh"
 
 say() { printf 'regress: %s\n' "$*"; }
 die() { say "$1" >&2; [ -z "${2:-}" ] || tail -n 20 "$2" >&2; exit 2; }
@@ -80,24 +82,7 @@ if [ "$(id -u)" = 0 ]; then
 	AS+=(--reuid postgres --regid "$(id -g postgres)" --clear-groups)
 fi
 
-# A port nobody listens on, below those the kernel gives to outgoing ones.
-pick_port() {
-	while :; do
-		port=$((10000 + RANDOM % 22000))
-		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || return 0
-	done
-}
-
-# ready PID PORT LOG: until it answers.
-ready() {
-	local i
-	for ((i = 0; i < 300; i++)); do
-		kill -0 "$1" 2>/dev/null || die "it ended, $3 says:" "$3"
-		$PG/bin/pg_isready -q -h 127.0.0.1 -p "$2" && return
-		sleep 0.1
-	done
-	die "not ready within 30 s, $3 says:" "$3"
-}
+answers() { $PG/bin/pg_isready -q -h 127.0.0.1 -p "$1"; }
 
 # Settings are those pg_regress gives a server of its own.
 start_postgres() {
@@ -111,7 +96,7 @@ start_postgres() {
 	    -c max_prepared_transactions=2 -c max_connections=100 \
 	    >"$dir/postgres.log" 2>&1 &
 	postgres_pid=$!
-	ready "$postgres_pid" "$postgres_port" "$dir/postgres.log"
+	ready "$postgres_pid" "$dir/postgres.log" answers "$postgres_port"
 }
 
 # A server serves one client and goes: what a backend keeps through DISCARD ALL
@@ -136,16 +121,7 @@ auth = trust
 INI
 	"${AS[@]}" "$dir/weir" -c "$dir/weir.ini" >"$dir/weir.log" 2>&1 &
 	weir_pid=$!
-	ready "$weir_pid" "$weir_port" "$dir/weir.log"
-}
-
-# stop NAME SIGNAL
-stop() {
-	local pid=$1_pid
-	[ -n "${!pid}" ] || return 0
-	kill "-$2" "${!pid}" 2>/dev/null || :
-	wait "${!pid}" 2>/dev/null || :
-	printf -v "$pid" ''
+	ready "$weir_pid" "$dir/weir.log" answers "$weir_port"
 }
 
 cleanup() {
