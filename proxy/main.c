@@ -40,7 +40,6 @@ struct process {
 	struct event_base *base;
 	struct event *sigterm, *sigint, *sighup, *watch;
 	struct admin *admin;
-	const char *file;
 	int stops;
 };
 
@@ -292,7 +291,7 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	struct process *pr = arg;
 	struct weir *weir = &pr->weir;
 	struct conf_errors errors;
-	struct snapshot *snapshot = snapshot_load(pr->file, &errors);
+	struct snapshot *snapshot = snapshot_load(weir->file, &errors);
 
 	(void)sig;
 	(void)what;
@@ -302,12 +301,13 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	for (size_t i = 0; i < errors.n; i++)
 		LOG(weir->log, LOG_ERROR, LOG_EV_CONFIG,
 		    log_str("error", errors.line[i]));
-	LOG(weir->log, snapshot ? LOG_INFO : LOG_ERROR, LOG_EV_RELOAD,
-	    log_str("file", pr->file),
-	    log_str("result", snapshot ? "ok" : "kept the old one"));
 	conf_errors_free(&errors);
-	if (snapshot == NULL)
+	if (snapshot == NULL) {
+		LOG(weir->log, LOG_ERROR, LOG_EV_RELOAD,
+		    log_str("file", weir->file),
+		    log_str("result", "kept the old one"));
 		return;
+	}
 	snapshot_inherit(snapshot, weir->snapshot);
 	warn_unchangeable(pr, weir->snapshot->conf, snapshot->conf);
 	log_set(weir->log, snapshot->conf->log_level,
@@ -317,6 +317,7 @@ on_reload(evutil_socket_t sig, short what, void *arg)
 	lookup_reload(weir->secrets);
 	directory_reload(weir->directory);
 	rls_reload(weir->rls);
+	atomic_store(&snapshot->awaited, weir->workers);
 	for (unsigned i = 0; i < weir->workers; i++)
 		worker_reload(weir->worker[i], snapshot);
 	snapshot_unref(&weir->snapshot);
@@ -460,7 +461,7 @@ main(int argc, char **argv)
 	mallopt(M_MMAP_THRESHOLD, 256 << 10);
 	mallopt(M_TRIM_THRESHOLD, 1 << 20);
 	read_options(argc, argv, &options);
-	pr.file = options.file;
+	pr.weir.file = options.file;
 	pr.weir.snapshot = load_or_exit(&options, &errors);
 	pr.weir.log = log_open(pr.weir.snapshot->conf->log_level,
 			       pr.weir.snapshot->conf->log_format);

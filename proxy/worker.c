@@ -177,15 +177,24 @@ struct order {
 };
 
 static void
+take_over(struct worker *w, struct snapshot *snapshot)
+{
+	snapshot_unref(&w->snapshot);
+	w->snapshot = snapshot;
+	pools_reload(&w->pools, snapshot);
+	if (atomic_fetch_sub(&snapshot->awaited, 1) == 1)
+		LOG(w->weir->log, LOG_INFO, LOG_EV_RELOAD,
+		    log_str("file", w->weir->file), log_str("result", "ok"));
+}
+
+static void
 obey(struct message *m, void *owner)
 {
 	struct order *o = (struct order *)(void *)m;
 	struct worker *w = owner;
 
 	if (o->snapshot != NULL) {
-		snapshot_unref(&w->snapshot);
-		w->snapshot = o->snapshot;
-		pools_reload(&w->pools, w->snapshot);
+		take_over(w, o->snapshot);
 	} else if (w->drain_ns == 0) {
 		listeners_close(w);
 		atomic_fetch_add(&w->weir->deaf, 1);

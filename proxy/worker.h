@@ -65,6 +65,7 @@ struct worker {
 /* What the process has once. */
 struct weir {
 	struct log	*log;
+	const char	*file;		/* the configuration */
 	struct snapshot	*snapshot;	/* the current one; main's */
 	struct budgets	 budgets;
 	struct rates	 rates;
@@ -88,7 +89,11 @@ struct weir {
 
 struct worker *worker_open(struct weir *, unsigned id);	/* NULL: no resources */
 int	       worker_start(struct worker *) __attribute__((warn_unused_result));
-void	       worker_reload(struct worker *, struct snapshot *);	/* from main */
+/*
+ * From main.  The last of the workers that snapshot->awaited counts to take it
+ * over logs event=reload: behind that line nobody goes by the old one any more.
+ */
+void	       worker_reload(struct worker *, struct snapshot *);
 void	       worker_drain(struct worker *);				/* from main */
 void	       worker_close(struct worker **);	/* after its thread was joined */
 

@@ -20,6 +20,7 @@
 
 struct snapshot {
 	_Atomic unsigned refs;
+	_Atomic unsigned awaited;	/* workers that have yet to take it over */
 	struct conf	*conf;
 	struct certs	*certs;		/* NULL: none configured, and none of these: */
 	SSL_CTX		*listen;	/* PostgreSQL behind an SSLRequest */

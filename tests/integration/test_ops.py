@@ -194,20 +194,22 @@ def test_a_signal_lets_transactions_finish_and_sends_idle_clients_home(
     busy.run(query("BEGIN"))
     busy.run(query("INSERT INTO scratch.drained VALUES (1)"))
     asking.send(query("SELECT pg_sleep(1), 'answered'"))
-    time.sleep(0.2)
+    wait_for(lambda: pg.run("SELECT 1 FROM pg_stat_activity WHERE state = 'active'"
+                            " AND query = $$SELECT pg_sleep(1), 'answered'$$"),
+             what="the query does not arrive")
     w.signal(sig)
 
     goodbye = errors(idle.until_closed())
     assert [e["C"] for e in goodbye] == ["57P01"]
     with pytest.raises(RespClosed):
         redis_idle.reply()
-    wait_for(lambda: not accepts(w.pg_port), 3, "it still accepts")
+    wait_for(lambda: not accepts(w.pg_port), what="it still accepts")
     assert status(busy.run(query("INSERT INTO scratch.drained VALUES (2)"))) == "T"
     assert w.alive()
     assert tags(busy.run(query("COMMIT"))) == ["COMMIT"]
     assert pgwire.rows(asking.until("Z"))[0][1] == "answered"
     assert kinds(asking.until_closed()) in ("", "E")
-    assert w.wait(5) == 0
+    assert w.wait() == 0
     w.over = True
     assert pg.run("SELECT count(*) FROM scratch.drained") == [(2,)]
     assert w.event("drain") and w.event("stop")
@@ -218,14 +220,15 @@ def test_redis_replies_that_are_due_go_out_before_it_stops(weir, rd, relay):
     w = weir({"redis main": {"url": "redis://:%s@127.0.0.1:%d" % (rd.password, line.port)}})
     r = w.resp()
     assert r.ask("SET", "k", "v") == "OK"
-    line.delay = 0.5
+    line.delay, asked = 0.5, []
+    line.rewrite = lambda data: asked.append(data) or data
     r.send(b"GET k\r\n" * 3)
-    time.sleep(0.1)
+    wait_for(lambda: b"".join(asked).count(b"GET") == 3, what="it is not asked")
     w.signal(signal.SIGTERM)
     assert r.replies(3) == [b"v"] * 3
     with pytest.raises(RespClosed):
         r.reply()
-    assert w.wait(8) == 0
+    assert w.wait() == 0
     w.over = True
 
 
@@ -235,9 +238,9 @@ def test_drain_timeout_ends_who_does_not_finish(weir, workers):
     wire.run(query("BEGIN"))
     start = time.monotonic()
     w.signal(signal.SIGTERM)
-    assert w.wait(8) == 0
+    assert w.wait() == 0
     w.over = True
-    assert 0.8 < time.monotonic() - start < scaled(5)
+    assert 0.8 < time.monotonic() - start
     assert [e["C"] for e in errors(wire.until_closed())] in (["57P01"], [])
 
 
@@ -246,10 +249,11 @@ def test_a_second_signal_does_not_wait(weir):
     wire = w.wire()
     wire.run(query("BEGIN"))
     w.signal(signal.SIGTERM)
-    time.sleep(0.5)
+    wait_for(lambda: w.events("drain"), what="it does not drain")
+    time.sleep(0.3)
     assert w.alive()
     w.signal(signal.SIGTERM)
-    w.wait(10)
+    w.wait()
     w.over = True
 
 
@@ -277,9 +281,9 @@ def test_it_stops_under_load_and_every_commit_it_told_is_there(weir, workers, pg
     threads = [threading.Thread(target=work, args=[n]) for n in range(20)]
     for t in threads:
         t.start()
-    time.sleep(0.7)
+    wait_for(lambda: len(done) > 50 or strange, what="nothing is done")
     w.signal(signal.SIGTERM)
-    assert w.wait(12) == 0
+    assert w.wait() == 0
     w.over = True
     for t in threads:
         t.join()
@@ -304,11 +308,11 @@ def test_reload_brings_users_and_takes_them_away(weir, workers):
     with Canary(w):
         w.reload({"user new_app": {"auth": "scram-sha-256", "password": "new-secret"},
                   "user beta_app": None, "user plain_app": {"password": "changed"}})
-        wait_for(lambda: logs_in(w, "new_app", "new-secret"), 2, "the new user")
-        for user, password in [("beta_app", USERS["beta_app"][1]),
-                               ("plain_app", USERS["plain_app"][1])]:
-            wait_for(lambda: not logs_in(w, user, password), 2, user + " still gets in")
-        assert logs_in(w, "plain_app", "changed")
+        for _ in range(2 * workers):        # event=reload: on whichever worker
+            assert logs_in(w, "new_app", "new-secret")
+            assert not logs_in(w, "beta_app", USERS["beta_app"][1])
+            assert not logs_in(w, "plain_app", USERS["plain_app"][1])
+            assert logs_in(w, "plain_app", "changed")
     assert old.value("SELECT 'still here'") == "still here"
 
 
@@ -324,11 +328,15 @@ def test_reload_changes_the_size_of_a_pool(weir, workers):
     w = weir({"postgres main": {"pool_size": 1}}, workers)
     assert concurrently(w, 4) == 1
     w.reload({"postgres main": {"pool_size": 4}})
-    assert concurrently(w, 8) in (3, 4)
+
+    def all_four():
+        n = concurrently(w, 8)
+        assert n <= 4
+        return n >= 3
+    wait_for(all_four, what="the pool did not grow")
     w.reload({"postgres main": {"pool_size": 2}})
-    with contextlib.suppress(AssertionError):
-        wait_for(lambda: concurrently(w, 6) <= 2, 5)
-    assert concurrently(w, 6) <= 2, "the pool did not shrink"
+    wait_for(lambda: concurrently(w, 6) <= 2, what="the pool did not shrink")
+    assert concurrently(w, 6) <= 2, "the pool grew again"
 
 
 def serial(w):
@@ -351,8 +359,7 @@ def test_reload_brings_a_new_certificate_under_the_same_name(weir, workers, auth
     first, old = serial(w), w.wire(tls=True)
     install("second")
     w.reload()
-    wait_for(lambda: {serial(w) for _ in range(4)} and serial(w) != first, 5,
-             "still the old certificate")
+    assert first not in {serial(w) for _ in range(2 * workers)}, "still the old certificate"
     assert old.value("SELECT repeat('x', 50000)") == "x" * 50000
     with open(crt, "w") as f:
         f.write("garbage")
@@ -409,13 +416,14 @@ def test_not_ready_while_it_drains(weir):
     wait_for(lambda: w.http("/readyz")[0] == 503, 5, "/readyz still says yes")
     assert w.http("/healthz")[0] == 200
     wire.run(query("COMMIT"))
-    assert w.wait(5) == 0
+    assert w.wait() == 0
     w.over = True
 
 
 def test_metrics_are_what_prometheus_reads_and_count_what_happened(weir, workers):
     w = weir({}, workers)
-    time.sleep(0.3)         # the connections that found it listening
+    wait_for(lambda: w.metric("clients_accepted_total", "postgres") == w.knocked)
+    w.settled()
     before = w.metrics()
     text = w.http("/metrics")[1]
     named = set(re.findall(r"^# TYPE (\S+) (?:counter|gauge|histogram)$", text, re.M))

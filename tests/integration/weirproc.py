@@ -108,14 +108,18 @@ class Weir:
             self.process = subprocess.Popen(
                 [self.binary, "-c", self.file], stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, preexec_fn=servers.die_with_parent)
-        self.pid = self.process.pid
+        self.pid, self.knocked = self.process.pid, 0
         if wait:
             wait_for(self._listening, 15, "weir does not accept:\n" + self.tail())
 
     def _listening(self):
         assert self.process.poll() is None, \
             "weir exited with %d:\n%s" % (self.process.returncode, self.tail())
-        return all(accepts(port) for port in self.ports.values())
+        if self.pg_port:
+            if not accepts(self.pg_port):
+                return False
+            self.knocked += 1       # of clients_accepted_total, by and by
+        return all(accepts(port) for port in self.ports.values() if port != self.pg_port)
 
     def alive(self):
         return self.process.poll() is None
