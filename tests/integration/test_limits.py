@@ -20,6 +20,13 @@ from servers import DATABASE, scaled, wait_for
 
 pytestmark = pytest.mark.weir_only
 
+
+@pytest.fixture(autouse=True)
+def nobody_left(pg):
+    """Servers are counted: those of the weir before may still be leaving."""
+    wait_for(lambda: not pg.backends(), what="another weir's servers")
+
+
 FULL = "53300"
 BEGIN = "BEGIN; SELECT 1"        # a bare BEGIN takes no server yet
 
@@ -54,7 +61,8 @@ def test_who_waits_long_is_told_so_once_and_served_in_the_end(weir, workers):
     time.sleep(0.5)
     holder.run(query("COMMIT"))
     assert pgwire.kinds(other.until()) == "TDCZ"
-    assert pgwire.kinds(other.run(query("SELECT 1"))) == "TDCZ"
+    # Another wait, should it be long, is another matter.
+    assert pgwire.kinds(other.run(query("SELECT 1"))).lstrip("N") == "TDCZ"
 
 
 def test_nobody_is_told_who_does_not_want_to_hear(weir):
@@ -118,13 +126,14 @@ def servers_are(pg, n, seconds=10):
 
 
 def test_so_many_servers_are_kept_open_from_the_start_on(weir, pg, workers):
-    w = weir(upstream(pool_size=5, min_pool_size=2, dbname=DATABASE), workers)
+    w = weir(upstream(pool_size=5, min_pool_size=2, dbname=DATABASE, rls_check="off"), workers)
     servers_are(pg, 2)
     pg.run("SELECT pg_terminate_backend(%s, 5000)", [pg.backends()[0]])
     servers_are(pg, 2)
     assert w.wire().value("SELECT 1") == "1"
     # Another worker than the one that opened them may open one of its own.
-    assert 2 <= len(pg.backends()) <= (2 if workers == 1 else 3)
+    most = 2 if workers == 1 else 3
+    wait_for(lambda: 2 <= len(pg.backends()) <= most, what="not so many")
 
 
 def test_a_pool_of_clients_is_filled_while_it_has_some(weir, pg, workers):
@@ -151,7 +160,7 @@ def test_the_reserve_comes_after_a_wait_and_goes_again(weir, pg, workers):
             wire.send(query(BEGIN))
         wait_for(lambda: len(pg.backends()) == 3, 5, "no reserve")
         assert time.monotonic() - begun >= 0.35
-        time.sleep(0.6)
+        time.sleep(0.3)     # there is no fourth
         holders[0].run(query("COMMIT"))
         # In any order: they began to wait at about the same time.
         left = {wire.sock: wire for wire in holders[1:]}
@@ -168,20 +177,29 @@ def test_the_reserve_comes_after_a_wait_and_goes_again(weir, pg, workers):
 
 
 def hammer(w, databases, seconds, rest=0.0):
-    """A client per database, as fast as it can; how often each was served."""
+    """
+    A client per database, as fast as it can; how often each was served.  It
+    goes on until each was, however slow the machine.
+    """
     end, counts, failed = time.monotonic() + seconds, {}, []
+    late = end + scaled(60)
+
+    def over():
+        now = time.monotonic()
+        return now >= late or now >= end and min(counts.values()) > 0
 
     def run(name, wire):
         try:
-            while time.monotonic() < end:
+            while not over():
                 assert wire.value("SELECT current_database(), pg_sleep(0.005)") == name[0]
                 counts[name] += 1
                 time.sleep(rest)
         except BaseException as e:      # noqa: B902
             failed.append(e)
     threads = []
-    for name in [(d, i) for i in range(2) for d in databases]:
-        counts[name] = 0
+    names = [(d, i) for i in range(2) for d in databases]
+    counts.update({name: 0 for name in names})
+    for name in names:
         threads.append(threading.Thread(
             target=run, args=(name, w.wire("plain_app", database=name[0]))))
     for t in threads:
@@ -207,24 +225,23 @@ def test_no_more_servers_are_open_than_the_cap_allows(weir, pg, workers, databas
     for wire in wires:
         wire.send(query(BEGIN))
     wait_for(lambda: w.metric("clients_waiting", "postgres") == 5, 10, "not five wait")
+    left = {wire.sock: wire for wire in wires}
+
+    def ready(timeout):
+        return [left.pop(s) for s in select.select(list(left), [], [], timeout)[0]]
+    first = []
     with Sampler(pg) as seen:
-        time.sleep(0.5)
+        wait_for(lambda: first.extend(ready(0)) or len(first) >= 4, what="not four are served")
+        time.sleep(0.3)
+        assert len(first) == 4 and not ready(0)
     assert seen.most == 4
-    ready = []
-    for wire in wires:          # each ends when it has had its turn
-        wire.sock.settimeout(0.01)
-        with contextlib.suppress(TimeoutError):
+    while first or left:        # each ends when it has had its turn
+        for wire in first:
             wire.until()
-            ready.append(wire)
-    assert len(ready) == 4
-    for wire in ready:
-        wire.sock.settimeout(20)
-        wire.run(query("COMMIT"))
-    for wire in set(wires) - set(ready):
-        wire.sock.settimeout(20)
-        wire.until()
-        wire.run(query("COMMIT"))
-    assert len(pg.backends()) <= 4
+            wire.run(query("COMMIT"))
+        first = left and ready(scaled(20))
+        assert first or not left, "%d wait in vain" % len(left)
+    wait_for(lambda: len(pg.backends()) <= 4)   # one that was closed may still leave
 
 
 def test_an_idle_server_makes_way_at_once(weir, pg, workers, databases):
@@ -234,7 +251,7 @@ def test_an_idle_server_makes_way_at_once(weir, pg, workers, databases):
         for wire, name in zip(wires, databases):
             begun = time.monotonic()
             assert wire.value("SELECT current_database()") == name
-            assert time.monotonic() - begun < 2
+            assert time.monotonic() - begun < scaled(15)   # nothing times out
             servers_are(pg, 1)
 
 
