@@ -128,6 +128,7 @@ struct conf_redis {		/* [redis NAME]: an upstream */
 	char		 *sslcert, *sslkey;	/* as above */
 	unsigned	  connections;	/* shared ones, whole process */
 	unsigned	  dedicated_connections;
+	unsigned	  min_dedicated_connections;	/* of each pool that has clients */
 	uint64_t	  command_timeout_ms;	/* 0: never */
 	enum conf_profile profile;
 	enum conf_health  health_check;

@@ -228,6 +228,11 @@ check_redis_hosts(struct conf *c, struct conf_errors *e, struct conf_redis *r)
 		      "[redis %s]: a cluster has no db but 0, expected no "
 		      "other in the url",
 		      r->name);
+	if (r->cluster && r->min_dedicated_connections > 0)
+		ERROR(c, e, conf_line(c, &r->min_dedicated_connections),
+		      "[redis %s]: min_dedicated_connections and cluster, "
+		      "expected one of them",
+		      r->name);
 	if (r->sentinel != NULL && strpbrk(r->sentinel, " \t\"'"))
 		ERROR(c, e, conf_line(c, &r->sentinel),
 		      "sentinel: expected a name without blanks or quotes");

@@ -164,6 +164,7 @@ static const struct conf_row rows[] = {
 	{ KIND_REDIS, "sslkey", T_TEXT, ANY_TEXT, .off = R(sslkey) },
 	{ KIND_REDIS, "connections", T_UINT, 1, 1000, .def = "8", .off = R(connections) },
 	{ KIND_REDIS, "dedicated_connections", T_UINT, 0, 100000, .def = "50", .off = R(dedicated_connections) },
+	{ KIND_REDIS, "min_dedicated_connections", T_UINT, 0, 1000, .def = "0", .off = R(min_dedicated_connections) },
 	{ KIND_REDIS, "command_timeout", T_TIME, 0, TIME_MAX, .def = "0", .off = R(command_timeout_ms) },
 	{ KIND_REDIS, "profile", T_WORD, .def = "shared", .off = R(profile), .words = profiles },
 	{ KIND_REDIS, "health_check", T_WORD, .def = "active", .off = R(health_check), .words = healths },

@@ -44,7 +44,7 @@ pool_free(struct pool *p)
 
 	assert(p->waiters.n + p->waiters.held == 0 && p->excess.n == 0 &&
 	       !targets_resolving(p));
-	assert(p->held == 0 && p->users == 0);
+	assert(p->held == 0 && p->users == 0 && p->warm == NULL);
 	wheel_set(&home->streams->wheel, &p->timer, 0);
 	room_leave(p);
 	p->budget->side[home->worker].pool = NULL;
@@ -151,9 +151,11 @@ pools_close(struct pools *home)
 {
 	home->closing = true;
 	for (unsigned i = 0; i < POOL_BUCKETS; i++)
-		for (struct pool *p = home->bucket[i]; p; p = p->chain)
+		for (struct pool *p = home->bucket[i]; p; p = p->chain) {
+			pool_leave(&p->warm);
 			for (int state = 0; state < SERVER_DEAD; state++)
 				pool_close_all(p, state, WHY_SHUTDOWN);
+		}
 }
 
 /* ---- making and finding ----------------------------------------------- */
@@ -325,6 +327,8 @@ pool_renew(struct pool *p, const struct snapshot *snap, const char *password)
 		OPENSSL_cleanse(&p->scram,
 				sizeof(p->scram)); /* the old one's */
 	}
+	if (p->warm != NULL)
+		pool_renew(p->warm, snap, password);
 	return p;
 }
 
@@ -504,10 +508,12 @@ pool_find_redis_sub(struct pools *home, struct snapshot *snap,
 void
 pool_join(struct pool *p)
 {
-	p->users++;
-	/* The first of all brings min_pool_size. */
-	if (atomic_fetch_add(&p->budget->users, 1) == 0)
+	atomic_fetch_add(&p->budget->users, 1);
+	/* The first of all brings min_pool_size; and who comes now knows the
+	 * password of now. */
+	if (p->users++ == 0 || !p->joined)
 		pool_touch(p);
+	p->joined = true;
 }
 
 void
@@ -1015,10 +1021,12 @@ pool_floor(const struct pool *p)
 {
 	int least, limit = atomic_load(&p->budget->limit);
 
-	if (p->postgres == NULL || p->replication != NULL ||
+	if (p->subscribes || p->replication != NULL ||
+	    (p->redis != NULL && !p->lends) ||
 	    (!p->known && atomic_load(&p->budget->users) == 0))
 		return 0;
-	least = (int)p->postgres->min_pool_size;
+	least = p->postgres ? (int)p->postgres->min_pool_size
+			    : (int)p->redis->min_dedicated_connections;
 	return least < limit ? least : limit;
 }
 
@@ -1031,6 +1039,27 @@ pool_lacks(const struct pool *p)
 	return (p->known || p->users > 0) &&
 	       atomic_load(&p->budget->count) < pool_floor(p) &&
 	       pool_opening(p) + p->probes < (fails ? 1 : POOL_OPENING_MAX);
+}
+
+/* Where commands of all are sent, one of them may need a server alone. */
+static void
+pool_warm(struct pool *p)
+{
+	bool warm = p->redis != NULL && !p->lends && !p->subscribes &&
+		    p->node == NULL && p->users > 0 && p->joined &&
+		    !p->home->closing &&
+		    p->redis->min_dedicated_connections > 0;
+
+	if (warm == (p->warm != NULL))
+		return;
+	if (!warm) {
+		pool_leave(&p->warm);
+		return;
+	}
+	p->warm = pool_find_redis_lent(p->home, p->snapshot, p->redis, p->user,
+				       p->password, p->db, p->resp);
+	if (p->warm != NULL)
+		pool_join(p->warm);
 }
 
 /* A probe holds a place only as long as nobody else wants it. */
@@ -1293,6 +1322,7 @@ pool_poke(struct pool *p)
 	bool wants;
 
 	pool_sweep(p);
+	pool_warm(p);
 	pool_refuse_excess(p);
 	pool_grant_sharers(p, false);
 	do
@@ -1427,6 +1457,8 @@ pool_reload(struct pool *p, struct snapshot *snap)
 	budget_limit(p->cap, pool_cap(p));
 	p->origin = pool_origin(p);
 	if (p->origin != before) {
+		pool_leave(&p->warm);
+		p->joined = false;
 		pool_retire(p);
 		pool_move(p);
 	}

@@ -12,8 +12,10 @@
  * Servers are opened for those who wait, up to pool_size; by reserve_pool_size
  * more once somebody has waited for reserve_pool_timeout; and up to
  * min_pool_size while the pool is in use, or known from the configuration
- * alone.  All three are counted over all workers, and so are those who wait,
- * of whom max_waiting_clients may be more than there are servers to come.
+ * alone.  All three are counted over all workers, and so are those who wait, of
+ * whom max_waiting_clients may be more than there are servers to come.  Redis
+ * connections to be lent have min_dedicated_connections, as long as clients use
+ * the shared ones of the same log-in.
  *
  * Owner:    the worker's struct pools.  A pool goes when it has been without
  *           servers, waiters and sessions for pool_idle_timeout.
@@ -95,6 +97,8 @@ struct pool {
 	struct budget		    *budget;	/* of the pool, on all workers */
 	struct budget		    *cap;	/* of the upstream */
 	unsigned		     users;	/* sessions that point here */
+	bool			     joined;	/* somebody has, since it got its hosts */
+	struct pool		    *warm;	/* Redis, shared: it lends by the same log-in, and is joined by us; or NULL */
 	unsigned		     held;	/* servers that do, until they are freed */
 	uint64_t		     ceded_ns;	/* when it last gave a place to another pool */
 	uint64_t		     unused_ns;	/* since when nobody does; 0: somebody */

@@ -203,6 +203,7 @@ every_key_ends_up_in_its_field(void **state)
 	    "sslrootcert = /ca2.pem\n"
 	    "connections = 15\n"
 	    "dedicated_connections = 16\n"
+	    "min_dedicated_connections = 18\n"
 	    "command_timeout = 150ms\n"
 	    "profile = dedicated\n"
 	    "health_check = passive\n"
@@ -250,6 +251,7 @@ every_key_ends_up_in_its_field(void **state)
 	assert_string_equal(r->sslrootcert, "/ca2.pem");
 	assert_int_equal(r->connections, 15);
 	assert_int_equal(r->dedicated_connections, 16);
+	assert_int_equal(r->min_dedicated_connections, 18);
 	assert_int_equal(r->command_timeout_ms, 150);
 	assert_int_equal(r->profile, PROFILE_DEDICATED);
 	assert_int_equal(r->health_check, HEALTH_PASSIVE);
@@ -1185,6 +1187,11 @@ several_hosts_of_a_redis_url_are_sentinels(void **state)
 	snprintf(text, sizeof(text),
 		 "%surl = redis://a\nsentinel = m\nsentinel_user = u\n", start);
 	refuses(text, "6: sentinel_user alone");
+	snprintf(text, sizeof(text),
+		 "%surl = redis://a\ncluster = on\n"
+		 "min_dedicated_connections = 1\n",
+		 start);
+	refuses(text, "6: [redis r]: min_dedicated_connections and cluster");
 	snprintf(text, sizeof(text), "%surl = redis://a\nsentinel = a b\n",
 		 start);
 	refuses(text, "5: sentinel: expected a name without blanks");

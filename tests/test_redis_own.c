@@ -138,6 +138,39 @@ a_clean_connection_goes_to_the_next_as_it_is(void **state)
 }
 
 static void
+where_commands_are_sent_a_connection_is_ready_to_be_lent(void **state)
+{
+	int a, own;
+
+	(void)state;
+	rig.weir.snapshot->conf->redis[0].min_dedicated_connections = 1;
+	a = client(0);
+	turns(20);
+	assert_int_equal(accept(rig.listener, NULL, NULL), -1);
+	says(a, GET_K);
+	hears(upstream(0, AUTH PING), GET_K);
+	own = upstream(1, AUTH CLIENT_ID PING);
+	says(rig.up[0], ":1\r\n");
+	hears(a, ":1\r\n");
+	says(a, BLPOP);
+	hears(own, BLPOP);
+	says(own, "*-1\r\n");
+	hears(a, "*-1\r\n");
+	/* One that is lost is replaced, as long as there are clients. */
+	close(own);
+	rig.up[1] = -1;
+	own = upstream(2, AUTH CLIENT_ID PING);
+	hears_nothing(own);
+	close(a);
+	rig.client[0] = -1;
+	turns(20);
+	close(own);
+	rig.up[2] = -1;
+	turns(20);
+	assert_int_equal(accept(rig.listener, NULL, NULL), -1);
+}
+
+static void
 several_who_wait_for_one_connection_have_it_in_turn(void **state)
 {
 	int a = client(0), b = client(1), c = client(2), own;
@@ -485,6 +518,7 @@ main(void)
 		T(a_shared_connection_goes_on_after_an_aborted_exec),
 		T(drains_the_shared_connection_before_it_takes_one_of_its_own),
 		T(a_clean_connection_goes_to_the_next_as_it_is),
+		T(where_commands_are_sent_a_connection_is_ready_to_be_lent),
 		T(several_who_wait_for_one_connection_have_it_in_turn),
 		T(a_connection_left_in_a_state_is_reset_and_logged_in_again),
 		T(a_connection_that_is_not_reset_is_closed),

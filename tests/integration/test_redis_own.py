@@ -257,6 +257,27 @@ def test_who_waits_too_long_for_a_connection_is_told_so(weir, workers):
 
 
 @pytest.mark.weir_only
+def test_connections_are_ready_before_anybody_wants_one(weir, workers, rd):
+    w = weir({"redis main": {"min_dedicated_connections": 3}}, workers)
+    crowd = [w.resp() for _ in range(6)]
+    for r in crowd:
+        assert r.ask("SELECT", 7) == "OK" and r.ask("GET", "k") is None
+
+    def of_db_7():
+        return {c["id"]: c["cmd"] for c in rd.clients() if c["db"] == "7"}
+
+    wait_for(lambda: list(of_db_7().values()).count("ping") == 3)
+    before = set(of_db_7())
+    for command in [("WATCH", "k"), ("MULTI",)]:
+        for r in crowd[:3]:
+            assert r.ask(*command) == "OK"
+    for r in crowd[:3]:
+        assert r.ask("EXEC") == []
+    # Who asks where none is may have one opened before another's comes over.
+    assert set(of_db_7()) >= before and (workers > 1 or set(of_db_7()) == before)
+
+
+@pytest.mark.weir_only
 def test_wait_is_about_what_this_client_has_written(weir, workers, rd, folder, authority):
     replica = Redis(folder, authority, "replica-%d" % random.randrange(10 ** 9))
     with contextlib.closing(rd.connect()) as direct:
