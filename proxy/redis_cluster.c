@@ -26,6 +26,7 @@ struct ask {
 	char *name; /* `to` is not listed, but called so */
 	unsigned port;
 	bool whole;  /* nothing of it is told before its end */
+	bool queued; /* and then only the last */
 	bool asking; /* ASKING goes in front */
 	bool midway; /* in the middle of a reply */
 	bool broken; /* one will not come */
@@ -142,7 +143,7 @@ ask_fail(struct redis_cluster *cl, struct ask *a, const char *text)
 
 	snprintf(line, sizeof(line), "ERR weir: %s", text);
 	ask_forget(cl, a);
-	for (uint32_t i = 0; i < a->n; i++)
+	for (uint32_t i = 0; i < (a->owes > 0 ? a->owes : 1); i++)
 		if (resp_put_error(&a->reply, line) != 0)
 			abort();
 	cl->ahead += buf_len(&a->reply);
@@ -165,6 +166,37 @@ pull(struct ask **head, struct ask ***tail)
 	if (a != NULL && (*head = a->behind) == NULL)
 		*tail = head;
 	return a;
+}
+
+/* Of a transaction that was queued here: what was said before it, of MULTI and
+ * the like, was told already. */
+static void
+ask_cut(struct redis_cluster *cl, struct ask *a)
+{
+	char line[REDIS_CLUSTER_TEXT];
+	size_t n, at = 0;
+	const uint8_t *p = buf_peek(&a->reply, &n), *end;
+	struct slice against = { 0 };
+	const char *text;
+
+	cl->ahead -= n;
+	while (at < a->last_at && against.n == 0) {
+		end = memchr(p + at, '\r', n - at);
+		if (p[at] == '-')
+			against =
+			    slice_of(p + at + 1, (size_t)(end - p) - at - 1);
+		at = (size_t)(end - p) + 2;
+	}
+	text = redis_cluster_exec_text(slice_of(p + a->last_at, n - a->last_at),
+				       against, line, sizeof(line));
+	if (text == NULL) {
+		buf_consume(&a->reply, a->last_at);
+	} else {
+		buf_free(&a->reply);
+		if (resp_put_error(&a->reply, text) != 0)
+			abort();
+	}
+	cl->ahead += buf_len(&a->reply);
 }
 
 /* ---- to the client ------------------------------------------------------------- */
@@ -504,6 +536,8 @@ leg_answered(struct leg *leg)
 		ask_turn(cl, a);
 	} else {
 		a->done = true;
+		if (a->queued)
+			ask_cut(cl, a);
 	}
 	deliver(cl);
 }
@@ -630,10 +664,12 @@ cluster_of(struct redis_session *rs)
 	return cl;
 }
 
-/*
- * Are the nodes known, and may the next command go by what is known?  False:
- * what became of it.
- */
+struct redis_nodes *
+redis_cluster_nodes(struct redis_session *rs)
+{
+	return cluster_of(rs)->nodes;
+}
+
 static bool
 may_send(struct redis_cluster *cl, enum redis_did *did)
 {
@@ -659,6 +695,12 @@ may_send(struct redis_cluster *cl, enum redis_did *did)
 	return cl->head == NULL ||
 	       (cl->turned == 0 && cl->version == all->version &&
 		cl->kept <= REDIS_CLUSTER_KEPT);
+}
+
+bool
+redis_cluster_may_send(struct redis_session *rs, enum redis_did *did)
+{
+	return may_send(cluster_of(rs), did);
 }
 
 static void
@@ -707,7 +749,9 @@ redis_cluster_bars(const struct redis_cmd *cmd)
 					      "bgrewriteaof",
 					      "bgsave",
 					      "client|caching",
+					      "client|pause",
 					      "client|tracking",
+					      "client|unpause",
 					      "config|resetstat",
 					      "config|rewrite",
 					      "config|set",
@@ -743,8 +787,8 @@ redis_cluster_bars(const struct redis_cmd *cmd)
 	return is_one_of(cmd, barred);
 }
 
-static bool
-is_for_all(const struct redis_cmd *cmd)
+bool
+redis_cluster_is_for_all(const struct redis_cmd *cmd)
 {
 	static const char *const all[] = {
 		"flushall",       "flushdb",       "function|delete",
@@ -804,7 +848,7 @@ redis_cluster_forward(struct redis_session *rs, const struct slice *arg,
 		return did;
 	if ((node = redis_nodes_at(cl->nodes, slot)) == REDIS_NODES_NOBODY)
 		return redis_say_error(rs, "ERR weir: no node of the cluster");
-	if (cmd != NULL && is_for_all(cmd)) {
+	if (cmd != NULL && redis_cluster_is_for_all(cmd)) {
 		send_all(cl, arg, argc);
 	} else {
 		a = ask_new(cl, slot);
@@ -824,7 +868,9 @@ redis_cluster_whole(struct redis_session *rs, const struct slice *arg,
 	size_t left, at = rs->bytes.n;
 	const uint8_t *p = stream_peek(&rs->s.stream, &left);
 	enum redis_did did;
+	bool crossed = false;
 	struct ask *a;
+	int slot;
 
 	if (!may_send(cl, &did))
 		return did;
@@ -840,10 +886,16 @@ redis_cluster_whole(struct redis_session *rs, const struct slice *arg,
 		if (r.argc == 0)
 			continue;
 		ask_put(cl, a, r.arg, r.argc);
+		slot = redis_slot_of(r.arg, r.argc);
+		crossed |= a->slot >= 0 && slot >= 0 && slot != a->slot;
 		if (a->slot < 0)
-			a->slot = redis_slot_of(r.arg, r.argc);
+			a->slot = slot;
 	}
 	resp_request_free(&r);
+	if (crossed) { /* it is told so, one by one */
+		ask_free(cl, a);
+		return redis_cluster_multi(rs);
+	}
 	rs->more = at - rs->bytes.n;
 	a->owes = a->n;
 	launch(cl, a, redis_nodes_at(cl->nodes, a->slot));
@@ -851,43 +903,67 @@ redis_cluster_whole(struct redis_session *rs, const struct slice *arg,
 	return REDIS_DONE;
 }
 
+void
+redis_cluster_launch(struct redis_session *rs, struct buf *requests,
+		     uint32_t *size, uint32_t n, int slot)
+{
+	struct redis_cluster *cl = rs->cluster;
+	struct ask *a = ask_new(cl, slot);
+
+	a->whole = a->queued = true;
+	a->request = *requests;
+	a->size = size;
+	a->n = n;
+	cl->kept += buf_len(&a->request);
+	launch(cl, a, redis_nodes_at(cl->nodes, slot));
+	deliver(cl);
+}
+
+const char *
+redis_cluster_exec_text(struct slice said, struct slice against, char *out,
+			size_t size)
+{
+	static const char crossslot[] =
+	    "CROSSSLOT Keys in request don't hash to the same slot";
+	static const char abort[] = "-EXECABORT ";
+	struct redis_place at;
+	unsigned slot;
+
+	if (redis_where_turn(said.p, said.n, &slot, &at) != REDIS_STAYS)
+		return crossslot;
+	if (against.n == 0 || said.n < sizeof(abort) ||
+	    memcmp(said.p, abort, sizeof(abort) - 1) != 0)
+		return NULL;
+	if (redis_where_turn(against.p - 1, against.n + 3, &slot, &at) !=
+	    REDIS_STAYS)
+		return crossslot;
+	snprintf(out, size, "EXECABORT Transaction discarded because of: %.*s",
+		 (int)(against.n < 300 ? against.n : 300),
+		 (const char *)against.p);
+	return out;
+}
+
 struct pool *
 redis_cluster_lent(struct redis_session *rs, enum redis_did *did,
 		   const char **why)
 {
 	struct redis_cluster *cl = cluster_of(rs);
-	int node;
+	int node = redis_cluster_again_at(rs);
 
 	*why = NULL;
-	if (!may_send(cl, did))
+	if (node == REDIS_NODES_NOBODY && !may_send(cl, did))
 		return NULL;
 	*did = REDIS_DONE;
-	*why = "MULTI in pieces is not supported with cluster = on: send it "
-	       "whole, or WATCH a key of it first";
-	if (slice_is_word(rs->request.arg[0], "multi"))
-		return NULL;
 	*why = "no node of the cluster";
-	node = redis_nodes_at(cl->nodes,
-			      redis_slot_of(rs->request.arg, rs->request.argc));
+	if (node == REDIS_NODES_NOBODY)
+		node =
+		    redis_nodes_at(cl->nodes, redis_slot_of(rs->request.arg,
+							    rs->request.argc));
 	if (node == REDIS_NODES_NOBODY)
 		return NULL;
 	*why = "too many pools";
 	return redis_nodes_pool(cl->nodes, node, rs->s.snapshot, rs->redis,
 				rs->user, rs->password, rs->resp, true);
-}
-
-/* A connection of its own is of one node, and its client has been told much
- * there: it is to begin again. */
-bool
-redis_cluster_turned(struct redis_session *rs, const uint8_t *p, size_t n)
-{
-	struct redis_place at;
-	unsigned slot;
-
-	if (redis_where_turn(p, n, &slot, &at) == REDIS_STAYS)
-		return false;
-	redis_nodes_doubt(rs->cluster->nodes);
-	return true;
 }
 
 /* ---- life ----------------------------------------------------------------------------- */
@@ -977,6 +1053,7 @@ redis_cluster_part(struct redis_session *rs)
 {
 	struct redis_cluster *cl = rs->cluster;
 
+	redis_cluster_own_part(rs);
 	if (cl == NULL)
 		return;
 	redis_nodes_unwait(&cl->wait);
@@ -995,6 +1072,7 @@ redis_cluster_fini(struct redis_session *rs)
 	struct leg *leg;
 	struct ask *a;
 
+	redis_cluster_own_fini(rs);
 	if (cl == NULL)
 		return;
 	assert(cl->nodes == NULL && cl->slow == NULL);

@@ -38,6 +38,10 @@ redis_reject(struct redis_session *rs, const char *text)
 
 	if (!(rs->hold & REDIS_IN_MULTI))
 		return redis_say_error(rs, text);
+	if (redis_in_cluster(rs)) {
+		redis_cluster_spoil(rs);
+		return redis_say_error(rs, text);
+	}
 	if (redis_server_full(v, &rs->s.lessee)) {
 		redis_server_queue(v, &rs->s.lessee);
 		return REDIS_LATER;
@@ -58,7 +62,8 @@ is_plain(struct redis_session *rs, const struct slice *arg, size_t argc)
 			    (row = redis_cmd_sub(cmd, arg, argc)) == NULL))
 		return false;
 	rs->heavy |= cmd->heavy;
-	if (redis_in_cluster(rs) && redis_cluster_bars(row))
+	if (redis_in_cluster(rs) &&
+	    (redis_cluster_bars(row) || redis_cluster_is_for_all(row)))
 		return false;
 	return redis_cmd_arity_ok(row, argc) &&
 	       redis_cmd_class(cmd, arg, argc) == REDIS_SHARED &&
@@ -139,9 +144,25 @@ run_alone_in(struct redis_session *rs, const struct slice *arg, size_t argc,
 	redis_server_unqueue(v, &rs->s.lessee);
 	if (hold != 0 && rs->hold == 0)
 		stats_add(&rs->s.worker->stats, STAT_REDIS_HELD, 1);
+	rs->via = v;
+	if (redis_in_cluster(rs))
+		redis_cluster_leads(rs, v);
 	rs->hold |= hold;
 	redis_put(rs, v, arg, argc);
+	if (redis_in_cluster(rs))
+		redis_cluster_keep(rs, arg, argc, hold);
 	return REDIS_DONE;
+}
+
+enum redis_did
+redis_own_again(struct redis_session *rs, const struct slice *arg, size_t argc,
+		unsigned hold)
+{
+	enum redis_did did = run_alone_in(rs, arg, argc, hold, rs->db);
+
+	if (did == REDIS_DONE && !redis_is_idle(rs))
+		rs->blocked = hold == 0;
+	return did;
 }
 
 /* Each of them is answered, and that is all. */
@@ -178,6 +199,8 @@ run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
+	if (redis_in_cluster(rs))
+		return redis_cluster_multi(rs);
 	did = run_alone(rs, arg, argc, REDIS_IN_MULTI);
 	rs->began = rs->sent;
 	return did;
@@ -195,6 +218,10 @@ run_end(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	struct server *v = rs->s.lessee.server;
 
+	if (redis_in_cluster(rs))
+		return slice_is_word(arg[0], "exec")
+			   ? redis_cluster_exec(rs, argc)
+			   : redis_cluster_discard(rs);
 	assert(v != NULL && v == rs->via);
 	if (redis_server_full(v, &rs->s.lessee)) {
 		redis_server_queue(v, &rs->s.lessee);
@@ -454,6 +481,8 @@ run_queued(struct redis_session *rs, const struct redis_cmd *cmd,
 				       "ERR WATCH inside MULTI is not allowed");
 	if (is_row(cmd, "quit") || is_row(cmd, "reset"))
 		return redis_local(rs, cmd, arg, argc);
+	if (redis_in_cluster(rs) && redis_cluster_is_for_all(cmd))
+		return say_not_here(rs, cmd, "inside MULTI with cluster = on");
 	if (cmd->class == REDIS_SHARED || is_alike(cmd) ||
 	    (cmd->class == REDIS_LOCAL && !is_ours(cmd) &&
 	     rs->redis->profile != PROFILE_SHARED))
@@ -470,12 +499,15 @@ enum redis_did
 redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 	       const struct slice *arg, size_t argc)
 {
-	assert(rs->hold != 0 && rs->s.lessee.server != NULL);
+	assert(rs->hold != 0 &&
+	       (rs->s.lessee.server != NULL || redis_in_cluster(rs)));
 	if (rs->hold & REDIS_IN_MULTI)
 		return run_queued(rs, cmd, arg, argc);
 	if ((rs->hold & REDIS_MONITORS) && !is_row(cmd, "quit") &&
 	    !is_row(cmd, "reset") && !is_row(cmd, "ping"))
 		return say_not_here(rs, cmd, "while it monitors");
+	if (redis_in_cluster(rs) && is_row(cmd, "hello") && argc > 1)
+		return say_not_here(rs, cmd, "while keys are watched");
 	if (rs->hold != REDIS_PAUSES && names_user(cmd, arg, argc))
 		return say_not_here(rs, cmd,
 				    "while keys are watched or tracked");

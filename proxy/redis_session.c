@@ -120,8 +120,6 @@ redis_release(struct redis_session *rs)
 static void
 redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 {
-	static const char turned[] =
-	    "-TRYAGAIN weir: the slot has moved to another node\r\n";
 	struct session *s = session_of_lessee(l);
 	struct redis_session *rs = redis_session(s);
 
@@ -129,6 +127,8 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		return;
 	assert(rs->via != NULL &&
 	       (rs->via == s->lessee.server || rs->via->pool == s->pool));
+	if (redis_in_cluster(rs) && !redis_cluster_hears(rs, &p, &n))
+		return;
 	if (rs->mute != REDIS_LOUD && !redis_own_is_push(rs))
 		return;
 	if (rs->caught != NULL) {
@@ -137,11 +137,6 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		if (buf_put(&rs->caught->reply, p, n) != 0)
 			session_close(s, WHY_SLOW_READER, NULL, NULL);
 		return;
-	}
-	if (redis_in_cluster(rs) && !rs->midway &&
-	    redis_cluster_turned(rs, p, n)) {
-		p = (const uint8_t *)turned;
-		n = sizeof(turned) - 1;
 	}
 	if (stream_put(&s->stream, p, n) != 0) {
 		session_close(s, WHY_SLOW_READER, NULL, NULL);
@@ -284,6 +279,9 @@ redis_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	struct redis_session *rs = redis_session(s);
 
 	if (session_is_over(s))
+		return;
+	if (kind != REDIS_SLOW &&
+	    redis_cluster_settles(rs, kind == REDIS_ANSWERED))
 		return;
 	switch ((enum redis_settled)kind) {
 	case REDIS_ANSWERED:
@@ -439,6 +437,7 @@ redis_rehome(struct redis_session *rs)
 	}
 	redis_leave_queue(rs);
 	redis_cluster_rehome(rs);
+	rs->hold = 0; /* there it may be in a transaction without one */
 	rs->via = NULL;
 	pool_leave(&rs->s.pool);
 	redis_hope(rs);
@@ -580,6 +579,8 @@ redis_lend(struct redis_session *rs, unsigned db, bool goes_on,
 	struct pool *p;
 
 	*did = REDIS_LATER;
+	if (redis_in_cluster(rs) && !redis_is_idle(rs))
+		return NULL; /* it may have to be sent again */
 	if (s->lessee.server != NULL && (rs->hold != 0 || redis_is_idle(rs)))
 		return s->lessee.server;
 	if (!redis_is_idle(rs))
@@ -667,8 +668,11 @@ redis_forward(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 	if (!seat_pay_ahead(s, 1))
 		return redis_say_rate(rs);
-	if (redis_in_cluster(rs) && rs->hold == 0) {
-		if (s->lessee.server != NULL)
+	if (redis_in_cluster(rs)) {
+		if (rs->hold & REDIS_IN_MULTI)
+			return redis_cluster_queue(rs, arg, argc);
+		if (s->lessee.server != NULL &&
+		    (rs->hold == 0 || (rs->via != NULL && !redis_is_idle(rs))))
 			return REDIS_LATER;
 		rs->via = NULL;
 		return redis_cluster_forward(rs, arg, argc);
@@ -1015,10 +1019,12 @@ redis_step(struct session *s)
 		return STEP_WAIT;
 	}
 	do {
-		if (!redis_may_go(rs)) {
-			stop = true;
+		stop = true;
+		if (!redis_may_go(rs) ||
+		    (redis_cluster_returns(rs) &&
+		     redis_cluster_again(rs) == REDIS_LATER) ||
+		    session_is_over(s))
 			break;
-		}
 		stop = false;
 	} while (redis_request(rs, &stop) == REDIS_DONE && !session_is_over(s));
 	if (session_is_over(s))

@@ -117,6 +117,7 @@ struct redis_session {
 	struct redis_roll  *roll;	/* CLIENT LIST, KILL or UNBLOCK: its answer (redis_clients.h) */
 	struct redis_sub   *sub;	/* what it subscribes to (redis_pubsub.h); NULL: it never did */
 	struct redis_caught *caught;	/* the reply under way is not for the client as it is */
+	struct redis_cluster_own *own;	/* the same, of what it has of its own there; or NULL */
 	struct redis_cluster *cluster;	/* its commands in one (redis_cluster.h); NULL: none yet */
 	size_t		    more;	/* bytes taken behind the request being run */
 	uint64_t	    since_ns;	/* outstanding: for so long at most; idle: likewise */
@@ -199,6 +200,9 @@ enum redis_did redis_own(struct redis_session *, const struct redis_cmd *,
 /* Any command while one is held. */
 enum redis_did redis_own_held(struct redis_session *, const struct redis_cmd *,
     const struct slice *arg, size_t argc);
+/* In a cluster: one that was sent is sent again, to another node; `hold` as then. */
+enum redis_did redis_own_again(struct redis_session *, const struct slice *arg, size_t argc,
+    unsigned hold);
 /* It is answered with this error; a transaction that it is part of will fail. */
 enum redis_did redis_reject(struct redis_session *, const char *text);
 /* SELECT of a database it may have, while a connection is held. */

@@ -412,30 +412,282 @@ def test_what_needs_a_connection_of_its_own_gets_it_on_the_node_of_its_key(start
             assert r.replies(4) == ["OK", "QUEUED", None, b"2"]
 
 
-def test_what_was_waited_for_and_has_moved_is_to_be_tried_again(start, cluster):
+def waits(node):
+    wait_for(lambda: [c for c in node.clients() if "b" in c["flags"]], 20, "it does not wait")
+
+
+def test_what_is_waited_for_is_waited_for_where_it_has_moved(start, cluster):
     proxy = start()
     slot = cluster.slot("{b}")
-    with contextlib.closing(proxy.resp()) as r, contextlib.closing(proxy.resp()) as other:
-        assert other.ask("GET", "{b}") is None
-        r.send(encode("BLPOP", "{b}", 0))
-        home = cluster.home(slot)
-        wait_for(lambda: [c for c in home.clients() if "b" in c["flags"]], 20, "it does not wait")
-        cluster.move(slot, cluster.other(home))
-        assert r.reply() == "TRYAGAIN weir: the slot has moved to another node"
-        assert other.ask("RPUSH", "{b}", "v") == 1
+    for proto in 2, 3:
+        with contextlib.closing(proxy.resp(proto)) as r, \
+                contextlib.closing(proxy.resp()) as other:
+            for words, make, said in [
+                    (["BLPOP", "{b}l", 0], ["RPUSH", "{b}l", "v"], [b"{b}l", b"v"]),
+                    (["XREAD", "BLOCK", 0, "STREAMS", "{b}s", "$"],
+                     ["XADD", "{b}s", "1-1", "k", "v"], None)]:
+                assert other.ask("EXISTS", words[1]) == 0
+                r.send(encode(*words), encode("ECHO", "behind"))
+                for _ in range(2):
+                    home = cluster.home(slot)
+                    waits(home)
+                    cluster.move(slot, cluster.other(home))
+                waits(cluster.home(slot))
+                other.ask(*make)
+                got = r.reply()
+                assert got == said if said else b"1-1" in str(got).encode(), got
+                assert r.reply() == b"behind"
+                other.ask("DEL", "{b}s")
+            r.send(encode("BLPOP", "{b}l", 0.1), encode("PING"))
+            assert r.replies(2) == [None, "PONG"]
+    assert not proxy.events("server-close")
 
-        def popped():
-            said = r.ask("BLPOP", "{b}", 0)
-            return said if isinstance(said, list) else None
-        assert wait_for(popped, 20, "the old node is asked for ever") == [b"{b}", b"v"]
 
-
-def test_a_transaction_in_pieces_needs_a_watched_key(start, cluster):
+def test_what_blocks_asks_for_half_a_slot_where_it_is(start, cluster):
     proxy = start()
+    slot = cluster.slot("{a}")
     with contextlib.closing(proxy.resp()) as r:
-        r.send(encode("MULTI"))
-        assert "send it whole, or WATCH" in r.reply()
-        assert r.until_closed() == b""
+        assert r.ask("RPUSH", "{a}1", "here") == 1
+        to = cluster.other(cluster.home(slot))
+        with cluster.moving(slot, to):
+            r.send(encode("BLPOP", "{a}2", 0))
+            waits(to)
+            with contextlib.closing(to.resp()) as direct:
+                direct.send(encode("ASKING"), encode("RPUSH", "{a}2", "there"))
+                assert direct.replies(2) == ["OK", 1]
+            assert r.reply() == [b"{a}2", b"there"]
+            assert r.ask("BLPOP", "{a}1", 0) == [b"{a}1", b"here"]
+
+
+def test_a_watch_is_of_the_node_that_has_the_slot_now(start, cluster):
+    proxy = start()
+    slot = cluster.slot("{w}")
+    for proto in 2, 3:
+        with contextlib.closing(proxy.resp(proto)) as r, \
+                contextlib.closing(proxy.resp()) as other:
+            for changed in False, True:
+                assert r.ask("SET", "{w}", 1) == "OK"
+                cluster.move(slot, cluster.other(cluster.home(slot)))
+                # All of it at once, and WATCH must go round.
+                r.send(encode("WATCH", "{w}"), encode("GET", "{w}"))
+                assert r.replies(2) == ["OK", b"1"]
+                if changed:
+                    assert other.ask("SET", "{w}", 5) == "OK"
+                r.send(encode("MULTI"), encode("INCR", "{w}"), encode("EXEC"),
+                       encode("GET", "{w}"))
+                assert r.replies(4) == ["OK", "QUEUED", *(
+                    [None, b"5"] if changed else [[2], b"2"])]
+            cluster.move(slot, cluster.other(cluster.home(slot)))
+            r.send(encode("WATCH", "{w}"), encode("MULTI"), encode("INCR", "{w}"),
+                   encode("EXEC"), encode("GET", "{w}"))
+            assert r.replies(5) == ["OK", "OK", "QUEUED", [6], b"6"]
+
+
+def test_a_watched_slot_that_moves_away_has_changed(start, cluster):
+    """Nothing of the transaction is done; the client does it again, as ever."""
+    proxy = start()
+    slot = cluster.slot("{v}")
+    for proto in 2, 3:
+        with contextlib.closing(proxy.resp(proto)) as r:
+            for there, after in [(True, []), (False, []), (False, ["WATCH", "{v}b"])]:
+                r.ask("DEL", "{v}", "{v}b")
+                if there:
+                    assert r.ask("SET", "{v}", 1) == "OK"
+                assert r.ask("WATCH", "{v}") == "OK"
+                cluster.move(slot, cluster.other(cluster.home(slot)))
+                if after:
+                    assert r.ask(*after) == "OK"
+                assert r.ask("GET", "{v}") == (b"1" if there else None)
+                assert r.ask("MULTI") == "OK"
+                assert r.ask("SET", "{v}", 2) == "QUEUED"
+                r.send(encode("EXEC"))
+                assert r.raw() == (b"*-1\r\n" if proto == 2 else b"_\r\n")
+                assert r.ask("GET", "{v}") == (b"1" if there else None)
+                r.send(encode("WATCH", "{v}"), encode("MULTI"), encode("SET", "{v}", 3),
+                       encode("EXEC"))
+                assert r.replies(4) == ["OK", "OK", "QUEUED", ["OK"]]
+
+
+def test_a_watch_in_half_a_slot_is_where_the_key_is(start, cluster):
+    proxy = start()
+    slot = cluster.slot("{z}")
+    with contextlib.closing(proxy.resp()) as r, contextlib.closing(proxy.resp()) as other:
+        assert r.ask("MSET", "{z}1", "one", "{z}2", "two") == "OK"
+        source = cluster.home(slot)
+        to = cluster.other(source)
+        with cluster.moving(slot, to):
+            cluster.migrate(source, to, ["{z}2"])
+            for change in False, True:
+                r.send(encode("WATCH", "{z}2"), encode("MULTI"), encode("APPEND", "{z}2", "+"))
+                assert r.replies(3) == ["OK", "OK", "QUEUED"]
+                if change:
+                    assert other.ask("APPEND", "{z}2", "-") == 5
+                assert r.ask("EXEC") == (None if change else [4])
+            # In pieces, without a watch, and of what is not there yet.
+            r.send(encode("MULTI"))
+            assert r.reply() == "OK"
+            r.send(encode("INCR", "{z}3"), encode("EXEC"))
+            assert r.replies(2) == ["QUEUED", [1]]
+        assert r.ask("MGET", "{z}1", "{z}2", "{z}3") == [b"one", b"two+-", b"1"]
+
+
+def test_a_transaction_in_pieces_is_done_when_it_ends(start, cluster):
+    proxy = start()
+    slot = cluster.slot("{p}")
+    for proto in 2, 3:
+        with contextlib.closing(proxy.resp(proto)) as r, \
+                contextlib.closing(proxy.resp()) as other:
+            assert r.ask("MULTI") == "OK"
+            assert r.ask("SET", "{p}", "mine") == "QUEUED"
+            assert other.ask("SET", "{p}", "other") == "OK"
+            assert b"multi=1" in other.ask("CLIENT", "LIST")
+            assert other.ask("GET", "{p}") == b"other"
+            cluster.move(slot, cluster.other(cluster.home(slot)))
+            assert r.ask("GET", "{p}") == "QUEUED"
+            assert r.ask("PING", "hi") == "QUEUED"
+            assert r.ask("EXEC") == ["OK", b"mine", b"hi"]
+            assert r.ask("EXEC") == "ERR EXEC without MULTI"
+            # Dropped, and of nothing.
+            for words, said in [(["DISCARD"], "OK"), (["EXEC"], []), (["RESET"], "RESET")]:
+                assert r.ask("MULTI") == "OK"
+                if words != ["EXEC"]:
+                    assert r.ask("SET", "{p}", "never") == "QUEUED"
+                assert r.ask(*words) == said
+                assert other.ask("GET", "{p}") == b"mine"
+    with contextlib.closing(proxy.resp()) as r:
+        n = 5000
+        assert r.ask("MULTI") == "OK"
+        r.send(*[encode("APPEND", "{p}n", "x")] * n, encode("EXEC"), encode("STRLEN", "{p}n"))
+        assert r.replies(n) == ["QUEUED"] * n
+        assert r.replies(2) == [list(range(1, n + 1)), n]
+        assert r.ask("MULTI") == "OK"
+        r.send(*[encode("APPEND", "{p}n", "x")] * 16001, encode("EXEC"),
+               encode("STRLEN", "{p}n"))
+        assert r.replies(16000) == ["QUEUED"] * 16000
+        assert r.reply() == "ERR weir: too large a transaction for cluster = on"
+        assert r.replies(2) == ["EXECABORT Transaction discarded because of previous errors.", n]
+
+
+def test_a_transaction_that_fails_says_what_redis_says(start, cluster):
+    proxy = start()
+    key = each_home(cluster)[cluster.nodes[0]]
+    with contextlib.closing(proxy.resp()) as r, \
+            contextlib.closing(cluster.nodes[0].resp()) as direct:
+        for block in [
+                [["GET"], ["EXEC"]], [["GET"], ["SET", key, 1], ["EXEC"]],
+                [["MULTI"], ["SET", key, 1], ["EXEC"]], [["WATCH", key], ["EXEC"]],
+                [["SET", key, 1], ["EXEC", "x"], ["GET", key]], [["EXEC", "x"]],
+                [["INCR", key], ["LPUSH", key, 1], ["EXEC"]], [["DISCARD", "x"], ["EXEC"]],
+                [["SUBSCRIBE"], ["EXEC"]], [["DISCARD"], ["DISCARD"]], [["UNWATCH"], ["EXEC"]],
+                [["BLPOP", key, 0], ["TYPE", key], ["EXEC"]]]:
+            for watched in False, True:
+                said = []
+                for conn in r, direct:
+                    assert conn.ask("DEL", key) in (0, 1)
+                    if watched:
+                        assert conn.ask("WATCH", key) == "OK"
+                    assert conn.ask("MULTI") == "OK"
+                    said.append([])
+                    for words in block:
+                        conn.send(encode(*words))
+                        said[-1].append(conn.raw())
+                    conn.ask("DISCARD")
+                assert said[0] == said[1], (block, watched)
+        # Keys of more than one slot: when it ends, or of one command, as Redis has it.
+        keys = list(each_home(cluster).values())
+        cross = "CROSSSLOT Keys in request don't hash to the same slot"
+        for watch in [], keys[:1]:
+            for block, said in [
+                    ([["SET", keys[0], 1], ["SET", keys[1], 1]], cross),
+                    ([["MSET", keys[0], 1, keys[1], 1]],
+                     "EXECABORT Transaction discarded because of: " + cross)]:
+                if watch:
+                    assert r.ask("WATCH", *watch) == "OK"
+                assert r.ask("MULTI") == "OK"
+                for words in block:
+                    assert r.ask(*words) == "QUEUED"
+                assert r.ask("EXEC") == said
+                assert [r.ask("GET", k) for k in keys] == [None] * 3
+        # What is watched is of another node than what is to be done; or than more of it.
+        assert r.ask("WATCH", keys[0]) == "OK"
+        assert r.ask("MULTI") == "OK"
+        assert r.ask("SET", keys[1], 1) == "QUEUED"
+        assert r.ask("EXEC") == cross
+        assert r.ask("WATCH", keys[0]) == "OK"
+        assert r.ask("WATCH", keys[1]) == cross
+        assert r.ask("GET", keys[1]) is None
+        assert r.ask("UNWATCH") == "OK"
+        for words in ["FLUSHALL"], ["READONLY"], ["SCRIPT", "FLUSH"]:
+            assert r.ask("MULTI") == "OK"
+            assert "inside MULTI with cluster = on" in r.ask(*words)
+            assert r.ask("EXEC").startswith("EXECABORT ")
+    assert not proxy.events("server-close")
+
+
+def test_a_command_that_its_user_may_not_run_is_named_when_the_transaction_ends(
+        start, cluster):
+    proxy = start()
+    key = "{n}"
+    home = cluster.home(cluster.slot(key))
+    for n in cluster.nodes:
+        n.ask("ACL", "SETUSER", "default", "-append")
+    try:
+        with contextlib.closing(proxy.resp()) as r:
+            why = "NOPERM this user has no permissions to run the 'append' command"
+            for watch in False, True:
+                if watch:
+                    assert r.ask("WATCH", key) == "OK"
+                assert r.ask("MULTI") == "OK"
+                assert r.ask("SET", key, 1) == "QUEUED"
+                assert r.ask("APPEND", key, 1) == "QUEUED"
+                assert r.ask("EXEC") == "EXECABORT Transaction discarded because of: " + why
+                assert r.ask("GET", key) is None
+    finally:
+        for n in cluster.nodes:
+            n.ask("ACL", "SETUSER", "default", "+append")
+    assert home is cluster.home(cluster.slot(key))
+
+
+def test_slots_move_while_clients_watch_and_wait_and_none_is_told_twice(start, cluster):
+    """Each adds one at a time, by WATCH or in pieces; what was told done is done, once."""
+    proxy, over, failed = start(), threading.Event(), []
+    done = [0] * 4
+
+    def client(me):
+        key, queue = "{%d}count" % (me % 2), "{%d}queue:%d" % (me % 2, me)
+        try:
+            with contextlib.closing(proxy.resp(2 + me % 2)) as r:
+                while not over.is_set():
+                    assert r.ask("WATCH", key) == "OK"
+                    value = int(r.ask("GET", key) or 0)
+                    r.send(encode("MULTI"), encode("SET", key, value + 1), encode("EXEC"))
+                    said = r.replies(3)
+                    assert said[:2] == ["OK", "QUEUED"] and said[2] in (None, ["OK"]), said
+                    done[me] += said[2] is not None
+                    r.send(encode("MULTI"), encode("RPUSH", queue, me))
+                    assert r.replies(2) == ["OK", "QUEUED"]
+                    assert r.ask("EXEC") == [1]
+                    assert r.ask("BLPOP", queue, 0) == [queue.encode(), b"%d" % me]
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=client, args=[i]) for i in range(4)]
+    for t in threads:
+        t.start()
+    try:
+        for i in range(8):
+            slot = cluster.slot("{%d}" % (i % 2))
+            cluster.move(slot, cluster.other(cluster.home(slot)))
+            wait_for(lambda was=list(done): failed or all(
+                sum(done[i::2]) > sum(was[i::2]) for i in (0, 1)), 30, "they stand still")
+    finally:
+        over.set()
+        for t in threads:
+            t.join()
+    assert not failed, failed[0]
+    with contextlib.closing(proxy.resp()) as r:
+        for i in 0, 1:
+            assert int(r.ask("GET", "{%d}count" % i)) == sum(done[i::2])
 
 
 def test_who_waits_too_long_for_one_node_is_told_and_goes_on(start, cluster):
