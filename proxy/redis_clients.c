@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "protocol/resp_number.h"
+#include "proxy/redis_multi.h"
 #include "proxy/redis_pubsub.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
@@ -101,7 +102,7 @@ put_flags(const struct redis_session *rs, char out[FLAGS_MAX])
 		*p++ = 'O';
 	if (redis_pubsub_is_on(rs))
 		*p++ = 'P';
-	if (rs->hold & REDIS_IN_MULTI)
+	if ((rs->hold & REDIS_IN_MULTI) || redis_multi_tells(rs))
 		*p++ = 'x';
 	if (rs->blocked)
 		*p++ = 'b';
@@ -118,6 +119,8 @@ put_flags(const struct redis_session *rs, char out[FLAGS_MAX])
 static int64_t
 queued(const struct redis_session *rs)
 {
+	if (redis_multi_tells(rs))
+		return (int64_t)(rs->sent - rs->began) - 1;
 	return rs->hold & REDIS_IN_MULTI ? (int64_t)(rs->sent - rs->began) : -1;
 }
 

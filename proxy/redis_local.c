@@ -9,6 +9,7 @@
 #include "protocol/resp_number.h"
 #include "protocol/secret.h"
 #include "proxy/redis_clients.h"
+#include "proxy/redis_multi.h"
 #include "proxy/redis_pubsub.h"
 #include "proxy/redis_session.h"
 #include "proxy/route.h"
@@ -292,19 +293,32 @@ run_auth(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 /* ---- HELLO ------------------------------------------------------------ */
 
-/* Redis takes the bytes from ! to ~.  False: refused, and told so. */
+/* Redis takes the bytes from ! to ~. */
+static bool
+is_clean(struct slice name)
+{
+	for (size_t i = 0; i < name.n; i++)
+		if (name.p[i] < '!' || name.p[i] > '~')
+			return false;
+	return true;
+}
+
+bool
+redis_local_is_name(struct slice name)
+{
+	return is_clean(name) && name.n <= REDIS_NAME_MAX;
+}
+
+/* False: refused, and told so. */
 static bool
 set_name(struct redis_session *rs, struct slice name)
 {
-	for (size_t i = 0; i < name.n; i++) {
-		if (name.p[i] >= '!' && name.p[i] <= '~')
-			continue;
-		redis_say_error(rs, "ERR Client names cannot contain spaces, "
-				    "newlines or special characters.");
-		return false;
-	}
-	if (name.n > REDIS_NAME_MAX) {
-		redis_say_error(rs, "ERR weir: client name is too long");
+	if (!redis_local_is_name(name)) {
+		redis_say_error(rs,
+				is_clean(name)
+				    ? "ERR weir: client name is too long"
+				    : "ERR Client names cannot contain spaces, "
+				      "newlines or special characters.");
 		return false;
 	}
 	free(rs->name);
@@ -401,7 +415,9 @@ run_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 			"authenticated, otherwise the HELLO AUTH <user> <pass> "
 			"option can be used to authenticate the client and "
 			"select the RESP protocol version at the same time");
-	if (version != rs->resp && rs->hold != 0)
+	if (version != rs->resp && redis_multi_tells(rs))
+		redis_multi_spoke(rs);
+	else if (version != rs->resp && rs->hold != 0)
 		redis_own_hello(rs, (unsigned)version);
 	else if (version != rs->resp)
 		redis_rehome(rs);
@@ -411,9 +427,8 @@ run_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 /* ---- the connection --------------------------------------------------- */
 
-/* The others are no part of what its organization may see. */
-static bool
-may_select(const struct redis_session *rs, int64_t db)
+bool
+redis_local_may_select(const struct redis_session *rs, int64_t db)
 {
 	return db == rs->db || rs->s.lessee.tenant == NULL ||
 	       rs->redis->profile != PROFILE_SHARED;
@@ -425,6 +440,13 @@ databases(const struct redis_session *rs)
 	unsigned db = rs->redis->db;
 
 	return db < REDIS_DATABASES ? REDIS_DATABASES : db + 1;
+}
+
+bool
+redis_local_has_db(const struct redis_session *rs, int64_t db)
+{
+	return db >= 0 && db < databases(rs) &&
+	       (db == 0 || !rs->redis->cluster);
 }
 
 static enum redis_did
@@ -445,7 +467,7 @@ run_select(struct redis_session *rs, const struct slice *arg, size_t argc)
 		    rs, "ERR SELECT is not allowed in cluster mode");
 	if (db < 0 || db >= databases(rs))
 		return redis_say_error(rs, "ERR DB index is out of range");
-	if (!may_select(rs, db))
+	if (!redis_local_may_select(rs, db))
 		return redis_local_noperm(rs,
 					  redis_cmd_find(slice_str("select")));
 	if (db != rs->db) {
@@ -599,6 +621,8 @@ run_reply(struct redis_session *rs, const struct slice *arg, size_t argc)
 		rs->mute = REDIS_OFF;
 	else if (!slice_is_word(arg[2], "skip"))
 		return say_syntax(rs);
+	else if (redis_multi_tells(rs))
+		redis_multi_skip(rs);
 	else if (rs->mute != REDIS_OFF)
 		rs->mute = REDIS_SKIP;
 	return REDIS_DONE;
@@ -736,7 +760,7 @@ tell_info(struct redis_session *rs, unsigned sections, const uint8_t *p,
 	size_t head;
 	int bad;
 
-	if (lf == NULL)
+	if (lf == NULL || rs->mute != REDIS_LOUD)
 		return 0;
 	if (is_true_error(p, n))
 		return buf_put(redis_say(rs), p, n);
@@ -794,6 +818,13 @@ run_no_cluster(struct redis_session *rs, const struct slice *arg, size_t argc)
 	(void)argc;
 	return redis_say_error(
 	    rs, "ERR This instance has cluster support disabled");
+}
+
+/* Of one connection to one node: weir's own business, where there are some. */
+static enum redis_did
+run_node_mode(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	return rs->redis->cluster ? say_ok(rs) : run_no_cluster(rs, arg, argc);
 }
 
 /* ---- CONFIG ----------------------------------------------------------- */
@@ -859,9 +890,9 @@ static const struct {
 	{ "command|info", redis_forward },
 	{ "command|list", redis_forward },
 	{ "config|get", run_config_get },
-	{ "asking", run_ok },
-	{ "readonly", run_ok },
-	{ "readwrite", run_ok },
+	{ "asking", run_node_mode },
+	{ "readonly", run_node_mode },
+	{ "readwrite", run_node_mode },
 	{ "unwatch", run_ok },
 	{ "exec", run_exec },
 	{ "discard", run_discard },

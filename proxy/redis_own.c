@@ -13,6 +13,7 @@
 
 #include "protocol/resp_number.h"
 #include "proxy/redis_cluster.h"
+#include "proxy/redis_multi.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -199,6 +200,7 @@ run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
+	redis_multi_forget(rs);
 	if (redis_in_cluster(rs))
 		return redis_cluster_multi(rs);
 	did = run_alone(rs, arg, argc, REDIS_IN_MULTI);
@@ -212,16 +214,14 @@ run_watch(struct redis_session *rs, const struct slice *arg, size_t argc)
 	return run_alone(rs, arg, argc, REDIS_WATCHES);
 }
 
-/* EXEC, DISCARD, UNWATCH: what they end is over whatever they say. */
+/* What it ends is over whatever it says. */
 static enum redis_did
-run_end(struct redis_session *rs, const struct slice *arg, size_t argc)
+run_unwatch(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	struct server *v = rs->s.lessee.server;
 
 	if (redis_in_cluster(rs))
-		return slice_is_word(arg[0], "exec")
-			   ? redis_cluster_exec(rs, argc)
-			   : redis_cluster_discard(rs);
+		return redis_cluster_discard(rs);
 	assert(v != NULL && v == rs->via);
 	if (redis_server_full(v, &rs->s.lessee)) {
 		redis_server_queue(v, &rs->s.lessee);
@@ -229,7 +229,7 @@ run_end(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	redis_server_unqueue(v, &rs->s.lessee);
 	redis_server_judge(v, redis_put(rs, v, arg, argc));
-	rs->hold &= ~(unsigned)(REDIS_IN_MULTI | REDIS_WATCHES);
+	rs->hold &= ~(unsigned)REDIS_WATCHES;
 	return REDIS_DONE;
 }
 
@@ -376,7 +376,7 @@ redis_own(struct redis_session *rs, const struct redis_cmd *cmd,
 	if (is_row(cmd, "watch"))
 		return run_watch(rs, arg, argc);
 	if (is_row(cmd, "unwatch") && (rs->hold & REDIS_WATCHES))
-		return run_end(rs, arg, argc);
+		return run_unwatch(rs, arg, argc);
 	if (is_row(cmd, "wait"))
 		return run_wait(rs, arg, argc);
 	if (is_row(cmd, "monitor"))
@@ -439,62 +439,6 @@ names_user(const struct redis_cmd *cmd, const struct slice *arg, size_t argc)
 	return is_row(cmd, "auth");
 }
 
-/* Answered here, and upstream to the letter as here. */
-static bool
-is_alike(const struct redis_cmd *cmd)
-{
-	static const char *const alike[] = {
-		"ping", "echo", "role", "asking", "readonly", "readwrite"
-	};
-
-	for (size_t i = 0; i < sizeof(alike) / sizeof(alike[0]); i++)
-		if (is_row(cmd, alike[i]))
-			return true;
-	return strncmp(cmd->name, "command", 7) == 0;
-}
-
-/* It changes the connection, or tells what is known here alone. */
-static bool
-is_ours(const struct redis_cmd *cmd)
-{
-	return strncmp(cmd->name, "client", 6) == 0 ||
-	       strstr(cmd->name, "subscribe") != NULL || is_row(cmd, "auth") ||
-	       is_row(cmd, "hello") || is_row(cmd, "select") ||
-	       is_row(cmd, "acl|whoami");
-}
-
-/*
- * In a transaction: queued, unless it would change the connection or tell what
- * is not ours.  Redis runs these at once: EXEC, DISCARD, QUIT, RESET, and the
- * two that are errors here.
- */
-static enum redis_did
-run_queued(struct redis_session *rs, const struct redis_cmd *cmd,
-	   const struct slice *arg, size_t argc)
-{
-	if (is_row(cmd, "exec") || is_row(cmd, "discard"))
-		return run_end(rs, arg, argc);
-	if (is_row(cmd, "multi"))
-		return redis_say_error(rs, "ERR MULTI calls can not be nested");
-	if (is_row(cmd, "watch"))
-		return redis_say_error(rs,
-				       "ERR WATCH inside MULTI is not allowed");
-	if (is_row(cmd, "quit") || is_row(cmd, "reset"))
-		return redis_local(rs, cmd, arg, argc);
-	if (redis_in_cluster(rs) && redis_cluster_is_for_all(cmd))
-		return say_not_here(rs, cmd, "inside MULTI with cluster = on");
-	if (cmd->class == REDIS_SHARED || is_alike(cmd) ||
-	    (cmd->class == REDIS_LOCAL && !is_ours(cmd) &&
-	     rs->redis->profile != PROFILE_SHARED))
-		return redis_forward(rs, arg, argc);
-	if (is_row(cmd, "client|pause"))
-		rs->hold |= REDIS_PAUSES;
-	if (cmd->class == REDIS_DEDICATED &&
-	    (!is_ours(cmd) || is_rescue(cmd) || is_row(cmd, "client|pause")))
-		return redis_forward(rs, arg, argc); /* none blocks there */
-	return say_not_here(rs, cmd, "inside MULTI");
-}
-
 enum redis_did
 redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 	       const struct slice *arg, size_t argc)
@@ -502,7 +446,7 @@ redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 	assert(rs->hold != 0 &&
 	       (rs->s.lessee.server != NULL || redis_in_cluster(rs)));
 	if (rs->hold & REDIS_IN_MULTI)
-		return run_queued(rs, cmd, arg, argc);
+		return redis_multi(rs, cmd, arg, argc);
 	if ((rs->hold & REDIS_MONITORS) && !is_row(cmd, "quit") &&
 	    !is_row(cmd, "reset") && !is_row(cmd, "ping"))
 		return say_not_here(rs, cmd, "while it monitors");

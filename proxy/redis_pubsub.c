@@ -9,6 +9,7 @@
 #include "protocol/resp_number.h"
 #include "proxy/redis_census.h"
 #include "proxy/redis_hub.h"
+#include "proxy/redis_multi.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
@@ -111,6 +112,13 @@ push_out(struct redis_session *rs)
 	return rs->midway ? &rs->sub->held : stream_out(&rs->s.stream);
 }
 
+/* What it asked in a transaction is answered there, in the middle of a reply. */
+static struct buf *
+answer_out(struct redis_session *rs)
+{
+	return redis_multi_tells(rs) ? stream_out(&rs->s.stream) : push_out(rs);
+}
+
 /* RESP3 differs from RESP2 in the first byte. */
 static void
 hear_message(struct hub_member *m, const uint8_t *p, size_t n)
@@ -195,7 +203,7 @@ hear_subscribed(struct hub_member *m, enum resp_channel kind,
 		struct slice name = hub_name(channel[i]);
 
 		hub_add(m, channel[i]);
-		bad |= put_confirmation(rs, push_out(rs), kind, false, &name,
+		bad |= put_confirmation(rs, answer_out(rs), kind, false, &name,
 					count_of(rs->sub, kind));
 	}
 	if (bad)
@@ -235,7 +243,7 @@ hear_refused(struct hub_member *m, const char *error, enum why w)
 		snprintf(text, sizeof(text), "ERR weir: %s",
 			 w == WHY_ROOM ? "too many pools" : why_table[w].text);
 	if (rs->mute == REDIS_LOUD &&
-	    resp_put_error(push_out(rs), error ? error : text) != 0)
+	    resp_put_error(answer_out(rs), error ? error : text) != 0)
 		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
 	session_wake(&rs->s);
 }
@@ -561,8 +569,11 @@ tell_counts(struct redis_session *rs, unsigned kind, const uint8_t *p, size_t n)
 {
 	int64_t elements;
 	size_t at = number_at(p, n, '*', &elements), used = at;
-	int bad = buf_put(redis_say(rs), p, at > 0 ? at : n);
+	int bad;
 
+	if (rs->mute != REDIS_LOUD)
+		return 0;
+	bad = buf_put(redis_say(rs), p, at > 0 ? at : n);
 	while (at > 0 && at < n && used > 0)
 		at += used = put_count(rs, (enum resp_channel)kind, p + at,
 				       n - at, &bad);

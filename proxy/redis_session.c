@@ -9,6 +9,7 @@
 #include "conf/mem.h"
 #include "proxy/redis_clients.h"
 #include "proxy/redis_cluster.h"
+#include "proxy/redis_multi.h"
 #include "proxy/redis_pubsub.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
@@ -129,9 +130,10 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 	       (rs->via == s->lessee.server || rs->via->pool == s->pool));
 	if (redis_in_cluster(rs) && !redis_cluster_hears(rs, &p, &n))
 		return;
-	if (rs->mute != REDIS_LOUD && !redis_own_is_push(rs))
+	if (rs->mute != REDIS_LOUD && rs->caught == NULL &&
+	    !redis_own_is_push(rs))
 		return;
-	if (rs->caught != NULL) {
+	if (rs->caught != NULL && !redis_own_is_push(rs)) {
 		rs->midway = true;
 		rs->since_ns = now_ns(rs);
 		if (buf_put(&rs->caught->reply, p, n) != 0)
@@ -188,7 +190,7 @@ static bool
 redis_is_done(const struct redis_session *rs)
 {
 	return rs->s.lessee.server != NULL && rs->hold == 0 &&
-	       redis_is_idle(rs) && rs->slow == NULL;
+	       redis_is_idle(rs) && rs->slow == NULL && !redis_multi_tells(rs);
 }
 
 /* Of many at once only a huge one is larger than what is read at once. */
@@ -229,7 +231,7 @@ redis_tell_caught(struct redis_session *rs)
 	const uint8_t *p = buf_peek(&c->reply, &n);
 
 	assert(redis_is_idle(rs));
-	if (rs->mute == REDIS_LOUD && c->tell(rs, c->about, p, n) != 0)
+	if (c->tell(rs, c->about, p, n) != 0)
 		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
 	redis_forget_caught(rs);
 }
@@ -247,7 +249,7 @@ redis_answered(struct redis_session *rs, uint32_t n)
 	rs->midway = false;
 	if (rs->caught != NULL)
 		redis_tell_caught(rs);
-	if (session_is_over(&rs->s))
+	if (session_is_over(&rs->s) || redis_multi_tells(rs))
 		return;
 	if (rs->sub != NULL)
 		redis_pubsub_go_on(rs);
@@ -436,6 +438,7 @@ redis_rehome(struct redis_session *rs)
 		session_enter(&rs->s, SESSION_IDLE);
 	}
 	redis_leave_queue(rs);
+	redis_multi_forget(rs);
 	redis_cluster_rehome(rs);
 	rs->hold = 0; /* there it may be in a transaction without one */
 	rs->via = NULL;
@@ -804,7 +807,7 @@ redis_may_go(const struct redis_session *rs)
 	       rs->sent - rs->answered < redis_depth(rs) &&
 	       buf_len(&rs->held) <= REDIS_HELD_MAX && !rs->s.lessee.midway &&
 	       rs->judged == 0 && !rs->selects && !redis_pubsub_waits(rs) &&
-	       rs->caught == NULL;
+	       rs->caught == NULL && !redis_multi_tells(rs);
 }
 
 /* Told in Redis's words once all before it is answered; then closed. */
@@ -1018,6 +1021,10 @@ redis_step(struct session *s)
 		session_close(s, WHY_TENANT_GONE, NULL, NULL);
 		return STEP_WAIT;
 	}
+	if (redis_multi_tells(rs))
+		redis_multi_go_on(rs);
+	if (session_is_over(s))
+		return STEP_WAIT;
 	do {
 		stop = true;
 		if (!redis_may_go(rs) ||
@@ -1077,7 +1084,8 @@ redis_refuse(struct session *s, enum why w, const char *sqlstate,
 	char line[256];
 
 	(void)sqlstate;
-	if (redis_pubsub_is_mute(rs) || !redis_is_idle(rs) || w == WHY_IDLE ||
+	if (redis_pubsub_is_mute(rs) || !redis_is_idle(rs) ||
+	    redis_multi_tells(rs) || w == WHY_IDLE ||
 	    w == WHY_IDLE_TRANSACTION || w == WHY_UPSTREAM_LOST ||
 	    w == WHY_SHUTDOWN || w == WHY_BAD_FRAME || w == WHY_SLOW_READER ||
 	    why_table[w].redis[0] == '\0')
@@ -1116,6 +1124,7 @@ redis_quiet(const struct session *s)
 	if (rs->blocked)
 		return true;
 	return n == 0 && redis_is_idle(rs) && s->state != SESSION_WAIT &&
+	       !redis_multi_tells(rs) &&
 	       !(rs->hold & (REDIS_IN_MULTI | REDIS_WATCHES));
 }
 
@@ -1238,6 +1247,7 @@ redis_fini(struct session *s)
 
 	assert(redis_is_idle(rs) && rs->slow == NULL);
 	redis_pubsub_fini(rs);
+	redis_multi_forget(rs);
 	redis_cluster_fini(rs);
 	redis_forget_caught(rs);
 	resp_request_free(&rs->request);

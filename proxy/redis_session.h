@@ -3,8 +3,9 @@
  *
  * redis_session.c moves commands and replies; redis_local.c knows the commands
  * weir answers itself, among them all that say who the client is; redis_own.c
- * those that need a connection of their own; redis_pubsub.c those that
- * subscribe; redis_clients.c tells of the others.
+ * those that need a connection of their own, redis_multi.c what is asked in a
+ * transaction there; redis_pubsub.c those that subscribe; redis_clients.c tells
+ * of the others.
  *
  * Order: forwarded commands all go to one shared server and come back in
  * order.  A local reply that stands behind outstanding ones is held until so
@@ -118,6 +119,7 @@ struct redis_session {
 	struct redis_sub   *sub;	/* what it subscribes to (redis_pubsub.h); NULL: it never did */
 	struct redis_caught *caught;	/* the reply under way is not for the client as it is */
 	struct redis_cluster_own *own;	/* the same, of what it has of its own there; or NULL */
+	struct redis_multi *multi;	/* what is to be done behind EXEC (redis_multi.h); NULL: nothing */
 	struct redis_cluster *cluster;	/* its commands in one (redis_cluster.h); NULL: none yet */
 	size_t		    more;	/* bytes taken behind the request being run */
 	uint64_t	    since_ns;	/* outstanding: for so long at most; idle: likewise */
@@ -163,8 +165,8 @@ enum redis_did {
 	REDIS_LATER	/* not yet: leave it in the input and come again */
 };
 
-/* The whole reply that was caught: it says something in its place; 0, or -1: that
- * does not fit. */
+/* The whole reply that was caught: it says something in its place, or nothing to
+ * who hears no reply; 0, or -1: that does not fit. */
 typedef int redis_tell(struct redis_session *, unsigned about, const uint8_t *, size_t);
 
 typedef enum redis_did redis_run(struct redis_session *, const struct slice *arg, size_t argc);
@@ -224,6 +226,10 @@ enum redis_did redis_local(struct redis_session *, const struct redis_cmd *,
 bool	       redis_local_forbids(const struct redis_session *, const struct redis_cmd *,
     const struct slice *arg, size_t argc);
 enum redis_did redis_local_noperm(struct redis_session *, const struct redis_cmd *);
+bool	       redis_local_is_name(struct slice);	/* that a client may have */
+bool	       redis_local_has_db(const struct redis_session *, int64_t db);
+/* The others are no part of what its organization may see. */
+bool	       redis_local_may_select(const struct redis_session *, int64_t db);
 /* The user `default`, if it may come in without a password. */
 void	       redis_local_trust(struct redis_session *);
 

@@ -32,7 +32,7 @@ a_transaction_that_is_not_plain_gets_a_connection_of_its_own(void **state)
 	static const char *const inside[][2] = {
 		{ "*1\r\n$4\r\nPING\r\n", "*1\r\n$4\r\nPING\r\n" },
 		{ "*1\r\n$3\r\nSET\r\n", SPOIL },
-		{ "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n", SPOIL },
+		{ "AUTH x\r\n", SPOIL },
 		{ BLPOP, BLPOP },
 	};
 	int a = client(0), own = -1;
@@ -249,6 +249,103 @@ an_error_of_ours_makes_exec_fail_upstream(void **state)
 		 "-ERR 2\r\n"
 		 "-ERR weir: auth is not supported inside MULTI\r\n"
 		 "-EXECABORT x\r\n");
+}
+
+#define GETNAME  "*2\r\n$6\r\nCLIENT\r\n$7\r\nGETNAME\r\n"
+#define SELECT_3 "*2\r\n$6\r\nSELECT\r\n$1\r\n3\r\n"
+
+static void
+what_is_ours_in_a_transaction_is_told_wherever_the_reply_is_cut(void **state)
+{
+	static const char reply[] = "*2\r\n+PONG\r\n*1\r\n$3\r\na\r\n\r\n";
+	int a = client(0), own = -1;
+
+	(void)state;
+	for (size_t cut = 0; cut < sizeof(reply); cut++) {
+		char first[sizeof(reply)] = { 0 };
+
+		memcpy(first, reply, cut);
+		says(a, MULTI GETNAME GET_K EXEC);
+		if (own < 0)
+			own = upstream(0, AUTH CLIENT_ID PING);
+		hears(own, MULTI PING GET_K);
+		says(own, "+OK\r\n+QUEUED\r\n");
+		hears_nothing(own);
+		says(own, "+QUEUED\r\n");
+		hears(own, EXEC);
+		says(own, first);
+		says(own, reply + cut);
+		hears(a, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n$-1\r\n"
+			 "*1\r\n$3\r\na\r\n\r\n");
+	}
+}
+
+/* Whatever becomes of it, the connection is reset before the next has it. */
+static void
+a_database_selected_in_a_transaction_counts_once_exec_says_so(void **state)
+{
+	int a = client(0), up, own;
+
+	(void)state;
+	says(a, MULTI SELECT_3 EXEC GET_K);
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, MULTI SELECT_3);
+	says(own, "+OK\r\n+QUEUED\r\n");
+	hears(own, EXEC);
+	says(own, "*1\r\n-NOPERM x\r\n");
+	hears(own, RESET AUTH CLIENT_ID PING);
+	says(own, "+RESET\r\n" AT_HOME);
+	hears(a, "+OK\r\n+QUEUED\r\n*1\r\n-NOPERM x\r\n");
+	up = upstream(1, AUTH PING);
+	hears(up, GET_K);
+	says(up, ":1\r\n");
+	hears(a, ":1\r\n");
+
+	says(a, MULTI SELECT_3 EXEC GET_K);
+	hears(own, MULTI SELECT_3);
+	says(own, "+OK\r\n+QUEUED\r\n");
+	hears(own, EXEC);
+	says(own, "*1\r\n+OK\r\n");
+	hears(own, RESET AUTH CLIENT_ID PING);
+	hears(a, "+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n");
+	up = upstream(2, AUTH SELECT_3 PING);
+	hears(up, GET_K);
+}
+
+static void
+an_exec_that_tells_of_another_number_closes_both(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, MULTI GETNAME EXEC);
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, MULTI PING);
+	says(own, "+OK\r\n+QUEUED\r\n");
+	hears(own, EXEC);
+	says(own, "*2\r\n+PONG\r\n+PONG\r\n");
+	hears(a, "+OK\r\n+QUEUED\r\n-ERR upstream broke the protocol\r\n");
+	hears_the_end(a);
+	hears_the_end(own);
+}
+
+static void
+who_leaves_before_a_transaction_is_told_leaves_nothing_behind(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, MULTI SELECT_3 EXEC);
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, MULTI SELECT_3);
+	says(own, "+OK\r\n+QUEUED\r\n");
+	hears(own, EXEC);
+	hears(a, "+OK\r\n+QUEUED\r\n");
+	close(a);
+	rig.client[0] = -1;
+	turns(5);
+	says(own, "*1\r\n+OK\r\n");
+	hears(own, RESET AUTH CLIENT_ID PING);
 }
 
 static void
@@ -523,6 +620,10 @@ main(void)
 		T(a_connection_left_in_a_state_is_reset_and_logged_in_again),
 		T(a_connection_that_is_not_reset_is_closed),
 		T(an_error_of_ours_makes_exec_fail_upstream),
+		T(what_is_ours_in_a_transaction_is_told_wherever_the_reply_is_cut),
+		T(a_database_selected_in_a_transaction_counts_once_exec_says_so),
+		T(an_exec_that_tells_of_another_number_closes_both),
+		T(who_leaves_before_a_transaction_is_told_leaves_nothing_behind),
 		T(a_client_that_lost_what_it_held_is_told_once_each_and_closed),
 		T(a_client_whose_exec_is_lost_holds_nothing_any_more),
 		T(a_client_that_loses_a_watch_while_it_asks_nothing_is_closed),

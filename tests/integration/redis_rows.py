@@ -283,9 +283,7 @@ client|unblock: => client unblock 99999999 ; client unblock x ; client unblock 1
 
 # What weir answers.
 auth: => auth default @PASSWORD ; auth default wrong ; auth a b c ; auth wrong
-!asking: => asking ## \+OK -- of a cluster's clients, and harmless: so here and in the next two
-!readonly: => readonly ## \+OK
-!readwrite: => readwrite ## \+OK
+asking: => asking
 client: => client
 client|getname: => client getname ; client setname me ; client getname
 client|getredir: => client getredir
@@ -298,6 +296,8 @@ client|no-evict: => client no-evict on ; client no-evict x
 client|pause: => client pause 0 ; client pause x
 client|setname: => client setname me ; client setname "a b" ; client getname ; client setname ""
 client|trackinginfo: => client trackinginfo
+readonly: => readonly
+readwrite: => readwrite
 client|unpause: => client unpause
 %command: => command ## a hash table's order
 command|count: => command count
