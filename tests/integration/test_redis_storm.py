@@ -46,9 +46,10 @@ class Client:
         self.w, self.n, self.r = w, n, None
         self.name = b"client-%d-" % n
         self.rng = random.Random("%d of %d" % (n, SEED))
-        self.turns = self.replies = 0
+        self.turns = self.replies = self.lives = 0
 
     def connect(self):
+        self.lives += 1     # what was sent in the last one may still be carried out
         self.who = WHO[self.n % len(WHO)]
         password = REDIS_PASSWORD if self.who == "default" else USERS[self.who][1]
         self.proto = self.rng.choice([2, 3])
@@ -65,7 +66,7 @@ class Client:
         return self.name + b"%d-" % self.rng.randrange(1 << 30) * more
 
     def key(self, kind):
-        return b"%b-%b%d" % (kind, self.name, self.rng.randrange(3))
+        return b"%b-%b%d-%d" % (kind, self.name, self.lives % 8, self.rng.randrange(3))
 
     # What it does: pairs of (command, what the reply must be).
 
