@@ -39,7 +39,7 @@ rate_take(struct rate *r, unsigned n, uint64_t now_ns, uint64_t *wait_ns)
 	if (token == 0)
 		return true;
 	if (n > size / token) {
-		*wait_ns = full > now_ns ? full - now_ns : token;
+		*wait_ns = RATE_NEVER;
 		return false;
 	}
 	do {

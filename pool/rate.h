@@ -37,8 +37,9 @@ struct rate {
 
 /* Changes the rate; what was missing from the bucket still is, up to all of it. */
 void rate_set(struct rate *, const struct tenant_rate *, uint64_t now_ns);
-/* So many tokens; or none, and in *wait_ns there may be as many again (where
- * the bucket is too small for them, it is full then). */
+#define RATE_NEVER UINT64_MAX
+/* So many tokens; or none, and in *wait_ns there may be as many again: RATE_NEVER
+ * where the bucket is too small for them. */
 bool rate_take(struct rate *, unsigned n, uint64_t now_ns, uint64_t *wait_ns)
     __attribute__((warn_unused_result));
 /* They were not needed after all. */

@@ -638,7 +638,11 @@ pg_put_retry(struct buf *out, const char *severity, const char *sqlstate,
 {
 	char hint[64];
 
-	snprintf(hint, sizeof(hint), "Retry in %" PRIu64 " ms.", retry_ms);
+	if (retry_ms == SESSION_NEVER)
+		snprintf(hint, sizeof(hint), "So much at once never passes.");
+	else
+		snprintf(hint, sizeof(hint), "Retry in %" PRIu64 " ms.",
+			 retry_ms);
 	return pg_put(out, 'E', "cscscscscsc", 'S', severity, 'V', severity,
 		      'C', sqlstate, 'M', text, 'H', hint, 0);
 }

@@ -655,6 +655,10 @@ redis_say_rate(struct redis_session *rs)
 {
 	char text[128];
 
+	if (rs->s.retry_ms == SESSION_NEVER)
+		return redis_reject(rs, "ERR weir: rate limit of the "
+					"organization, so much at once never "
+					"passes");
 	snprintf(text, sizeof(text),
 		 "ERR weir: rate limit of the organization, retry in %" PRIu64
 		 " ms",

@@ -58,7 +58,8 @@ rate_has(struct session *s, struct rates_entry *e, enum rate_kind kind,
 
 	if (rate_take(&e->rate[kind], n, now_of(s), &wait_ns))
 		return true;
-	s->retry_ms = (wait_ns + 999999u) / 1000000u;
+	s->retry_ms = wait_ns == RATE_NEVER ? SESSION_NEVER
+					    : (wait_ns + 999999u) / 1000000u;
 	return false;
 }
 

@@ -59,7 +59,8 @@ struct budget *seat_share(const struct session *, const struct tenant *);
 
 /*
  * One more statement or command of the session's organization; false: it is
- * over its rate_queries, and s->retry_ms says when it may try again.  What was
+ * over its rate_queries, and s->retry_ms says when it may try again: SESSION_NEVER
+ * where that is more than there may ever be at once.  What was
  * paid ahead (s->paid) is used up first.
  */
 bool seat_pay(struct session *) __attribute__((warn_unused_result));

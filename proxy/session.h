@@ -81,6 +81,8 @@ struct proto {
 
 extern const struct proto pg_proto, redis_proto;
 
+#define SESSION_NEVER UINT64_MAX	/* of retry_ms */
+
 struct session {
 	unsigned		magic;
 #define SESSION_MAGIC		0x5e551040u
@@ -97,7 +99,7 @@ struct session {
 	struct directory_wait	directory;	/* its organization is being looked up */
 	struct budget	       *seat_user, *seat_tenant;	/* where it is counted (seat.h) */
 	struct rates_entry     *rates;		/* of its organization; counted, NULL: none */
-	uint64_t		retry_ms;	/* refused by a rate: when to try again */
+	uint64_t		retry_ms;	/* refused by a rate: when to try again, or NEVER */
 	unsigned		paid;		/* tokens of rate_queries taken ahead */
 	struct session	       *next, **prev;	/* of its worker */
 	struct session	       *wake_next;	/* on the worker's list of runnable ones */

@@ -431,6 +431,11 @@ def test_a_transaction_counts_for_the_rate_of_operations_as_a_whole(weir, pg, wo
         reply = wire.run(COMMIT)
         assert (tags(reply), [e["C"] for e in errors(reply)], status(reply)) == (tag, codes, "I")
     assert errors(reply)[0]["H"].startswith("Retry in")
+    wire.run(BEGIN)
+    for clock in range(6):
+        assert tags(wire.run(op(2, clock))) == GOOD
+    reply = wire.run(COMMIT)
+    assert [(e["C"], e["H"]) for e in errors(reply)] == [("53400", "So much at once never passes.")]
     assert count(pg) == 3
 
 

@@ -318,7 +318,10 @@ def test_a_transaction_of_redis_is_paid_for_whole_or_refused_whole(weir, workers
     replies = transaction(7)
     assert replies[8] == list(range(9, 16))
     assert "retry in" in str(client.ask("GET", "whole"))
-    assert w.metric(QUERIES) == 3 * 10 + 1
+    # One larger than all there ever is need not be tried again.
+    assert all("never passes" in str(r) for r in transaction(19))
+    assert client.ask("PING") == "PONG"
+    assert w.metric(QUERIES) == 3 * 10 + 1 + 21
 
 
 def test_a_pipeline_for_a_batch_is_paid_for_whole_or_refused_whole(weir, pg, workers):
