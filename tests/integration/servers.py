@@ -86,7 +86,7 @@ def wait_for(true, seconds=10, what="", every=0.02):
         time.sleep(every)
 
 
-BLOCK = 1000
+BLOCK = 500
 
 
 def block_of_ports():
@@ -108,10 +108,12 @@ def block_of_ports():
     raise AssertionError("no block of ports is free")
 
 
-_ports = block_of_ports()
+_ports = {}
 
 
 def free_port():
+    if not _ports:          # not for those who only collect tests
+        _ports.update(block_of_ports())
     while True:
         port = _ports["first"] + _ports["next"] % BLOCK
         _ports["next"] += 1

@@ -142,11 +142,11 @@ def test_the_servers_of_an_organization_are_counted_exactly_under_load(weir, pg,
 
 
 def test_a_flood_of_waiters_does_not_delay_another_organization(weir, workers):
-    """Each service takes 20 ms; the flood would take two seconds and more."""
+    """Each service takes 20 ms; in the flood's line one would wait for two seconds."""
     w = weir({"postgres main": {"pool_size": 2}}, workers)
     flood = [w.wire() for _ in range(200)]
     for wire in flood:
-        wire.send(*[query("SELECT pg_sleep(0.02)")] * 2)
+        wire.send(*[query("SELECT pg_sleep(0.02)")] * 6)
     wait_for(lambda: w.metric("clients_waiting", "postgres") > 150, 10, "no flood")
     took = []
     for _ in range(8):
@@ -156,8 +156,9 @@ def test_a_flood_of_waiters_does_not_delay_another_organization(weir, workers):
         took.append(time.monotonic() - begun)
         wire.close()
     left = w.metric("clients_waiting", "postgres")
-    # A service on each worker, and the 5 ms that workers do not quarrel about.
-    assert sorted(took)[4] < scaled(0.02 * workers + 0.06), took
+    # A service on each worker, and the 5 ms that workers do not quarrel about,
+    # on a machine that has other things to do.
+    assert sorted(took)[4] < 1, took
     assert left > 50, "the flood was over: %s" % took
     for wire in flood:
         wire.close()

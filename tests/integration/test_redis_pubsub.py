@@ -652,7 +652,7 @@ def test_a_reader_that_stops_is_closed_and_slows_nobody_down(weir, own):
             assert p.reply() == 1
             drain([r.sock for r in fast], 4 << 20)
     wait_for(lambda: w.metric("redis_subscribers_slow_total") == 1, 10, "it is still there")
-    assert [e["why"] for e in w.events("close")] == ["SLOW_READER"]
+    assert [e["why"] for e in w.event("close")] == ["SLOW_READER"]
     w.settled(redis=3)
 
 
@@ -676,9 +676,9 @@ def test_messages_larger_than_a_buffer_arrive_whole(weir, own, workers):
 @pytest.mark.weir_only
 def test_a_subscriber_does_not_idle_and_is_gone_with_a_drain(weir, own):
     w = weir(on(own, weir={"client_idle_timeout": 1}))
-    r, idle = client(w, "plain_app"), client(w, "plain_app")
+    r = client(w, "plain_app")
     assert r.ask("SUBSCRIBE", "c")[2] == 1
-    idle.until_closed()
+    client(w, "plain_app").until_closed()
     with contextlib.closing(past_weir(own)) as p:
         p.ask("PUBLISH", "c", "x")
     assert r.reply()[2] == b"x"

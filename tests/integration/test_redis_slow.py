@@ -92,7 +92,7 @@ def paused(rd):
 
 
 def test_who_is_not_answered_in_time_is_told_so_and_hears_no_late_reply(weir, workers, paused):
-    w = weir({"redis main": {"command_timeout": "0.5"}}, workers)
+    w = weir({"redis main": {"command_timeout": 2}}, workers)
     clients = [w.resp() for _ in range(2 * workers)]
     for n, r in enumerate(clients):
         r.send(encode("SET", "slow:late", "late"), encode("PING"),
@@ -113,7 +113,7 @@ def test_who_is_not_answered_in_time_is_told_so_and_hears_no_late_reply(weir, wo
 
 
 def test_query_timeout_closes_who_waits_and_leaves_the_others_their_replies(weir, workers, paused):
-    w = weir({"weir": {"query_timeout": 1}}, workers)
+    w = weir({"weir": {"query_timeout": 2}}, workers)
     neighbours = [w.resp() for _ in range(2 * workers)]
     clients = [w.resp() for _ in range(2 * workers)]
     for r in clients:
