@@ -457,11 +457,13 @@ arrives(struct message *m, void *owner)
 	b->total->operations++;
 	if (b->waiting.bytes + op->cost > BATCH_BYTES_MAX) {
 		queue_put(&w->batches->refused, op);
-		return;
+	} else {
+		queue_put(&b->waiting, op);
+		if (b->waiting.n == 1)
+			arm(b);
 	}
-	queue_put(&b->waiting, op);
-	if (b->waiting.n == 1)
-		arm(b);
+	/* Whoever sees it counted may rely on its place. */
+	stats_add(&w->stats, STAT_BATCH_OPS, 1);
 }
 
 void
@@ -476,8 +478,6 @@ pg_batch_submit(struct worker *w, struct op *op)
 		op->message.run = arrives;
 		mailbox_post(w->weir->mailboxes[op->worker], &op->message);
 	}
-	/* Whoever sees it counted may rely on its place. */
-	stats_add(&w->stats, STAT_BATCH_OPS, 1);
 }
 
 /* ---- sending ---------------------------------------------------------- */

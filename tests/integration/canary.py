@@ -15,7 +15,7 @@ from servers import scaled
 
 
 class Canary:
-    def __init__(self, weir, postgres=True, redis=True, patience=5, rest=0.005):
+    def __init__(self, weir, postgres=True, redis=True, patience=15, rest=0.005):
         self.weir, self.patience, self.rest = weir, scaled(patience), rest
         self.over = threading.Event()
         self.said, self.turns, self.worst, self.before = [], {}, {}, {}

@@ -35,7 +35,7 @@ import servers                                              # noqa: E402
 import weirproc                                             # noqa: E402
 
 servers.SCALE = 4.0 if SAN else 1.0
-TEST_SECONDS = 180
+TEST_SECONDS = 300
 FIRST = ["test_leak", "test_tenant", "test_pg", "test_redis"]            # the rest as they come
 TOOLS = ["postgres", "initdb", "redis-server", "openssl"]
 

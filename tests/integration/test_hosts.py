@@ -61,7 +61,7 @@ def test_a_silent_host_costs_the_first_client_its_time_and_nobody_else(
     line = relay(pg.port)
     line.stalled = True
     w = weir(dict(hosts(line.port, pg.port),
-                  weir={"server_connect_timeout": 1, "server_login_retry": 15}))
+                  weir={"server_connect_timeout": 3, "server_login_retry": 60}))
     assert ask(w) == str(pg.port)
     before = line.accepted
     clients = [w.wire() for _ in range(3)]

@@ -9,16 +9,16 @@ import pytest
 
 import pgwire
 from pgwire import query
-from servers import DATABASE
+from servers import DATABASE, scaled
 
 pytestmark = pytest.mark.weir_only
 
 PID = "SELECT pg_backend_pid()"
 
 
-def modes(upstream, database=None, user=None):
+def modes(upstream, database=None, user=None, wait=20):
     changes = {"postgres main": {"pool_mode": upstream, "pool_size": 1},
-               "weir": {"query_wait_timeout": 1}}
+               "weir": {"query_wait_timeout": int(scaled(wait))}}
     if database:
         changes["database " + DATABASE] = {"postgres": "main", "pool_mode": database}
     if user:
@@ -27,7 +27,7 @@ def modes(upstream, database=None, user=None):
 
 
 def test_a_session_keeps_its_server_until_it_leaves(weir, workers):
-    w = weir(modes("session"), workers)
+    w = weir(modes("session", wait=2), workers)
     first = w.wire("acme_app")
     pid = first.value(PID)
     second = w.wire("beta_app")
@@ -77,7 +77,7 @@ def test_a_transaction_is_no_statement(weir, workers):
 ])
 def test_the_user_s_mode_wins_over_the_database_s_and_that_over_the_upstream_s(
         weir, upstream, database, user, keeps):
-    w = weir(modes(upstream, database, user))
+    w = weir(modes(upstream, database, user, wait=2))
     wire = w.wire("acme_app")
     wire.value("SELECT 1")
     reply = w.wire("plain_app", database=DATABASE).run(query("SELECT 1")) \
