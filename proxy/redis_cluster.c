@@ -1,12 +1,14 @@
 #include "proxy/redis_cluster.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "conf/mem.h"
 #include "pool/redis_nodes.h"
+#include "protocol/redis_gather.h"
 #include "protocol/redis_slot.h"
 #include "proxy/redis_pubsub.h"
 #include "proxy/worker.h"
@@ -25,8 +27,12 @@ struct ask {
 	int to;
 	char *name; /* `to` is not listed, but called so */
 	unsigned port;
-	bool whole;  /* nothing of it is told before its end */
-	bool queued; /* and then only the last */
+	bool whole;   /* nothing of it is told before its end */
+	bool queued;  /* and then only the last */
+	bool several; /* the last of several that are told as one: */
+	enum redis_gather_how how;
+	int scans; /* SCAN of the node with this first slot; -1: it is none */
+	uint8_t scans_name;
 	bool asking; /* ASKING goes in front */
 	bool midway; /* in the middle of a reply */
 	bool broken; /* one will not come */
@@ -59,9 +65,10 @@ struct redis_cluster {
 	unsigned version;              /* of the slots by which they went */
 	unsigned turned;               /* so many were redirected */
 	size_t kept, ahead;            /* bytes of requests; of replies */
-	char *bad;                     /* what one of several nodes said */
-	struct server *slow;           /* it waits for our client to read, */
-	struct leg *slow_leg;          /* by this */
+	struct redis_gather gather;    /* what several nodes said to one */
+	uint32_t chance;
+	struct server *slow;  /* it waits for our client to read, */
+	struct leg *slow_leg; /* by this */
 	size_t slow_left;
 };
 
@@ -89,6 +96,7 @@ ask_new(struct redis_cluster *cl, int slot)
 
 	a->slot = slot;
 	a->owes = 1;
+	a->scans = REDIS_SLOT_NONE;
 	a->to = REDIS_NODES_NOBODY;
 	buf_init(&a->request, REDIS_OUT_MAX);
 	buf_init(&a->reply, REDIS_OUT_MAX);
@@ -240,30 +248,89 @@ tell_kept(struct redis_cluster *cl, struct ask *a)
 		buf_free(&a->reply);
 }
 
-/* What is said to one of several copies is only of interest if it is an error. */
+/* Of one of several: what it says goes with what the others say. */
 static void
 hear_copy(struct redis_cluster *cl, struct ask *a)
 {
-	size_t n;
+	size_t n, before = buf_len(&cl->gather.said);
 	const uint8_t *p = buf_peek(&a->reply, &n);
 
-	if (cl->bad == NULL && n > 2 && p[0] == '-')
-		cl->bad = mem_text((const char *)p, n);
+	redis_gather_hear(&cl->gather, a->how, p, n,
+			  ++cl->chance * 2654435761u >> 7);
+	cl->ahead += buf_len(&cl->gather.said) - before;
 }
 
 /* The one that is answered for all of them. */
 static void
 hear_last(struct redis_cluster *cl, struct ask *a)
 {
-	if (cl->bad == NULL)
-		return;
-	cl->ahead -= buf_len(&a->reply);
+	hear_copy(cl, a);
+	cl->ahead -= buf_len(&cl->gather.said) + buf_len(&a->reply);
 	buf_free(&a->reply);
-	if (buf_put(&a->reply, cl->bad, strlen(cl->bad)) != 0)
-		abort();
+	if (redis_gather_tell(&cl->gather, a->how, &a->reply) != 0)
+		abort(); /* REDIS_CLUSTER_AHEAD is far below its limit */
 	cl->ahead += buf_len(&a->reply);
-	free(cl->bad);
-	cl->bad = NULL;
+}
+
+/* ---- SCAN: one node after the other ---------------------------------------------- */
+
+/* The first slot of the first node, in that order, behind this one; -1: none. */
+static int
+scan_next(const struct redis_nodes *all, int behind)
+{
+	bool before[REDIS_NODES_MAX + 1] = { true };
+
+	for (int slot = 0; slot < REDIS_SLOTS; slot++) {
+		if (slot > behind && !before[all->slot[slot]])
+			return slot;
+		before[all->slot[slot]] = true;
+	}
+	return REDIS_SLOT_NONE;
+}
+
+static uint8_t
+scan_name(const struct redis_nodes *all, int slot)
+{
+	int i = redis_nodes_at(all, slot);
+
+	return i < 0
+		   ? 0
+		   : redis_cursor_name(all->node[i]->name, all->node[i]->port);
+}
+
+/* What a node says of its cursor is told as one of ours. */
+static void
+scan_heard(struct redis_cluster *cl, struct ask *a)
+{
+	struct redis_cursor c = { .slot = (unsigned)a->scans,
+				  .name = a->scans_name };
+	char text[REDIS_CURSOR_MAX] = "0";
+	struct slice rest;
+	struct buf told;
+	size_t n;
+	const uint8_t *p = buf_peek(&a->reply, &n);
+	int next = a->scans, bad;
+
+	if (!redis_cursor_of(p, n, &c.of_node, &rest))
+		return; /* an error */
+	if (c.of_node == 0) {
+		next = scan_next(cl->nodes, a->scans);
+		c.slot = next < 0 ? 0 : (unsigned)next;
+		c.name = next < 0 ? 0 : scan_name(cl->nodes, next);
+	}
+	buf_init(&told, REDIS_OUT_MAX);
+	if (next >= 0 && !redis_cursor_text(&c, text)) {
+		bad = resp_put_error(&told, "ERR weir: too large a cursor");
+	} else {
+		bad = resp_put_array(&told, 2);
+		bad |= resp_put_bulk(&told, text, strlen(text));
+		bad |= buf_put(&told, rest.p, rest.n);
+	}
+	if (bad)
+		abort(); /* as above */
+	cl->ahead += buf_len(&told) - n;
+	buf_free(&a->reply);
+	a->reply = told;
 }
 
 /* All whose turn it is.  May close the session, and `cl` has nothing then. */
@@ -275,8 +342,10 @@ deliver(struct redis_cluster *cl)
 	while ((a = cl->head) != NULL) {
 		if (a->owes == 0 && a->done)
 			hear_copy(cl, a);
-		else if (a->done)
+		else if (a->done && a->several)
 			hear_last(cl, a);
+		else if (a->done && a->scans >= 0)
+			scan_heard(cl, a);
 		if (a->owes > 0 && (a->done || !a->whole)) {
 			tell_kept(cl, a);
 			if (is_over(cl))
@@ -755,26 +824,20 @@ redis_cluster_bars(const struct redis_cmd *cmd)
 					      "config|resetstat",
 					      "config|rewrite",
 					      "config|set",
-					      "dbsize",
 					      "debug",
 					      "failover",
 					      "function|kill",
-					      "keys",
 					      "lastsave",
 					      "module|load",
 					      "module|loadex",
 					      "module|unload",
 					      "monitor",
 					      "move",
-					      "pubsub|channels",
 					      "pubsub|numpat",
 					      "pubsub|numsub",
-					      "pubsub|shardchannels",
 					      "pubsub|shardnumsub",
-					      "randomkey",
 					      "replicaof",
 					      "save",
-					      "scan",
 					      "script|kill",
 					      "shutdown",
 					      "slaveof",
@@ -787,21 +850,45 @@ redis_cluster_bars(const struct redis_cmd *cmd)
 	return is_one_of(cmd, barred);
 }
 
+/* How the masters' replies to it are told; -1: it is for one of them. */
+static int
+gathers(const struct redis_cmd *cmd)
+{
+	static const struct {
+		const char *name;
+		enum redis_gather_how how;
+	} all[] = {
+		{ "dbsize", REDIS_GATHER_SUM },
+		{ "flushall", REDIS_GATHER_LAST },
+		{ "flushdb", REDIS_GATHER_LAST },
+		{ "function|delete", REDIS_GATHER_LAST },
+		{ "function|flush", REDIS_GATHER_LAST },
+		{ "function|load", REDIS_GATHER_LAST },
+		{ "function|restore", REDIS_GATHER_LAST },
+		{ "keys", REDIS_GATHER_LIST },
+		{ "pubsub|channels", REDIS_GATHER_SET },
+		{ "pubsub|shardchannels", REDIS_GATHER_SET },
+		{ "randomkey", REDIS_GATHER_ONE },
+		{ "script|flush", REDIS_GATHER_LAST },
+		{ "script|load", REDIS_GATHER_LAST },
+	};
+
+	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
+		if (strcmp(cmd->name, all[i].name) == 0)
+			return (int)all[i].how;
+	return -1;
+}
+
 bool
 redis_cluster_is_for_all(const struct redis_cmd *cmd)
 {
-	static const char *const all[] = {
-		"flushall",       "flushdb",       "function|delete",
-		"function|flush", "function|load", "function|restore",
-		"script|flush",   "script|load",   NULL
-	};
-
-	return is_one_of(cmd, all);
+	return gathers(cmd) >= 0 || strcmp(cmd->name, "scan") == 0;
 }
 
 /* To all masters; the last is the one that is answered. */
 static void
-send_all(struct redis_cluster *cl, const struct slice *arg, size_t argc)
+send_all(struct redis_cluster *cl, const struct slice *arg, size_t argc,
+	 enum redis_gather_how how)
 {
 	int last = REDIS_NODES_NOBODY;
 
@@ -811,8 +898,10 @@ send_all(struct redis_cluster *cl, const struct slice *arg, size_t argc)
 
 		if (last >= 0 && (member || i == cl->nodes->n)) {
 			a = ask_new(cl, REDIS_SLOT_NONE);
-			a->owes = i == cl->nodes->n;
+			a->several = i == cl->nodes->n;
+			a->owes = a->several;
 			a->whole = true;
+			a->how = how;
 			ask_put(cl, a, arg, argc);
 			launch(cl, a, last);
 		}
@@ -820,6 +909,33 @@ send_all(struct redis_cluster *cl, const struct slice *arg, size_t argc)
 			last = (int)i;
 	}
 	assert(last >= 0);
+}
+
+/* Of the node that the cursor names, or the first; a cursor that is none is
+ * for Redis to judge. */
+static void
+send_scan(struct redis_cluster *cl, const struct slice *arg, size_t argc)
+{
+	struct slice *asked = mem_zero(argc, sizeof(*asked), "a SCAN");
+	struct ask *a = ask_new(cl, REDIS_SLOT_NONE);
+	struct redis_cursor c;
+	char text[REDIS_CURSOR_MAX];
+
+	memcpy(asked, arg, argc * sizeof(*asked));
+	if (redis_cursor_read(arg[1], &c)) {
+		a->scans = cl->nodes->slot[c.slot] != 0
+			       ? (int)c.slot
+			       : scan_next(cl->nodes, (int)c.slot);
+		a->scans_name = scan_name(cl->nodes, a->scans);
+		if (a->scans != (int)c.slot || a->scans_name != c.name)
+			c.of_node = 0;
+		snprintf(text, sizeof(text), "%" PRIu64, c.of_node);
+		asked[1] = slice_str(text);
+	}
+	a->whole = true;
+	ask_put(cl, a, asked, argc);
+	free(asked);
+	launch(cl, a, redis_nodes_at(cl->nodes, a->scans));
 }
 
 enum redis_did
@@ -848,8 +964,10 @@ redis_cluster_forward(struct redis_session *rs, const struct slice *arg,
 		return did;
 	if ((node = redis_nodes_at(cl->nodes, slot)) == REDIS_NODES_NOBODY)
 		return redis_say_error(rs, "ERR weir: no node of the cluster");
-	if (cmd != NULL && redis_cluster_is_for_all(cmd)) {
-		send_all(cl, arg, argc);
+	if (cmd != NULL && gathers(cmd) >= 0) {
+		send_all(cl, arg, argc, (enum redis_gather_how)gathers(cmd));
+	} else if (cmd != NULL && strcmp(cmd->name, "scan") == 0) {
+		send_scan(cl, arg, argc);
 	} else {
 		a = ask_new(cl, slot);
 		ask_put(cl, a, arg, argc);
@@ -1084,7 +1202,7 @@ redis_cluster_fini(struct redis_session *rs)
 		cl->head = a->next;
 		ask_free(cl, a);
 	}
-	free(cl->bad);
+	redis_gather_free(&cl->gather);
 	free(cl);
 	rs->cluster = NULL;
 }

@@ -13,8 +13,9 @@
  * slots, the next ones wait for them.
  *
  * Commands without a key go to any node.  Those that are about the node they
- * reach are refused, or (SCRIPT LOAD, FLUSHALL ...) go to all masters; then the
- * reply is that of the last, or the first error.
+ * reach are refused, or (SCRIPT LOAD, FLUSHALL, DBSIZE, KEYS ...) go to all
+ * masters, whose replies become one (redis_gather.h), or, SCAN, to one after the
+ * other.
  *
  * MULTI that is not whole is queued here: its commands are sent when EXEC comes,
  * as one that is whole.  So each of them is told QUEUED unless it is known here

@@ -82,11 +82,20 @@ class Cluster:
 
     def home(self, slot):
         """Who has it, by its own word."""
-        for n in self.nodes:
-            for low, high, at, *_ in n.ask("CLUSTER", "SLOTS"):
-                if low <= slot <= high and at[1] == n.port:
-                    return n
-        return None
+        def found():
+            for n in self.nodes:
+                for low, high, at, *_ in n.ask("CLUSTER", "SLOTS"):
+                    if low <= slot <= high and at[1] == n.port:
+                        return n
+            return None
+        return wait_for(found, 20, "nobody has the slot")
+
+    def agree(self):
+        """Who has not heard of the last move does not know that the next one is newer."""
+        def epochs():
+            said = [n.ask("CLUSTER", "INFO").decode() for n in self.nodes]
+            return len({s.split("cluster_current_epoch:")[1].split()[0] for s in said}) == 1
+        wait_for(epochs, 20, "the nodes do not hear of each other")
 
     def slot(self, key):
         return self.nodes[0].ask("CLUSTER", "KEYSLOT", key)
@@ -94,6 +103,7 @@ class Cluster:
     @contextlib.contextmanager
     def moving(self, slot, to):
         """Between the first and the last step of moving a slot."""
+        self.agree()
         source = self.home(slot)
         ids = {n: n.ask("CLUSTER", "MYID") for n in self.nodes}
         assert to.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source]) == "OK"
@@ -326,12 +336,85 @@ def test_what_is_for_all_nodes_goes_to_all(start, cluster):
 def test_what_no_node_can_answer_for_all_is_refused(start, cluster):
     proxy = start()
     with contextlib.closing(proxy.resp()) as r:
-        for words in ["SCAN", 0], ["KEYS", "*"], ["DBSIZE"], ["RANDOMKEY"], ["WAIT", 1, 1], \
-                ["MONITOR"], ["SSUBSCRIBE", "c"], ["CLIENT", "TRACKING", "ON"], ["SWAPDB", 0, 1], \
+        for words in ["WAIT", 1, 1], ["MONITOR"], ["SSUBSCRIBE", "c"], ["SWAPDB", 0, 1], \
+                ["CLIENT", "TRACKING", "ON"], ["CLIENT", "PAUSE", 1], ["PUBSUB", "NUMPAT"], \
                 ["CONFIG", "SET", "maxmemory", 1]:
             said = r.ask(*words)
             assert isinstance(said, respwire.Error) and "cluster = on" in said, (words, said)
         assert r.ask("PING") == "PONG"
+
+
+def test_what_all_nodes_have_is_told_as_if_they_were_one(start, cluster):
+    proxy = start()
+    keys = {b"%d" % i for i in range(300)}
+    for proto in 2, 3:
+        with contextlib.closing(proxy.resp(proto)) as r:
+            assert r.ask("FLUSHALL") == "OK"
+            r.send(encode("DBSIZE"), encode("KEYS", "*"), encode("RANDOMKEY"))
+            assert r.replies(3) == [0, [], None]
+            r.send(*[encode("SET", k, 1) for k in keys],
+                   encode("DBSIZE"), encode("KEYS", "*"), encode("KEYS", "1?"), encode("ECHO", 1))
+            said = r.replies(len(keys) + 4)[len(keys):]
+            assert said[0] == 300 and said[3] == b"1"
+            assert sorted(said[1]) == sorted(keys)
+            assert sorted(said[2]) == [b"1%d" % i for i in range(10)]
+            r.send(*[encode("RANDOMKEY")] * 60)
+            drawn = r.replies(60)
+            assert set(drawn) <= keys
+            assert len({cluster.home(cluster.slot(k)) for k in set(drawn)}) == 3
+            for words in ["DBSIZE"], ["SCAN", 0], ["KEYS", "*"]:
+                assert r.ask("MULTI") == "OK"
+                assert "inside MULTI with cluster = on" in r.ask(*words)
+                assert r.ask("EXEC").startswith("EXECABORT ")
+            with contextlib.closing(proxy.resp()) as two:
+                assert two.ask("SUBSCRIBE", "one")[0] == b"subscribe"
+                with contextlib.closing(cluster.nodes[0].resp()) as a, \
+                        contextlib.closing(cluster.nodes[2].resp()) as b:
+                    for node in a, b:
+                        assert node.ask("SUBSCRIBE", "two")[0] == b"subscribe"
+                    assert r.ask("PUBSUB", "CHANNELS") == [b"one", b"two"]
+            assert r.ask("KEYS").startswith("ERR wrong number of arguments")
+
+
+def test_a_scan_goes_through_all_nodes(start, cluster):
+    proxy = start()
+    keys = {b"%d" % i for i in range(400)}
+
+    def walk(*more, between=None):
+        cursor, found, steps = b"0", [], 0
+        while steps == 0 or cursor != b"0":
+            cursor, got = r.ask("SCAN", cursor, *more)
+            assert int(cursor) < 1 << 53
+            found += got
+            steps += 1
+            if between:
+                between(steps)
+        return found, steps
+
+    for proto in 2, 3:
+        with contextlib.closing(proxy.resp(proto)) as r:
+            r.send(*[encode("SET", k, 1) for k in keys])
+            r.replies(len(keys))
+            found, steps = walk()
+            assert set(found) == keys and steps >= 3 * 10
+            found, steps = walk("COUNT", 10000)
+            assert set(found) == keys and steps == 3
+            found, steps = walk("MATCH", "1*", "TYPE", "string", "COUNT", 1000)
+            assert set(found) == {k for k in keys if k.startswith(b"1")} and steps == 3
+            # The last node's slots grow: what was begun elsewhere goes on.
+            last = cluster.home(SLOTS - 1)
+            moved = next(s for s in range(20) if cluster.home(s) is not last)
+            found, _ = walk(between=lambda n: n == 3 and cluster.move(moved, last))
+            assert keys <= set(found)
+            cluster.move(moved, cluster.nodes[0])
+            with contextlib.closing(cluster.nodes[0].resp()) as direct:
+                for words in ["SCAN", "x"], ["SCAN", -1], ["SCAN", 0, "MATCH"], \
+                        ["SCAN", 0, "COUNT", 0]:
+                    r.send(encode(*words))
+                    direct.send(encode(*words))
+                    assert r.raw() == direct.raw(), words
+            # Of no node any more, or of a name that it never had: from the start.
+            assert r.ask("SCAN", (7 << 22 | 255 << 14) + 16383)[0] != b"0"
 
 
 def test_who_publishes_anywhere_is_heard_everywhere(start, cluster):
