@@ -410,18 +410,19 @@ def test_a_server_that_dies_with_every_try_is_not_tried_for_ever(proxy, pg):
 
 
 def test_without_a_server_in_time_there_is_an_error_and_the_client_lives(weir, pg, workers):
-    w = weir({**CONFIG, "weir": {"query_wait_timeout": 1},
-              "postgres main": {"pool_size": 1}}, workers)
-    wire, holder = w.wire("acme_app"), w.wire("acme_app")
+    w = weir({**CONFIG, "postgres main": {"pool_size": 1}}, workers)
+    holder = w.wire("acme_app")
     holder.run(query("BEGIN"))
     holder.run(query("SELECT 1"))
+    w.reload({"weir": {"query_wait_timeout": 2}})       # of those who come now
+    wire = w.wire("acme_app")
     assert [e["C"] for e in errors(wire.run(op(1, 1)))] == ["53300"]
     holder.run(query("COMMIT"))
     assert tags(wire.run(op(1, 1))) == ["INSERT 0 1"]
 
 
 def test_a_server_that_does_not_answer_is_given_up(weir, pg, workers):
-    w = weir({**CONFIG, "weir": {"query_timeout": 1}}, workers)
+    w = weir({**CONFIG, "weir": {"query_timeout": 2}}, workers)
     wire = w.wire("acme_app")
     assert [e["C"] for e in errors(wire.run(op(1, 1, '{"commit": 3}')))] == ["08007"]
     assert tags(wire.run(op(1, 2))) == ["INSERT 0 1"]

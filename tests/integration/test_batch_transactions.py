@@ -575,11 +575,12 @@ def test_a_server_lost_on_what_was_held_ends_the_connection(proxy, pg):
 
 
 def test_without_a_server_the_commit_says_so_and_nothing_is_done(weir, pg, workers):
-    w = weir({**CONFIG, "weir": {"query_wait_timeout": 1}, "postgres main": {"pool_size": 1}},
-             workers)
-    holder, wire = w.wire("acme_app"), w.wire("acme_app")
+    w = weir({**CONFIG, "postgres main": {"pool_size": 1}}, workers)
+    holder = w.wire("acme_app")
     holder.run(BEGIN)
     holder.run(query("SELECT 1"))
+    w.reload({"weir": {"query_wait_timeout": 2}})       # of those who come now
+    wire = w.wire("acme_app")
     wire.run(BEGIN)
     wire.run(op(1, 1))
     reply = wire.run(COMMIT)

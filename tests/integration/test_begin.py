@@ -168,19 +168,20 @@ def test_timeouts_count_from_the_begin_that_was_answered(weir, key, text):
         assert status(wire.run(query("BEGIN"))) == "T"
         assert [e["C"] for e in errors(wire.until_closed())] == [text]
     with proxy.wire(USER) as wire:              # and end with it
-        wire.run(query("BEGIN"))
-        wire.run(query("COMMIT"))
+        wire.send(query("BEGIN"), query("COMMIT"))
+        wire.until("Z", 2)
         wire.sock.settimeout(0.7)
         with pytest.raises(TimeoutError):
             wire.message()
 
 
 def test_a_client_that_waits_in_vain_inside_its_transaction_is_cut_off(weir):
-    proxy = weir({"postgres main": {"pool_size": 1},
-                    "weir": {"query_wait_timeout": "300ms"}})
-    holder, wire = proxy.wire(USER), proxy.wire(USER)
+    proxy = weir({"postgres main": {"pool_size": 1}})
+    holder = proxy.wire(USER)
     holder.run(query("BEGIN"))
     holder.run(query("SELECT 1"))
+    proxy.reload({"weir": {"query_wait_timeout": "300ms"}})     # of those who come now
+    wire = proxy.wire(USER)
     wire.run(query("BEGIN"))
     wire.send(query("SELECT 1"))
     reply = wire.until_closed()

@@ -120,11 +120,12 @@ def test_a_type_no_client_sends_reaches_no_server(proxy, pg, kind):
 @pytest.fixture
 def busy(weir, workers):
     """(weir, a client that holds the only server), and waiting is short."""
-    w = weir({"postgres main": {"pool_size": 1},
-              "weir": {"query_wait_timeout": "300ms"}}, workers)
+    w = weir({"postgres main": {"pool_size": 1}}, workers)
     holder = w.wire("beta_app")
     holder.run(query("BEGIN"))
     holder.run(query("SELECT 1"))
+    # For those who come now: to open a server may take longer.
+    w.reload({"weir": {"query_wait_timeout": "300ms"}})
     return w, holder
 
 

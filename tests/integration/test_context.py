@@ -360,7 +360,7 @@ def test_the_shipped_schema_gives_rls_check_nothing_to_find(signed):
     """weir would not start else: in the schema, its key table, the policies."""
     w = signed({"postgres main": {"dbname": DATABASE, "rls_check": "require"}})
     assert titles(w.wire("acme_app")) == ["plans of acme"]
-    assert [e["finding"] for e in w.events("rls") if "finding" in e] == ["none"]
+    assert [e["finding"] for e in w.event("rls") if "finding" in e] == ["none"]
 
 
 def test_a_function_of_the_same_name_does_not_replace_the_one_that_verifies(signed):

@@ -21,7 +21,7 @@ from pgwire import bind, execute, extended, message, parse, query, sync
 from respwire import encode
 from servers import DATABASE, OPEN_USER, REDIS_PASSWORD, scaled, wait_for
 
-CONFIG = {"weir": {"client_login_timeout": 2, "max_client_conn": 20_000}}
+CONFIG = {"weir": {"client_login_timeout": int(scaled(4)), "max_client_conn": 20_000}}
 HALF_OPEN = int(os.environ.get("WEIR_HALF_OPEN", 2000))
 SLOW_MB = int(os.environ.get("WEIR_SLOW_MB", 200))
 
@@ -39,7 +39,7 @@ def drop(sock, data, wait=0.05):
         sock.close()
 
 
-def closes(sock, seconds=5):
+def closes(sock, seconds=15):
     """Does weir end this connection by itself?"""
     sock.settimeout(scaled(seconds))
     try:
@@ -194,7 +194,7 @@ def test_startup_packets_that_are_odd_are_taken_or_refused_and_soon(proxy):
             except pgwire.Closed as e:
                 reply = e.reply
             assert set(pgwire.kinds(reply)) <= set("RENvSKZ"), what
-        assert time.monotonic() - start < scaled(5)
+        assert time.monotonic() - start < scaled(20)
 
 
 def test_bytes_between_an_ssl_request_and_its_answer_are_refused(proxy):
@@ -373,14 +373,14 @@ def test_the_postgres_port_closes_on_another_protocol(proxy, data):
     with Canary(proxy):
         wire = fresh(proxy)
         wire.send(data)
-        assert closes(wire.sock, 6)
+        assert closes(wire.sock)
 
 
 def test_plain_bytes_on_the_tls_port_close(proxy):
     for data in (encode("PING"), HTTP, bytes(100)):
         with socket.create_connection(("127.0.0.1", proxy.ports["redis_tls"])) as s:
             s.sendall(data)
-            assert closes(s, 6)
+            assert closes(s)
 
 
 # Crowds.
@@ -424,7 +424,7 @@ def test_one_byte_a_second_does_not_get_around_the_login_timeout(proxy):
         loris = [(fresh(proxy).sock, packet), (in_tls(proxy).sock, packet),
                  (no_auth(proxy).sock, request)]
         start, ended = time.monotonic(), []
-        for n in range(int(scaled(8))):
+        for n in range(int(scaled(20))):
             for sock, data in loris:
                 if sock in ended:
                     continue

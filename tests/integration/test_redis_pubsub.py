@@ -580,7 +580,7 @@ def test_the_subscriptions_of_a_user_are_not_those_of_another(weir, own):
 def test_no_more_subscription_connections_than_dedicated_ones(weir, own):
     w = weir(on(own, **{"redis main": {
         "url": "redis://:%s@127.0.0.1:%d/0" % (own.password, own.port),
-        "dedicated_connections": 1}, "weir": {"query_wait_timeout": 1}}))
+        "dedicated_connections": 1}, "weir": {"query_wait_timeout": 2}}))
     acme, plain = client(w, "acme_app"), client(w, "plain_app")
     assert acme.ask("SUBSCRIBE", "acme:1")[2] == 1
     assert plain.ask("SUBSCRIBE", "x") == "ERR weir: query_wait_timeout"

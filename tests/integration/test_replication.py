@@ -57,7 +57,7 @@ def primary(folder, authority):
 
 
 def config(primary, **upstream):
-    return {"weir": {"workers": 2, "query_wait_timeout": 1},
+    return {"weir": {"workers": 2, "query_wait_timeout": 3},
             "postgres main": {"port": primary.port, "user": "replicator",
                               "max_replication_connections": 4, **upstream}}
 
