@@ -257,25 +257,55 @@ def test_who_waits_too_long_for_a_connection_is_told_so(weir, workers):
     wait_for(lambda: b.ask("BLPOP", "l", 0.01) is None, what="it waits in vain")
 
 
+def of_db_7(redis):
+    """Connections of clients that have selected it: what each was asked last."""
+    return {c["id"]: c["cmd"] for c in redis.clients() if c["db"] == "7"}
+
+
+def ready(redis):
+    """How many have logged in and were not lent yet."""
+    return list(of_db_7(redis).values()).count("ping")
+
+
 @pytest.mark.weir_only
 def test_connections_are_ready_before_anybody_wants_one(weir, workers, rd):
     w = weir({"redis main": {"min_dedicated_connections": 3}}, workers)
     crowd = [w.resp() for _ in range(6)]
     for r in crowd:
         assert r.ask("SELECT", 7) == "OK" and r.ask("GET", "k") is None
-
-    def of_db_7():
-        return {c["id"]: c["cmd"] for c in rd.clients() if c["db"] == "7"}
-
-    wait_for(lambda: list(of_db_7().values()).count("ping") == 3)
-    before = set(of_db_7())
+    wait_for(lambda: ready(rd) == 3)
+    before = set(of_db_7(rd))
     for command in [("WATCH", "k"), ("MULTI",)]:
         for r in crowd[:3]:
             assert r.ask(*command) == "OK"
     for r in crowd[:3]:
         assert r.ask("EXEC") == []
     # Who asks where none is may have one opened before another's comes over.
-    assert set(of_db_7()) >= before and (workers > 1 or set(of_db_7()) == before)
+    after = set(of_db_7(rd))
+    assert after >= before and (workers > 1 or after == before)
+
+
+@pytest.fixture
+def other(folder, authority):
+    server = Redis(folder, authority, "other-%d" % random.randrange(10 ** 9))
+    yield server
+    server.stop()
+
+
+@pytest.mark.weir_only
+def test_a_reload_says_how_many_are_ready_and_where(weir, workers, rd, other):
+    w = weir({}, workers)
+    a = w.resp()
+    assert a.ask("SELECT", 7) == "OK" and a.ask("GET", "k") is None
+    assert ready(rd) == 0
+    w.reload({"redis main": {"min_dedicated_connections": 2}})
+    wait_for(lambda: ready(rd) == 2)
+    w.reload({"redis main": {"url": "redis://:%s@127.0.0.1:%d/0" % (other.password, other.port)}})
+    wait_for(lambda: ready(rd) == 0)
+    b = w.resp()
+    assert b.ask("SELECT", 7) == "OK" and b.ask("GET", "k") is None
+    wait_for(lambda: ready(other) == 2)
+    assert ready(rd) == 0
 
 
 @pytest.mark.weir_only
