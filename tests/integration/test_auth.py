@@ -241,6 +241,6 @@ def test_ten_thousand_passwords_load_at_once(weir, tmp_path):
     write_list(listed, {"user%d" % i: PASSWORD + str(i) for i in range(10000)})
     started = time.monotonic()
     proxy = weir({"auth": {"userlist_file": listed}})
-    assert time.monotonic() - started < scaled(5)
+    assert time.monotonic() - started < scaled(10)      # and not twenty
     for i in (0, 4711, 9999):
         connect(proxy, "user%d" % i, PASSWORD + str(i)).close()

@@ -173,7 +173,7 @@ def test_it_listens_on_several_addresses_and_unix_sockets(weir, folder):
         wire.login("acme_app", DATABASE, USERS["acme_app"][1])
         assert wire.value("SELECT 2") == "2"
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as s:
-        s.settimeout(scaled(5))
+        s.settimeout(scaled(20))
         s.connect(path)
         s.sendall(pgwire.startup("open_app", DATABASE))
         assert s.recv(1) == b"R"

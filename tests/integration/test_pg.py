@@ -630,7 +630,7 @@ def test_the_next_client_is_not_hurt_by_one_who_leaves(one_server, pg, when, how
     beta = one_server.wire("beta_app")
     assert beta.rows(query("SELECT count(*) FROM scratch.written")) == [["0"]]
     assert kinds(beta.run(extended("SELECT 1"))) == "12TDCZ"
-    assert time.monotonic() - start < scaled(5)
+    assert time.monotonic() - start < scaled(7.5)
     assert status(beta.run(sync())) == "I"
     # Nobody told that backend; the next test counts them.
     pg.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -670,12 +670,12 @@ def test_cancel_stops_the_query_of_the_client_that_asked(proxy):
     import psycopg2
     for turn in range(6):
         db = proxy.psycopg2(sslmode="require" if turn % 2 else "disable")
-        timer = threading.Timer(0.2, db.cancel)
+        timer = threading.Timer(0.5, db.cancel)
         timer.start()
         start = time.monotonic()
         with pytest.raises(psycopg2.extensions.QueryCanceledError):
             db.cursor().execute("SELECT pg_sleep(20)")
-        assert time.monotonic() - start < scaled(5)
+        assert time.monotonic() - start < scaled(15)
         timer.join()
         with db.cursor() as cur:
             cur.execute("SELECT 'alive'")

@@ -500,13 +500,13 @@ def test_cancel_stops_the_statement_of_its_own_connection(way):
         with connect(way, who, autocommit=True) as db:
             if me == "acme-0":
                 for _ in range(2):
-                    timer = threading.Timer(0.15, db.cancel)
+                    timer = threading.Timer(0.5, db.cancel)
                     start = time.monotonic()
                     timer.start()
                     with pytest.raises(errors.QueryCanceled):
                         db.execute("SELECT pg_sleep(20)")
                     timer.join()
-                    assert time.monotonic() - start < scaled(5)
+                    assert time.monotonic() - start < scaled(15)
             for n in range(40):
                 assert db.execute("SELECT %s, %s::int, pg_sleep(0.002)", [me, n]) \
                     .fetchone()[:2] == (me, n)
@@ -545,7 +545,7 @@ def test_an_async_task_that_gives_up(way):
         db = await connect_async(way, autocommit=True)
         other = await connect_async(way, "beta", autocommit=True)
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(db.execute("SELECT pg_sleep(20)"), 0.2)
+            await asyncio.wait_for(db.execute("SELECT pg_sleep(20)"), 0.5)
         db.cancel()
         await db.close()
         for n in range(20):

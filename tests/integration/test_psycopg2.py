@@ -335,13 +335,13 @@ def test_cancel_stops_the_statement_of_its_own_connection(way):
         with connected(way, who, autocommit=True) as db:
             if me == "acme-0":
                 for _ in range(2):
-                    timer = threading.Timer(0.15, db.cancel)
+                    timer = threading.Timer(0.5, db.cancel)
                     start = time.monotonic()
                     timer.start()
                     with pytest.raises(errors.QueryCanceled):
                         ask(db, "SELECT pg_sleep(20)")
                     timer.join()
-                    assert time.monotonic() - start < scaled(5)
+                    assert time.monotonic() - start < scaled(15)
             for n in range(40):
                 assert ask(db, "SELECT %s, %s, pg_sleep(0.002)", [me, n])[0][:2] == \
                     (me, n)

@@ -439,7 +439,7 @@ def owner(proxy, n, seconds, wrong, proto=2, tls=False):
             r.ask("SELECT", n % 3)
             end = time.monotonic() + seconds
             turns = 0
-            while time.monotonic() < end:
+            while time.monotonic() < end or turns < 5:
                 turns += 1
                 sent, want = [], []
                 for i in range(rng.choice([1, 2, 16])):
@@ -457,8 +457,6 @@ def owner(proxy, n, seconds, wrong, proto=2, tls=False):
                     if w is not ... and got != w:
                         wrong.append((n, w[:80], got[:80]))
                         return
-            if turns < 5:
-                wrong.append((n, "only %d turns" % turns))
     except Exception as e:
         wrong.append((n, type(e).__name__, str(e)))
 

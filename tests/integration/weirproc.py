@@ -194,7 +194,7 @@ class Weir:
     def http(self, path, method="GET"):
         """(status, text) of the admin port."""
         http_client = http.client.HTTPConnection(
-            "127.0.0.1", self.ports["admin"], timeout=scaled(5))
+            "127.0.0.1", self.ports["admin"], timeout=scaled(30))
         with contextlib.closing(http_client) as c:
             c.request(method, path)
             answer = c.getresponse()
