@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pool/redis_facts.h"
 #include "protocol/redis_where.h"
 #include "protocol/resp_number.h"
 
@@ -613,6 +614,16 @@ login_fail(struct server *v, const uint8_t *p, size_t n)
 	server_close(v, WHY_UPSTREAM_DOWN, NULL, text);
 }
 
+/* Only HELLO is answered by a map.  One node is not the cluster. */
+static void
+login_learn(const struct server *v, const uint8_t *p, size_t n)
+{
+	struct redis_facts *facts = v->pool->home->facts;
+
+	if (p[0] == '%' && facts != NULL && !v->pool->redis->cluster)
+		redis_facts_learn(facts, v->pool->redis, slice_of(p, n));
+}
+
 static void
 login_done(struct server *v)
 {
@@ -657,6 +668,7 @@ redis_server_login(struct server *v)
 				     "what Sentinels name is no master");
 			return;
 		}
+		login_learn(v, p + at, (size_t)used);
 		at += (size_t)used;
 		rv->asked -= p[at - (size_t)used] != '>';
 	}

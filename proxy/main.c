@@ -215,6 +215,7 @@ make_workers(struct weir *weir)
 
 	weir->workers = n;
 	rates_init(&weir->rates);
+	redis_facts_init(&weir->facts);
 	weir->worker = calloc(n, sizeof(struct worker *));
 	weir->mailboxes = calloc(n, sizeof(struct mailbox *));
 	weir->stats = calloc(n, sizeof(struct stats *));
@@ -435,6 +436,7 @@ close_all(struct process *pr)
 	verifiers_close(&weir->verifiers);
 	budgets_fini(&weir->budgets);
 	rates_fini(&weir->rates);
+	redis_facts_fini(&weir->facts);
 	admin_close(&pr->admin);
 	event_free(pr->sigterm);
 	event_free(pr->sigint);

@@ -329,17 +329,37 @@ set_name(struct redis_session *rs, struct slice name)
 	return true;
 }
 
+static void
+or_else(char text[REDIS_FACT_MAX], const char *other)
+{
+	if (text[0] == '\0')
+		snprintf(text, REDIS_FACT_MAX, "%s", other);
+}
+
+/* As its upstream called itself; and if it has not, as what it is here. */
+static void
+upstream_is(const struct redis_session *rs, struct redis_facts_of *of)
+{
+	redis_facts_about(&rs->s.worker->weir->facts, rs->redis, of);
+	or_else(of->server, "redis");
+	or_else(of->version, REDIS_VERSION);
+	or_else(of->mode, "standalone");
+	or_else(of->role, "master");
+}
+
 static enum redis_did
 say_hello(struct redis_session *rs)
 {
-	static const char *const fact[][2] = {
-		{ "server", "redis" },    { "version", REDIS_VERSION },
-		{ "proto", NULL },        { "id", NULL },
-		{ "mode", "standalone" }, { "role", "master" }
+	struct redis_facts_of of;
+	const char *const fact[][2] = {
+		{ "server", of.server }, { "version", of.version },
+		{ "proto", NULL },       { "id", NULL },
+		{ "mode", of.mode },     { "role", of.role }
 	};
 	struct buf *b = redis_say(rs);
 	int bad = resp_put_map(b, 7, rs->resp);
 
+	upstream_is(rs, &of);
 	for (size_t i = 0; i < sizeof(fact) / sizeof(fact[0]); i++) {
 		const char *name = fact[i][0], *value = fact[i][1];
 

@@ -128,6 +128,7 @@ worker_open(struct weir *weir, unsigned id)
 				   .mailbox = &w->mailbox,
 				   .mailboxes = weir->mailboxes,
 				   .budgets = &weir->budgets,
+				   .facts = &weir->facts,
 				   .cpu = weir->cpu,
 				   .dns = weir->dns };
 	pools_init(&w->pools);

@@ -19,6 +19,7 @@
 #include "conf/stats.h"
 #include "pool/pool.h"
 #include "pool/rate.h"
+#include "pool/redis_facts.h"
 #include "tls/mailbox.h"
 #include "tls/offload.h"
 #include "tls/snapshot.h"
@@ -76,6 +77,7 @@ struct weir {
 	struct rls	*rls;
 	struct verifiers *verifiers;
 	struct redis_census *census;
+	struct redis_facts facts;
 	struct mailbox **mailboxes;
 	struct worker  **worker;
 	struct stats   **stats;

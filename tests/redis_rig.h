@@ -237,6 +237,7 @@ set_up(void **state)
 	rig.listener = listening();
 	rig.weir.snapshot = configured(port_of(rig.listener));
 	rates_init(&rig.weir.rates);
+	redis_facts_init(&rig.weir.facts);
 	assert_non_null(rig.weir.census = redis_census_open());
 	rig.weir.workers = 1;
 	rig.weir.mailboxes = &rig.mailbox;
@@ -267,6 +268,7 @@ tear_down(void **state)
 			close(rig.up[i]);
 	}
 	close(rig.listener);
+	redis_facts_fini(&rig.weir.facts);
 	budgets_fini(&rig.weir.budgets);
 	rates_fini(&rig.weir.rates);
 	redis_census_close(&rig.weir.census);

@@ -87,6 +87,71 @@ speaks_version_3_upstream_for_a_client_that_does(void **state)
 	hears_nothing(c);
 }
 
+#define HELLO_3                                                \
+	"*5\r\n$5\r\nHELLO\r\n$1\r\n3\r\n$4\r\nAUTH\r\n$7\r\n" \
+	"default\r\n$6\r\nsecret\r\n"
+#define SERVER "$6\r\nserver\r\n$6\r\nvalkey\r\n"
+#define ROLE   "$4\r\nrole\r\n$7\r\nreplica\r\n"
+
+/* HELLO tells of the upstream what is known of it by then. */
+static void
+says_of_the_upstream_what_that_has_said_of_itself(void **state)
+{
+	int a = client(0), b = client(1), up;
+
+	(void)state;
+	says(a, "HELLO 3\r\n");
+	hears(a, "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n"
+		 "$6\r\n7.0.15\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n");
+	says(a, GET_K);
+	up = upstream(0, NULL);
+	hears(up, HELLO_3 PING);
+	says(up, "%6\r\n" SERVER ROLE "$7\r\nversion\r\n$5\r\n8.0.1\r\n"
+		 "$4\r\nmode\r\n$40\r\n0123456789012345678901234567890123456"
+		 "789\r\n$5\r\nproto\r\n:3\r\n$7\r\nmodules\r\n*1\r\n"
+		 "*-1\r\n+PONG\r\n");
+	hears(up, GET_K);
+	says(b, "HELLO 2\r\n");
+	hears(b, "*14\r\n" SERVER "$7\r\nversion\r\n$5\r\n8.0.1\r\n"
+		 "$5\r\nproto\r\n:2\r\n$2\r\nid\r\n");
+	while (recv(b, (char[1]){ 0 }, 1, 0) == 1)
+		;
+	says(b, "HELLO 3\r\n");
+	hears(b, "%7\r\n" SERVER);
+}
+
+static void
+takes_nothing_from_a_hello_that_is_none(void **state)
+{
+	static const char *const hello[] = {
+		"%1\r\n$4\r\nrole\r\n$7\r\nrepl\r\nx\r\n",
+		"%1\r\n$4\r\nrole\r\n$7\r\n",
+		"%1\r\n$4\r\nrole\r\n",
+		"%1\r\n*1\r\n$4\r\nrole\r\n$7\r\nreplica\r\n",
+		"%1\r\n$4\r\nrole\r\n$-1\r\n",
+		"%1\r\n$4\r\nrole\r\n$0\r\n\r\n",
+		"%1\r\n$4\r\nrole\r\n+replica\r\n",
+		"*2\r\n$4\r\nrole\r\n$7\r\nreplica\r\n",
+		"%1\r\n",
+		"%1",
+		"",
+	};
+	const struct conf_redis *up = rig.weir.snapshot->conf->redis;
+	struct redis_facts_of of;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(hello) / sizeof(hello[0]); i++) {
+		redis_facts_learn(&rig.weir.facts, up, slice_str(hello[i]));
+		redis_facts_about(&rig.weir.facts, up, &of);
+		assert_string_equal(of.role, "");
+	}
+	redis_facts_learn(&rig.weir.facts, up, slice_str("%2\r\n" ROLE SERVER));
+	redis_facts_about(&rig.weir.facts, up, &of);
+	assert_string_equal(of.role, "replica");
+	assert_string_equal(of.server, "valkey");
+	assert_string_equal(of.version, "");
+}
+
 static void
 says_goodbye_in_order_and_drops_what_follows(void **state)
 {
@@ -772,6 +837,8 @@ main(void)
 		T(keeps_order_when_several_replies_come_in_one_piece),
 		T(selects_another_database_when_nothing_is_outstanding),
 		T(speaks_version_3_upstream_for_a_client_that_does),
+		T(says_of_the_upstream_what_that_has_said_of_itself),
+		T(takes_nothing_from_a_hello_that_is_none),
 		T(says_goodbye_in_order_and_drops_what_follows),
 		T(tells_a_protocol_error_behind_the_replies_before_it),
 		T(knows_the_passwords_it_may_compare),

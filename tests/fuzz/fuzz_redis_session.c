@@ -259,6 +259,7 @@ scene_open(struct scene *sc)
 	buf_init(&sc->asked, 64 << 20);
 	sc->weir.snapshot = world.snapshot;
 	rates_init(&sc->weir.rates);
+	redis_facts_init(&sc->weir.facts);
 	sc->weir.census = redis_census_open();
 	assert(sc->weir.census != NULL);
 	sc->weir.workers = 1;
@@ -301,6 +302,7 @@ scene_close(struct scene *sc)
 	buf_free(&sc->asked);
 	budgets_fini(&sc->weir.budgets);
 	rates_fini(&sc->weir.rates);
+	redis_facts_fini(&sc->weir.facts);
 	redis_census_close(&sc->weir.census);
 }
 

@@ -7,6 +7,7 @@ Method: the same commands are sent to weir and to Redis itself, byte for byte,
 """
 import contextlib
 import random
+import re
 import subprocess
 import threading
 import time
@@ -51,6 +52,16 @@ def test_nothing_but_a_login_works_before_the_login(proxy):
         assert r.ask(*command) == NOAUTH
     assert r.ask("AUTH", REDIS_PASSWORD) == "OK"
     assert r.ask("PING") == "PONG"
+
+
+def test_hello_tells_of_the_upstream_as_that_does(proxy, rd):
+    said = []
+    for r in (past_weir(rd, 3), proxy.resp(proto=3)):
+        assert r.ask("GET", "k") is None        # by then it is known
+        r.send(respwire.encode("HELLO", 3), respwire.encode("HELLO", 2))
+        said.append([re.sub(rb"(\r\nid\r\n:)\d+", rb"\1N", r.raw()) for _ in range(2)])
+        r.close()
+    assert said[1] == said[0]
 
 
 def test_auth_with_one_argument_and_with_two(proxy):
