@@ -28,7 +28,7 @@ static struct rig {
 	int client[4], up[4];
 } rig;
 
-enum { LISTED = 4, PATIENCE = 20000 };
+enum { LISTED = 4, PATIENCE = 200000 };
 
 static inline void
 turn(void)

@@ -434,7 +434,7 @@ never_passes_its_limit_under_threads(void **state)
  * Workers that do what a pool does in a turn, without its timer: who wants a
  * server and is never woken, waits until the test fails.
  */
-enum { ROUNDS = 4000, PATIENCE_MS = 5000 };
+enum { ROUNDS = 4000, PATIENCE_MS = 30000 };
 
 struct town {
 	struct budgets all;

@@ -312,7 +312,7 @@ a_reader_who_stops_stops_nobody_and_the_lost_are_counted(void **state)
 	(void)state;
 	start(LOG_INFO, LOG_LOGFMT);
 	n = flood();
-	assert_true(now_ms() - began < 5000);
+	assert_true(now_ms() - began < 30000);
 	f = fdopen(rig.fd[0], "r");
 	assert_non_null(f);
 	while (lines + lost < n && fgets(line, sizeof(line), f) != NULL) {
@@ -342,7 +342,7 @@ closing_does_not_wait_for_ever_for_a_reader(void **state)
 	flood();
 	began = now_ms();
 	log_close(&rig.log);
-	assert_true(now_ms() - began < 4 * LOG_PATIENCE_MS);
+	assert_true(now_ms() - began < 10 * LOG_PATIENCE_MS);
 	close(rig.fd[0]);
 	close(rig.fd[1]);
 }

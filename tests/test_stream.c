@@ -154,7 +154,7 @@ turns(struct loop *l, int n)
 static void
 turns_until(struct loop *l, const int *n, int want)
 {
-	for (int i = 0; i < 20000 && *n < want; i++) {
+	for (int i = 0; i < 100000 && *n < want; i++) {
 		turn(l);
 		if (i > 100)
 			usleep(200);
