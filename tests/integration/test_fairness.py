@@ -83,7 +83,7 @@ def test_an_organization_holds_no_more_servers_than_its_pool_size(weir, pg, work
     # Nobody opens a server for those who may not have one, others get theirs.
     for _ in range(20):
         assert w.wire("beta_app").value("SELECT 1") == "1"
-    assert len(pg.backends()) <= 2 + workers
+    wait_for(lambda: len(pg.backends()) <= 2 + workers)     # those of the weir before may leave yet
     assert w.metric("clients_waiting", "postgres") == 6
     # One that ends lets one in, which ever worker that is on.
     holders[0].run(query("COMMIT"))
