@@ -26,9 +26,12 @@ THIRDS = [(0, 5460), (5461, 10922), (10923, 16383)]
 
 
 class Node(servers.Server):
-    def __init__(self, folder):
+    """With `more` options of redis-server; `met`: the port others are told of."""
+
+    def __init__(self, folder, *more, met=None):
         self.port, self.bus = servers.free_port(), servers.free_port()
         super().__init__(os.path.join(folder, "cluster-%d" % self.port))
+        self.met, self.more = met or self.port, more
         os.mkdir(self.folder)
         self.start()
 
@@ -38,7 +41,7 @@ class Node(servers.Server):
                     "--masterauth", SECRET, "--cluster-enabled", "yes", "--cluster-port",
                     str(self.bus), "--cluster-node-timeout", "60000",
                     "--cluster-require-full-coverage", "no",
-                    "--cluster-allow-replica-migration", "no"], "log")
+                    "--cluster-allow-replica-migration", "no", *self.more], "log")
         wait_for(lambda: servers.accepts(self.port), 20, "redis-server did not start")
 
     def resp(self):
@@ -60,14 +63,14 @@ class Node(servers.Server):
 
 
 class Cluster:
-    def __init__(self, folder):
-        self.nodes = [Node(folder) for _ in THIRDS]
-        for i, (n, (low, high)) in enumerate(zip(self.nodes, THIRDS)):
+    def __init__(self, folder, nodes=None, slots=THIRDS):
+        self.nodes = nodes or [Node(folder) for _ in slots]
+        for i, (n, (low, high)) in enumerate(zip(self.nodes, slots)):
             assert n.ask("CLUSTER", "SET-CONFIG-EPOCH", i + 1) == "OK"
             assert n.ask("CLUSTER", "ADDSLOTSRANGE", low, high) == "OK"
         for n in self.nodes[1:]:
             first = self.nodes[0]
-            assert n.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus) == "OK"
+            assert n.ask("CLUSTER", "MEET", "127.0.0.1", first.met, first.bus) == "OK"
         self.wait()
 
     def wait(self):
@@ -85,7 +88,7 @@ class Cluster:
         def found():
             for n in self.nodes:
                 for low, high, at, *_ in n.ask("CLUSTER", "SLOTS"):
-                    if low <= slot <= high and at[1] == n.port:
+                    if low <= slot <= high and at[2] == n.ask("CLUSTER", "MYID"):
                         return n
             return None
         return wait_for(found, 20, "nobody has the slot")
@@ -774,6 +777,88 @@ def test_slots_move_while_clients_watch_and_wait_and_none_is_told_twice(start, c
             assert int(r.ask("GET", "{%d}count" % i)) == sum(done[i::2])
 
 
+@contextlib.contextmanager
+def replica_of(cluster, master, folder):
+    """One more node, gone in the end, when the others are what they were."""
+    node, first = Node(folder), cluster.nodes[0]
+    try:
+        for n in master, node:
+            n.ask("CONFIG", "SET", "repl-diskless-sync-delay", 0)
+        assert node.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus) == "OK"
+        wait_for(lambda: node.ask("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID")) == "OK",
+                 30, "it does not know its master")
+        wait_for(lambda: node.ask("ROLE")[3] == b"connected", 30, "no replica")
+        line = b" slave " + master.ask("CLUSTER", "MYID")
+        wait_for(lambda: all(line in n.ask("CLUSTER", "NODES") for n in cluster.nodes),
+                 30, "nobody knows the replica")
+        yield node
+        if master.ask("ROLE")[0] != b"master":
+            wait_for(lambda: master.ask("ROLE")[3] == b"connected", 30, "no replica")
+            take_over(master, node, "TAKEOVER")
+    finally:
+        me = node.ask("CLUSTER", "MYID")
+        node.stop(9)
+        for n in cluster.nodes:
+            n.ask("CLUSTER", "FORGET", me)
+        cluster.wait()
+
+
+def take_over(replica, master, *how):
+    """As an operator does it: nothing is lost.  None votes twice for one in two minutes."""
+    assert replica.ask("CLUSTER", "FAILOVER", *how) == "OK"
+    wait_for(lambda: replica.ask("ROLE")[0] == b"master", 30, "no failover")
+    wait_for(lambda: master.ask("ROLE")[0] == b"slave", 30, "the old master goes on")
+
+
+def test_a_node_that_gives_way_to_its_replica_costs_no_client_anything(
+        start, cluster, folder, request):
+    """Neither who asks, nor who waits; who watches has to do it again."""
+    proxy, over, failed = start(), threading.Event(), []
+    master = cluster.nodes[1 if request.node.callspec.params["start"] == 1 else 2]
+    key = each_home(cluster)[master]
+    tag = "{%s}" % key
+
+    def count(me):
+        try:
+            with contextlib.closing(proxy.resp(2 + me)) as r:
+                n = 0
+                while not over.is_set():
+                    n += 1
+                    r.send(encode("INCR", tag + "n%d" % me), encode("ECHO", n))
+                    assert r.replies(2) == [n, b"%d" % n]
+        except BaseException as e:
+            failed.append(e)
+
+    with replica_of(cluster, master, folder) as replica, \
+            contextlib.closing(proxy.resp()) as waiting, \
+            contextlib.closing(proxy.resp()) as watching, \
+            contextlib.closing(proxy.resp()) as r:
+        threads = [threading.Thread(target=count, args=[i]) for i in range(2)]
+        for t in threads:
+            t.start()
+        try:
+            waiting.send(encode("BLPOP", tag + "list", 0))
+            waits(master)
+            assert watching.ask("WATCH", tag + "w") == "OK"
+            assert watching.ask("GET", tag + "w") is None
+            take_over(replica, master)
+            waits(replica)
+            assert r.ask("RPUSH", tag + "list", "v") == 1
+            assert waiting.reply() == [tag.encode() + b"list", b"v"]
+            watching.send(encode("MULTI"), encode("SET", tag + "w", 1), encode("EXEC"),
+                          encode("GET", tag + "w"))
+            assert watching.replies(4) == ["OK", "QUEUED", None, None]
+            watching.send(encode("WATCH", tag + "w"), encode("MULTI"),
+                          encode("SET", tag + "w", 2), encode("EXEC"))
+            assert watching.replies(4) == ["OK", "OK", "QUEUED", ["OK"]]
+            assert replica.ask("GET", tag + "w") == b"2"
+        finally:
+            over.set()
+            for t in threads:
+                t.join()
+        assert not failed, failed[0]
+
+
 def test_who_waits_too_long_for_one_node_is_told_and_goes_on(start, cluster):
     proxy = start(command_timeout="500ms")
     keys = list(each_home(cluster).values())
@@ -802,3 +887,46 @@ def test_without_a_node_that_answers_the_client_is_told(start, cluster):
         assert said.startswith("ERR weir: upstream is unreachable: cluster node 127.0.0.1:%d: "
                                % nobody), said
         assert r.ask("PING") == "PONG"
+
+
+def test_nodes_are_spoken_to_with_tls_and_their_names_are_verified(weir, folder, authority):
+    """Of two, one is known by its name and one by its address; the bus is TLS, too."""
+    nodes = []
+    for i, name in enumerate(["localhost", ""]):
+        crt, key = authority.issue("cluster-node-%d" % i,
+                                   "DNS:localhost" if name else "IP:127.0.0.1")
+        port = servers.free_port()
+        nodes.append(Node(folder, "--tls-port", str(port), "--tls-cluster", "yes",
+                          "--tls-cert-file", crt, "--tls-key-file", key, "--tls-ca-cert-file",
+                          authority.crt, "--tls-auth-clients", "no", "--cluster-announce-hostname",
+                          name, met=port))
+    cluster = None
+    try:
+        cluster = Cluster(folder, nodes, [(0, 8191), (8192, 16383)])
+        wait_for(lambda: b",localhost " in nodes[1].ask("CLUSTER", "NODES"), 30, "no name")
+        proxy = weir({"redis main": {
+            "url": "rediss://:%s@127.0.0.1:%d" % (SECRET, nodes[1].met), "cluster": "on",
+            "sslmode": "verify-full", "sslrootcert": authority.crt}})
+        keys = each_home(cluster)
+        with contextlib.closing(proxy.resp()) as r:
+            for k in keys.values():
+                assert r.ask("SET", k, k) == "OK"
+                r.send(encode("WATCH", k), encode("MULTI"), encode("GET", k), encode("EXEC"))
+                assert r.replies(4) == ["OK", "OK", "QUEUED", [k.encode()]]
+            moved = next(k for k in ("m%d" % i for i in range(99))
+                         if cluster.home(cluster.slot(k)) is nodes[1])
+            cluster.move(cluster.slot(moved), nodes[0])
+            assert r.ask("INCR", moved) == 1
+            assert nodes[0].ask("GET", moved) == b"1"
+        assert all(e["tls"] != "off" for e in proxy.event("server-open"))
+        # Whoever shows a certificate of another name is not spoken to.
+        crt, key = authority.issue("cluster-node-other", "DNS:other")
+        assert nodes[0].ask("CONFIG", "SET", "tls-cert-file", crt, "tls-key-file", key) == "OK"
+        nodes[0].ask("CLIENT", "KILL", "TYPE", "normal")
+        with contextlib.closing(proxy.resp()) as r:
+            wait_for(lambda: "unreachable" in str(r.ask("GET", keys[nodes[0]])), 20,
+                     "another's name is good enough")
+            assert r.ask("GET", keys[nodes[1]]) == keys[nodes[1]].encode()
+    finally:
+        for n in nodes:
+            n.stop(9)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import socketserver
+import ssl
 import threading
 
 import pytest
@@ -65,9 +66,10 @@ class Node(servers.Server):
 
 
 class Sentinel:
-    """It names `master`, a port; None: it knows none; `mute`: it says nothing."""
+    """It names `master`, a port; None: it knows none; `mute`: it says nothing; `tls`:
+    (certificate, key)."""
 
-    def __init__(self, master=None, password=None):
+    def __init__(self, master=None, password=None, tls=None):
         outer, self.master, self.mute, self.asked = self, master, False, []
         self.port, self.password = servers.free_port(), password
 
@@ -104,6 +106,11 @@ class Sentinel:
             allow_reuse_address = daemon_threads = True
 
         self.server = Threads(("127.0.0.1", self.port), Handler)
+        if tls:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            self.server.socket = context.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def stop(self):
@@ -277,6 +284,24 @@ def test_sentinels_that_go_away_cost_no_connection(start, two, sentinels):
         wait_for(lambda: len(one.asked) > asked + 1, 20, "nobody asks")
         assert int(r.ask("GET", "who")) == two[0].port
         assert before == {c["id"] for c in two[0].clients()}
+
+
+def test_sentinels_and_the_master_are_spoken_to_with_tls(weir, rd, sentinels, authority, folder):
+    """Both show who they are; a Sentinel that cannot is not believed."""
+    stranger = servers.Authority(folder, "stranger-sentinel")
+    false, = sentinels(1, servers.free_port(), tls=stranger.issue("false-sentinel"))
+    named, = sentinels(1, servers.free_port(), tls=authority.issue("named", "DNS:elsewhere"))
+    true, = sentinels(1, rd.tls_port, tls=authority.issue("true-sentinel"))
+    proxy = weir({"redis main": {
+        "url": "rediss://:%s@%s/0" % (rd.password, ",".join(
+            "127.0.0.1:%d" % s.port for s in (false, named, true))),
+        "sentinel": NAME, "sslmode": "verify-full", "sslrootcert": authority.crt}})
+    with contextlib.closing(proxy.resp()) as r:
+        assert r.ask("SET", "k", "over tls") == "OK"
+        assert r.ask("GET", "k") == b"over tls"
+    assert [s.asked for s in (false, named)] == [[], []]
+    opened = proxy.event("server-open")
+    assert opened and all(e["port"] == str(rd.tls_port) and e["tls"] != "off" for e in opened)
 
 
 def test_real_sentinels_fail_over_and_weir_follows(start, folder):
