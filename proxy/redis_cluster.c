@@ -34,6 +34,7 @@ struct ask {
 	int scans; /* SCAN of the node with this first slot; -1: it is none */
 	uint8_t scans_name;
 	bool asking; /* ASKING goes in front */
+	bool heavy;  /* not before what others are quick to ask */
 	bool midway; /* in the middle of a reply */
 	bool broken; /* one will not come */
 	bool done;
@@ -216,6 +217,7 @@ tell(struct redis_cluster *cl, struct leg *leg, const uint8_t *p, size_t n)
 	struct redis_session *rs = cl->rs;
 	struct session *s = &rs->s;
 
+	rs->size += n;
 	if (rs->mute != REDIS_LOUD || n == 0)
 		return;
 	if (stream_put(&s->stream, p, n) != 0) {
@@ -392,7 +394,15 @@ leg_put(struct leg *leg)
 	push(&leg->sent_tail, a);
 }
 
-/* As far as it goes: an op follows where it does not. */
+/* Is the next to go apart from what is outstanding? */
+static bool
+leg_is_misplaced(const struct leg *leg)
+{
+	return leg->todo->heavy && leg->sent != NULL && !leg->sent->heavy &&
+	       pool_sets_apart(leg->pool, leg->via);
+}
+
+/* As far as it goes: an op follows where it does not, or the last reply. */
 static void
 leg_run(struct leg *leg)
 {
@@ -400,11 +410,14 @@ leg_run(struct leg *leg)
 
 	while (leg->todo != NULL) {
 		if (leg->via == NULL) {
+			l->lane = leg->todo->heavy ? LANE_HEAVY : LANE_QUICK;
 			if (l->waiting != NULL || !pool_want(leg->pool, l))
 				return;
 			leg->via = l->server;
 			l->server = NULL;
 		}
+		if (leg_is_misplaced(leg))
+			return;
 		if (redis_server_full(leg->via, l) ||
 		    !ledger_has_room(&leg->via->ledger, leg->todo->n + 1)) {
 			redis_server_queue(leg->via, l);
@@ -596,8 +609,10 @@ leg_answered(struct leg *leg)
 	if (++a->got < a->n)
 		return;
 	pull(&leg->sent, &leg->sent_tail);
-	if (leg->sent == NULL && leg->todo == NULL)
+	if (leg->sent == NULL && leg->lessee.prev == NULL) {
 		leg->via = NULL;
+		leg_run(leg); /* another connection may be the one for it */
+	}
 	if (a->broken) {
 		ask_fail(cl, a, why_table[WHY_UPSTREAM_LOST].text);
 		redis_nodes_doubt(cl->nodes);
@@ -779,6 +794,7 @@ launch(struct redis_cluster *cl, struct ask *a, int node)
 
 	if (redis_is_idle(rs))
 		rs->since_ns = rs->s.worker->streams.now_ns;
+	a->heavy = rs->heavy;
 	rs->sent += a->owes;
 	rs->s.paid -= rs->s.paid < a->owes ? rs->s.paid : a->owes;
 	if (a->owes > 0)

@@ -25,6 +25,7 @@ struct redis_cluster_own {
 	uint32_t *size, n; /* of each of n requests */
 	int slot;
 	bool crossed; /* not all are for that slot */
+	bool heavy;
 	bool spoiled;
 
 	/* On the connection that watches. */
@@ -102,7 +103,7 @@ queue_forget(struct redis_cluster_own *own)
 	own->size = NULL;
 	own->n = 0;
 	own->slot = REDIS_SLOT_NONE;
-	own->crossed = own->spoiled = false;
+	own->crossed = own->spoiled = own->heavy = false;
 }
 
 enum redis_did
@@ -147,6 +148,7 @@ redis_cluster_queue(struct redis_session *rs, const struct slice *arg,
 		return redis_reject(rs, "ERR weir: too large a transaction for "
 					"cluster = on");
 	queue_put(own, arg, argc);
+	own->heavy |= rs->heavy;
 	own->crossed |= slot >= 0 && own->slot >= 0 && slot != own->slot;
 	if (own->slot < 0)
 		own->slot = slot;
@@ -247,6 +249,7 @@ exec_shared(struct redis_session *rs)
 	}
 	buf_init(&own->queue, REDIS_OUT_MAX);
 	own->size = NULL;
+	rs->heavy |= own->heavy;
 	redis_cluster_launch(rs, &requests, size, own->n, own->slot);
 	end(rs);
 	return REDIS_DONE;
@@ -499,7 +502,8 @@ redis_cluster_settles(struct redis_session *rs, bool answered)
 	}
 	own->ends = false;
 	if (!answered || own->turn == REDIS_STAYS) {
-		if (own->kept_hold == REDIS_WATCHES && buf_len(&own->kept) > 0)
+		if (answered && own->kept_hold == REDIS_WATCHES &&
+		    buf_len(&own->kept) > 0)
 			own->watched = own->kept_slot;
 		forget_kept(own);
 		return false;

@@ -859,6 +859,38 @@ def test_a_node_that_gives_way_to_its_replica_costs_no_client_anything(
         assert not failed, failed[0]
 
 
+def test_who_asks_a_node_for_much_holds_up_nobody_else_there(start, cluster):
+    """The hog reads piece by piece, and behind each piece the others get theirs."""
+    proxy = start()
+    element, n, piece = b"e" * (1 << 20), 48, 8 << 20
+    with contextlib.closing(proxy.resp()) as hog, contextlib.ExitStack() as stack:
+        for _ in range(n):
+            hog.send(encode("RPUSH", "{y}big", element))
+        assert hog.replies(n) == list(range(1, n + 1))
+        others = [stack.enter_context(contextlib.closing(proxy.resp())) for _ in range(8)]
+        for i, r in enumerate(others):
+            assert r.ask("SET", "{y}%d" % i, 0) == "OK"
+        hog.send(encode("GET", "{y}none"), encode("LRANGE", "{y}big", 0, -1),
+                 encode("GET", "{y}0"))
+        size = 5 + 5 + n * (len(element) + 12)
+        got, rounds = bytearray(), 0
+        while len(got) < size:
+            end, rounds = min(len(got) + piece, size), rounds + 1
+            while len(got) < end:
+                data = hog.sock.recv(end - len(got))
+                assert data, "the hog was closed behind %d bytes" % len(got)
+                got += data
+            for i, r in enumerate(others):
+                assert r.ask("INCR", "{y}%d" % i) == rounds
+        assert got == b"$-1\r\n*48\r\n" + n * (b"$1048576\r\n" + element + b"\r\n")
+        assert int(hog.reply()) <= rounds
+        for i in range(50):
+            hog.send(encode("RPUSH", "{y}mine", i), encode("LRANGE", "{y}mine", -1, -1),
+                     encode("SET", "{y}n", i))
+            assert hog.replies(3) == [i + 1, [b"%d" % i], "OK"]
+            assert hog.ask("EVAL", "return redis.call('GET', KEYS[1])", 1, "{y}n") == b"%d" % i
+
+
 def test_who_waits_too_long_for_one_node_is_told_and_goes_on(start, cluster):
     proxy = start(command_timeout="500ms")
     keys = list(each_home(cluster).values())
