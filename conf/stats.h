@@ -64,6 +64,7 @@ struct buf;
 	X(BINDS,	   "binds_total", "", COUNTER, "times a server was given other variables") \
 	X(BEGINS_DEFERRED, "begins_deferred_total", "", COUNTER, "BEGINs answered at once and sent with the first statement") \
 	X(PARSES_REPLAYED, "parses_replayed_total", "", COUNTER, "prepared statements parsed again on a server that lacked them") \
+	X(SETTINGS_ASKED,  "settings_asked_total", "", COUNTER, "times a server was asked what its session has set") \
 	X(PINS,		   "pins_total", "", COUNTER, "sessions that had to keep their server")      \
 	X(BATCH_OPS,	   "batch_operations_total", "", COUNTER, "requests that went by a batch") \
 	X(BATCH_RUNS,	   "batch_commits_total", "", COUNTER, "times operations of a batch were sent for one commit") \

@@ -31,6 +31,48 @@ label_digest(struct label *l)
 	memcpy(l->digest, sha, LABEL_DIGEST);
 }
 
+/* A literal is read by these when its statement is parsed. */
+static const char *const reading[] = {
+	"array_nulls", "datestyle", "intervalstyle",
+	"lc_monetary", "timezone",  "timezone_abbreviations",
+	"xmloption",   NULL
+};
+
+static uint64_t
+hash_pair(uint64_t h, const struct label_pair *pair)
+{
+	for (const char *p = pair->name; *p != '\0'; p++)
+		h = (h ^ (uint8_t)(*p | 32)) * 1099511628211u;
+	for (const char *p = pair->value; *p != '\0'; p++)
+		h = (h ^ (uint8_t)*p) * 1099511628211u;
+	return h | 1;
+}
+
+/* UTF-8 is what nearly all databases and clients speak, asked or not. */
+static bool
+is_utf8(const char *value)
+{
+	return strcasecmp(value, "utf8") == 0 ||
+	       strcasecmp(value, "utf-8") == 0 ||
+	       strcasecmp(value, "unicode") == 0;
+}
+
+static void
+label_read(struct label *l)
+{
+	for (size_t i = 0; i < l->n; i++) {
+		const struct label_pair *pair = &l->pair[i];
+
+		if (strcasecmp(pair->name, "client_encoding") == 0 &&
+		    !is_utf8(pair->value))
+			l->letters = hash_pair(14695981039346656037u, pair);
+		for (size_t k = 0; reading[k] != NULL; k++)
+			if (strcasecmp(pair->name, reading[k]) == 0)
+				l->literals = hash_pair(
+				    l->literals ^ 14695981039346656037u, pair);
+	}
+}
+
 static int
 compare(const void *a, const void *b)
 {
@@ -93,6 +135,7 @@ label_new_signed(struct labels *cache, const struct label_pair *pairs, size_t n,
 			l->context = l->pair[i].name;
 	}
 	label_digest(l);
+	label_read(l);
 	slot = &cache->slot[(l->digest[0] | l->digest[1] << 8) % LABELS_SLOTS];
 	if (label_same(*slot, l) && *slot != NULL) {
 		label_unref(&l);
@@ -135,13 +178,63 @@ label_same(const struct label *a, const struct label *b)
 	return memcmp(a->digest, b->digest, LABEL_DIGEST) == 0;
 }
 
-bool
-label_has(const struct label *l, const char *name)
+const char *
+label_value(const struct label *l, const char *name)
 {
 	for (size_t i = 0; l != NULL && i < l->n; i++)
 		if (strcasecmp(l->pair[i].name, name) == 0)
+			return l->pair[i].value;
+	return NULL;
+}
+
+bool
+label_has(const struct label *l, const char *name)
+{
+	return label_value(l, name) != NULL;
+}
+
+static bool
+is_among(const struct label_pair *pairs, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcasecmp(pairs[i].name, name) == 0)
 			return true;
 	return false;
+}
+
+struct label *
+label_over(struct labels *cache, const struct label *l,
+	   const struct label_pair *pairs, size_t n)
+{
+	size_t most = n + (l ? l->n : 0), m = 0;
+	struct label_pair *all = calloc(most + 1, sizeof(*all));
+	struct label *over;
+
+	if (all == NULL)
+		abort();
+	for (size_t i = 0; l != NULL && i < l->n; i++)
+		if (!is_among(pairs, n, l->pair[i].name))
+			all[m++] = l->pair[i];
+	for (size_t i = 0; i < n; i++)
+		if (pairs[i].value != NULL)
+			all[m++] = pairs[i];
+	over = label_new_signed(cache, all, m, l ? l->context : NULL);
+	free(all);
+	return over;
+}
+
+uint64_t
+label_reads(const struct label *l, struct slice text)
+{
+	bool quotes = false, letters = false;
+
+	if (l == NULL || (l->literals == 0 && l->letters == 0))
+		return 0;
+	for (size_t i = 0; i < text.n && text.p[i] != '\0'; i++) {
+		quotes |= text.p[i] == '\'' || text.p[i] == '$';
+		letters |= text.p[i] >= 0x80;
+	}
+	return (quotes ? l->literals : 0) ^ (letters ? l->letters << 1 : 0);
 }
 
 void

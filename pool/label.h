@@ -23,6 +23,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "protocol/slice.h"
+
 enum { LABEL_DIGEST = 16, LABELS_SLOTS = 1024 };
 
 struct label_pair {
@@ -36,6 +38,8 @@ struct label {
 	bool		  verified;	/* a server has accepted these values ... */
 	struct buf	 *params;	/* ... and reported these, as ParameterStatus messages */
 	const char	 *context;	/* the name of the pair to sign, or NULL */
+	uint64_t	  literals;	/* what it makes of dates and the like in a text, ... */
+	uint64_t	  letters;	/* ... and of bytes beyond ASCII; 0: what most do */
 	size_t		  n;
 	struct label_pair pair[];	/* sorted by name */
 };
@@ -53,6 +57,13 @@ struct label *label_ref(struct label *);	/* NULL stays NULL */
 void	      label_unref(struct label **);	/* nulls the pointer */
 bool	      label_same(const struct label *, const struct label *);	/* NULL is the empty one */
 bool	      label_has(const struct label *, const char *name);
+const char   *label_value(const struct label *, const char *name);	/* NULL: it says nothing of it */
+/* These pairs in place of what it says of those settings; a value NULL: nothing.
+ * One reference. */
+struct label *label_over(struct labels *, const struct label *, const struct label_pair *, size_t n);
+/* PostgreSQL reads some literals when it parses: by DateStyle, TimeZone and
+ * their like.  0: this text means the same under most labels, this one too. */
+uint64_t      label_reads(const struct label *, struct slice text);
 void	      labels_fini(struct labels *);
 
 #endif

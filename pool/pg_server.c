@@ -9,7 +9,10 @@
 #include "protocol/context.h"
 #include "protocol/pg.h"
 
-enum { BIND_CHUNK = 8 }; /* settings a statement of ours sets */
+enum {
+	BIND_CHUNK = 8,      /* settings a statement of ours sets */
+	TOLD_MAX = 128 << 10 /* bytes of what a lessee has set */
+};
 
 enum bind_known {
 	KNOWN_BEGIN = 1 << 0,
@@ -582,6 +585,56 @@ pg_server_switch_local(struct server *v, const struct label *before,
 }
 
 void
+pg_server_touch(struct server *v)
+{
+	struct pg_server *pg = pg_server(v);
+
+	if (!pg->touched && !pg->unset)
+		buf_consume(&pg->said, buf_len(&pg->said));
+	pg->touched = true;
+}
+
+static void own_query(struct server *, const char *sql);
+
+void
+pg_server_ask(struct server *v, const char *sql)
+{
+	struct pg_server *pg = pg_server(v);
+
+	assert(v->ledger.n == 0 && pg->status == 'I' && !pg->asking);
+	buf_consume(&pg->told, buf_len(&pg->told));
+	pg->asking = true;
+	own_query(v, sql);
+}
+
+void
+pg_server_heard(struct server *v, struct label *label)
+{
+	struct pg_server *pg = pg_server(v);
+
+	assert(v->ledger.n == 0 && !pg->is_binding && !pg->asking);
+	buf_free(&pg->told);
+	buf_init(&pg->told, TOLD_MAX);
+	pg->asked = pg->touched = false;
+	pg->unset |= label == NULL;
+	if (label == NULL)
+		return;
+	label_ref(label);
+	label_unref(&v->label);
+	v->label = label;
+}
+
+bool
+pg_server_binds_only(const struct server *v)
+{
+	const struct ledger_entry *last =
+	    v->ledger.n > 0 ? ledger_at(&v->ledger, v->ledger.n - 1) : NULL;
+
+	return pg_server_binding(v) && last->lessee == NULL &&
+	       last->kind == PG_EXECUTE && last->arg == OWN_BOUND;
+}
+
+void
 pg_server_sync(struct server *v)
 {
 	if (!pg_server(v)->is_binding)
@@ -921,11 +974,14 @@ pg_route(const struct pg_server *pg, uint8_t type)
 	struct ledger_entry *e;
 
 	if (pg_is(type, ASYNC) || ledger->n == 0) {
-		if (pg->is_binding && !(type == 'S' && pg->bind_reports))
+		if ((pg->is_binding && !(type == 'S' && pg->bind_reports)) ||
+		    (pg->asking && type == 'N'))
 			return NULL;
 		return pg->s.lessee;
 	}
 	e = ledger_at(ledger, 0);
+	if (pg->asking)
+		return NULL;
 	/* What fails of ours was done for the lessee's next message. */
 	if (type == 'E' && e->kind != PG_POISON && e->kind != PG_SYNC)
 		return pg->s.lessee;
@@ -1080,8 +1136,10 @@ pg_tag(struct pg_server *pg, const uint8_t *body, size_t n)
 	struct pg_reader r = pg_reader(body, n);
 	struct slice tag = pg_read_str(&r);
 
-	if (pg->is_binding)
+	if (pg->is_binding || pg->asking)
 		return;
+	if (slice_is(tag, "DISCARD ALL"))
+		pg->discarded = true;
 	if (slice_is(tag, "COMMIT") || slice_is(tag, "ROLLBACK"))
 		pg->committed = slice_is(tag, "COMMIT");
 	if (slice_is(tag, "RESET") || slice_is(tag, "DISCARD ALL"))
@@ -1128,6 +1186,8 @@ pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
 	if (type == 'Z') {
 		pg_pop(pg, true);
 		pg->status = (char)body[0];
+		pg->asked = pg->asking;
+		pg->asking = false;
 		pg->failed = pg->status == 'E' && ledger->n == 0;
 		pg->echoing = false;
 		pg->rested = true;
@@ -1180,7 +1240,7 @@ pg_whole(const struct pg_server *pg, const struct pg_frame *f, const uint8_t *p,
 {
 	if (f->type == 'E')
 		return is_about_server(pg, p, n < f->size ? n : f->size);
-	if (f->type == 'D' && pg->role_asked)
+	if (f->type == 'D' && (pg->role_asked || pg->asking))
 		return true;
 	if ((f->type == 'T' || f->type == 't') && asks_shape(pg))
 		return f->size <= STREAM_IN_MAX;
@@ -1336,6 +1396,11 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 			 f.size - PG_HEADER);
 	if (f.type == 't' && asks_shape(pg) && f.size <= STREAM_IN_MAX)
 		pg_types(pg, p + PG_HEADER, f.size - PG_HEADER);
+	if (f.type == 'D' && pg->asking &&
+	    buf_put(&pg->told, p + PG_HEADER, f.size - PG_HEADER) != 0) {
+		pg_broken(pg, "settings are too long");
+		return -1;
+	}
 	if (f.type == 'C')
 		pg_tag(pg, p + PG_HEADER, f.size - PG_HEADER);
 	else if (f.type == 'S' || (f.type == 'D' && pg->role_asked))
@@ -1346,6 +1411,9 @@ pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
 	pg->route_to = pg_route(pg, f.type);
 	if (f.type == 'S' && !pg->bind_reports && pg_is_echo(pg, p, f.size))
 		pg->route_to = NULL;
+	/* Beyond so much of it, it may be said twice. */
+	if (f.type == 'S' && (pg->touched || pg->unset) && pg->route_to != NULL)
+		(void)!buf_put(&pg->said, p, f.size);
 	pg->streaming = f.type;
 	pg->remain = (uint32_t)(f.size - take);
 	run_add(pg, r, pg->route_to, p, take);
@@ -1465,6 +1533,8 @@ pg_init(struct server *v)
 	stmt_held_init(&pg->held,
 		       v->pool->snapshot->conf->max_prepared_statements);
 	buf_init(&pg->params, 1 << 20);
+	buf_init(&pg->told, TOLD_MAX);
+	buf_init(&pg->said, TOLD_MAX);
 	pg->status = 'I';
 	pg->login = pg_login_new(v);
 }
@@ -1476,7 +1546,7 @@ pg_dirty(const struct server *v)
 
 	return pg->status != 'I' || pg->pinned || pg->doubt || pg->tainted ||
 	       pg->remain > 0 || pg->skipping || pg->copying_in ||
-	       is_ours(pg) || pg->role_doubt;
+	       is_ours(pg) || pg->role_doubt || pg->touched;
 }
 
 static void
@@ -1507,10 +1577,16 @@ pg_clean(struct server *v)
 	if (pg->status != 'I') {
 		own_query(v, "ROLLBACK");
 	} else if (pg->pinned) {
-		pg->pinned = false;
+		pg->pinned = pg->touched = false;
 		own_query(v, "DISCARD ALL");
 		stmt_held_clear(&pg->held);
 		pg->bind_known = 0;
+		pg->unset = false;
+		label_unref(&v->label);
+		v->tenant = NULL;
+	} else if (pg->touched) {
+		pg->touched = false;
+		own_query(v, "RESET ALL");
 		pg->unset = false;
 		label_unref(&v->label);
 		v->tenant = NULL;
@@ -1540,6 +1616,8 @@ pg_fini(struct server *v)
 	pg_login_free(&pg->login);
 	stmt_held_fini(&pg->held);
 	buf_free(&pg->params);
+	buf_free(&pg->told);
+	buf_free(&pg->said);
 	label_unref(&pg->binding);
 }
 

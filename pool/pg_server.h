@@ -86,8 +86,14 @@ struct pg_server {
 	bool		  pinned;	/* holds state of its lessee: clean before reuse */
 	bool		  tainted;	/* state that cannot be cleaned: close */
 	bool		  unset;	/* settings were taken back: label unknown */
+	bool		  touched;	/* its lessee has set something: not pooled before that is known */
+	bool		  asking;	/* what that is: the answer is on its way ... */
+	bool		  asked;	/* ... or, at rest, here: */
+	struct buf	  told;		/* rows, as the bodies of DataRows */
+	struct buf	  said;		/* ParameterStatus that its lessee was sent since it was touched */
 	bool		  committed;	/* the last transaction command was COMMIT */
 	bool		  reset;	/* has reset something, and no error or ROLLBACK since */
+	bool		  discarded;	/* its lessee has discarded all */
 	bool		  forgot;	/* its lessee dropped all prepared statements */
 	bool		  role_doubt;	/* it refused to write: ask for its role before reuse */
 	bool		  role_asked;	/* RESET: the answer is on its way */
@@ -124,6 +130,16 @@ static inline bool
 pg_server_is_unset(const struct server *v)
 {
 	return ((const struct pg_server *)(const void *)v)->unset;
+}
+
+/* Is a bind on its way, and nothing behind it? */
+bool pg_server_binds_only(const struct server *);
+
+/* Is it asked what its lessee has set? */
+static inline bool
+pg_server_is_asked(const struct server *v)
+{
+	return ((const struct pg_server *)(const void *)v)->asking;
 }
 
 /* Has it a signed setting, that has grown old or is of another key? */
@@ -188,6 +204,15 @@ void pg_server_poison(struct server *, struct lessee *, uint32_t arg);
  * row is none of that query. */
 void pg_role_told(enum conf_role *, const uint8_t *body, size_t n);
 bool pg_role_answered(enum conf_role *, const uint8_t *body, size_t n);
+
+/*
+ * Its lessee sets something by what is sent next.  In the end it is asked, at
+ * rest, between transactions, by this query: what it says is told by `rest`.
+ * Then the label is what it says, too; NULL: unknown.
+ */
+void pg_server_touch(struct server *);
+void pg_server_ask(struct server *, const char *sql);
+void pg_server_heard(struct server *, struct label *);
 
 /* Puts a signed setting that is due anew, like a bind at a grant.  False: not
  * before what is owed is answered. */

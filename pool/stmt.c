@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pool/label.h"
+
 static void *
 need(void *p)
 {
@@ -106,11 +108,26 @@ stmt_renew(struct stmts *all, struct stmt *s)
 struct stmt *
 stmt_intern(struct stmts *all, struct slice body, unsigned flags)
 {
+	return stmt_intern_as(all, NULL, body, flags);
+}
+
+struct stmt *
+stmt_intern_as(struct stmts *all, const struct label *label, struct slice body,
+	       unsigned flags)
+{
+	struct {
+		uint8_t base[STMT_DIGEST];
+		uint64_t reads;
+	} read = { .reads = label_reads(label, body) };
 	uint8_t base[STMT_DIGEST], sha[STMT_DIGEST];
 	struct stmt_renewal *r;
 	struct stmt **at, *s;
 
 	digest_of(base, body.p, body.n);
+	if (read.reads != 0) {
+		memcpy(read.base, base, STMT_DIGEST);
+		digest_of(base, &read, sizeof(read));
+	}
 	memcpy(sha, base, sizeof(sha));
 	if ((r = renewal_of(all, base)) != NULL)
 		digest_of(sha, r, sizeof(*r));
@@ -280,6 +297,23 @@ stmt_names_drop(struct stmt_names *names, struct stmts *all,
 	stmt_unref(all, &e->closed);
 	free(e->types);
 	free(e);
+}
+
+void
+stmt_names_read(struct stmt_names *names, struct stmts *all,
+		const struct label *label)
+{
+	for (size_t i = 0; i < names->buckets; i++)
+		for (struct stmt_entry *e = names->bucket[i]; e; e = e->chain) {
+			struct stmt *old = e->stmt;
+
+			if (old == NULL || old->stale)
+				continue;
+			e->stmt = stmt_intern_as(all, label,
+						 slice_of(old->body, old->len),
+						 old->flags);
+			stmt_unref(all, &old);
+		}
 }
 
 void

@@ -5,7 +5,8 @@
  * A statement is its Parse message without the name: text and parameter
  * types.  Its name on every server is made from a SHA-256 of that, so all
  * workers call it the same, two clients can use one name for different SQL,
- * and a server that moves to another worker needs no translation.
+ * and a server that moves to another worker needs no translation.  Where a
+ * client's DateStyle or the like decides what the text means, that is part of it.
  *
  *	struct stmt	  one statement, kept once a worker, counted
  *	struct stmt_names a client's names for them
@@ -22,6 +23,8 @@
 #include <stdint.h>
 
 #include "protocol/slice.h"
+
+struct label;
 
 enum {
 	STMT_DIGEST = 16,
@@ -62,6 +65,9 @@ struct stmts {
 void	     stmts_fini(struct stmts *);	/* all references must be gone */
 /* One reference; the one already there if it is known. */
 struct stmt *stmt_intern(struct stmts *, struct slice body, unsigned flags);
+/* The same for a session whose settings are the label's: a text that they make
+ * something else of is another statement. */
+struct stmt *stmt_intern_as(struct stmts *, const struct label *, struct slice body, unsigned flags);
 struct stmt *stmt_ref(struct stmt *);
 void	     stmt_unref(struct stmts *, struct stmt **);
 
@@ -98,6 +104,8 @@ struct stmt_entry *stmt_names_find_id(const struct stmt_names *, uint32_t id);
 struct stmt_entry *stmt_names_add(struct stmt_names *, struct slice name, struct stmt *);
 void		   stmt_names_told_types(struct stmt_entry *, struct slice);
 void		   stmt_names_drop(struct stmt_names *, struct stmts *, struct stmt_entry *);
+/* Its client's settings have changed: what it uses from here on is read so. */
+void		   stmt_names_read(struct stmt_names *, struct stmts *, const struct label *);
 /* All there are were asked to be dropped; later that has happened, or not. */
 void		   stmt_names_hide(struct stmt_names *);
 void		   stmt_names_unhide(struct stmt_names *, struct stmts *, bool dropped);

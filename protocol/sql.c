@@ -225,6 +225,226 @@ next_is(struct lexer *l, const char *word)
 	return next_token(l) == WORD && is_key(l, word);
 }
 
+/* ---- names and values ------------------------------------------------- */
+
+/* The word just read, behind what is in `out`, as the server takes it. */
+static bool
+add_word(const struct lexer *l, char *out, size_t max)
+{
+	size_t at = strlen(out);
+
+	if (l->word_n == 0 || l->word_n >= max - at ||
+	    memchr(l->word, '"', l->word_n) != NULL)
+		return false;
+	for (size_t i = 0; i < l->word_n; i++) {
+		char c = l->word[i];
+
+		out[at + i] =
+		    !l->quoted && c >= 'A' && c <= 'Z' ? (char)(c | 32) : c;
+	}
+	out[at + l->word_n] = '\0';
+	return true;
+}
+
+/* A plain '...' of no more than fits, without a backslash. */
+static bool
+read_literal(struct lexer *l, char *out, size_t max)
+{
+	const char *p, *end;
+	size_t n = 0;
+
+	while (l->p < l->end && is_kind(*l->p, SPACE))
+		l->p++;
+	p = l->p;
+	if (p == l->end || *p != '\'' || next_token(l) != OTHER || l->odd)
+		return false;
+	end = l->p - 1;
+	if (end <= p || *end != '\'')
+		return false;
+	for (p++; p < end; p++) {
+		if (*p == '\\' || *p == '\0' || n + 1 >= max)
+			return false;
+		p += *p == '\'';
+		out[n++] = *p;
+	}
+	out[n] = '\0';
+	return true;
+}
+
+/* name[.name]; what follows it is read already, as *t says. */
+static bool
+read_setting(struct lexer *l, char name[SQL_NAME_MAX], enum token *t)
+{
+	name[0] = '\0';
+	for (;;) {
+		if (!add_word(l, name, SQL_NAME_MAX))
+			return false;
+		*t = next_token(l);
+		if (*t != PUNCT || l->punct != '.')
+			return true;
+		if (strlen(name) + 1 >= SQL_NAME_MAX || next_token(l) != WORD)
+			return false;
+		strcat(name, ".");
+	}
+}
+
+/* ---- settings that go along ------------------------------------------- */
+
+/*
+ * Those that stay with their server: RESET ALL leaves them as they are, or
+ * set_config() does not take them everywhere, or whoever comes next would wait
+ * or be cut off because of them.
+ */
+static const char *const staying[] = { "role",
+				       "session_authorization",
+				       "is_superuser",
+				       "seed",
+				       "transaction_isolation",
+				       "transaction_read_only",
+				       "transaction_deferrable",
+				       "default_transaction_deferrable",
+				       "standard_conforming_strings",
+				       "idle_session_timeout",
+				       "tcp_user_timeout",
+				       "temp_buffers",
+				       "transform_null_equals",
+				       "null",
+				       NULL };
+
+/* In lower case, of letters that need no quoting anywhere. */
+static bool
+goes_along(char *name)
+{
+	size_t n = strlen(name);
+
+	for (char *p = name; *p != '\0'; p++) {
+		if (*p >= 'A' && *p <= 'Z')
+			*p |= 32;
+		if (!is_kind(*p, START | DIGIT) && *p != '.')
+			return false;
+		if (*p & 0x80)
+			return false;
+	}
+	for (size_t i = 0; staying[i] != NULL; i++)
+		if (strcmp(name, staying[i]) == 0)
+			return false;
+	return n > 0;
+}
+
+/* False: it stays where it is, or there is no room. */
+static bool
+add_set(struct sql_sets *sets, const char *name)
+{
+	char *to = sets->name[sets->n];
+
+	if (sets->n == SQL_SETS_MAX || strlen(name) >= SQL_NAME_MAX)
+		return false;
+	strcpy(to, name);
+	if (!goes_along(to))
+		return false;
+	for (unsigned i = 0; i < sets->n; i++)
+		if (strcmp(sets->name[i], to) == 0)
+			return true;
+	sets->n++;
+	return true;
+}
+
+/* Behind SET SESSION CHARACTERISTICS. */
+static bool
+sets_characteristics(const struct lexer *at, struct sql_sets *sets)
+{
+	struct lexer l = *at;
+	enum token t;
+
+	while ((t = next_token(&l)) != END && (t != PUNCT || l.punct != ';'))
+		if (t == WORD && is_key(&l, "deferrable"))
+			return false;
+	return add_set(sets, "default_transaction_isolation") &&
+	       add_set(sets, "default_transaction_read_only");
+}
+
+/* Is `on` what it is set to?  At the value. */
+static bool
+is_on(const struct lexer *at)
+{
+	struct lexer l = *at;
+	char value[8];
+
+	if (read_literal(&l, value, sizeof(value)))
+		return strcasecmp(value, "on") == 0;
+	l = *at;
+	return next_token(&l) == WORD && (is(&l, "on") || is(&l, "true"));
+}
+
+/* SET TIME ZONE and its like are other words for a setting. */
+static const struct {
+	const char *word, *second, *name;
+} set_as[] = { { "time", "zone", "timezone" },
+	       { "names", NULL, "client_encoding" },
+	       { "schema", NULL, "search_path" },
+	       { "xml", "option", "xmloption" } };
+
+/* Behind SET, of which neither LOCAL nor TRANSACTION follows. */
+static bool
+sets_by_set(const struct lexer *at, struct sql_sets *sets)
+{
+	struct lexer l = *at, after;
+	char name[SQL_NAME_MAX];
+	enum token t;
+
+	if (next_token(&l) != WORD)
+		return false;
+	after = l;
+	if (is_key(&l, "session") && next_token(&after) == WORD &&
+	    !is_key(&after, "to")) {
+		l = after;
+		if (is_key(&l, "characteristics"))
+			return sets_characteristics(&l, sets);
+		if (is_key(&l, "authorization"))
+			return false;
+	}
+	for (size_t i = 0; i < sizeof(set_as) / sizeof(set_as[0]); i++) {
+		after = l;
+		if (!is_key(&l, set_as[i].word) ||
+		    (set_as[i].second != NULL &&
+		     !next_is(&after, set_as[i].second)))
+			continue;
+		t = next_token(&after);
+		if (t != PUNCT && (t != WORD || !is_key(&after, "to")))
+			return add_set(sets, set_as[i].name);
+	}
+	if (!read_setting(&l, name, &t) || l.odd)
+		return false;
+	if ((t != PUNCT || l.punct != '=') &&
+	    (t != WORD || (!is_key(&l, "to") && !is_key(&l, "from"))))
+		return false;
+	/* So drivers begin, where it is on anyway; off, texts are misread. */
+	if (strcasecmp(name, "standard_conforming_strings") == 0)
+		return is_on(&l);
+	return add_set(sets, name);
+}
+
+/* Behind set_config. */
+static bool
+sets_by_config(const struct lexer *at, struct sql_sets *sets)
+{
+	struct lexer l = *at;
+	char name[SQL_NAME_MAX];
+
+	return next_token(&l) == PUNCT && l.punct == '(' &&
+	       read_literal(&l, name, sizeof(name)) &&
+	       next_token(&l) == PUNCT && l.punct == ',' && add_set(sets, name);
+}
+
+/* What stays, but for what can be repeated. */
+static unsigned
+pins_or_tracks(bool tracks)
+{
+	return tracks ? SQL_TRACKS : SQL_PIN;
+}
+
+/* ---- statements ------------------------------------------------------- */
+
 /* Is the setting named by a plain literal, all of it, and not one that says
  * who the session is? */
 static bool
@@ -288,7 +508,8 @@ scan_set_config(const struct lexer *at)
 		if (depth < 1)
 			break;
 	}
-	return flags | SQL_PIN;
+	return flags |
+	       pins_or_tracks(sets_by_config(at, &(struct sql_sets){ 0 }));
 }
 
 /* SET [SESSION | LOCAL] ROLE and its like: who the session is. */
@@ -326,7 +547,8 @@ scan_set(const struct lexer *at)
 		    !is_key(&l, "to"))
 			return local ? SQL_SETTING : 0;
 	}
-	return SQL_SETTING | SQL_PIN;
+	return SQL_SETTING |
+	       pins_or_tracks(sets_by_set(at, &(struct sql_sets){ 0 }));
 }
 
 /* The proxy's own statements have names that can be guessed: some would set
@@ -667,6 +889,27 @@ sql_scan(struct slice text)
 	return flags;
 }
 
+bool
+sql_sets(struct slice text, struct sql_sets *sets)
+{
+	struct lexer l = { .p = (const char *)text.p,
+			   .end = (const char *)text.p + text.n };
+	bool first = true, good = true;
+	enum token t;
+
+	sets->n = 0;
+	while (text.n > 0 && good && (t = next_token(&l)) != END) {
+		if (t == WORD && is(&l, "set_config") &&
+		    scan_set_config(&l) & SQL_TRACKS)
+			good = sets_by_config(&l, sets);
+		else if (t == WORD && first && is_key(&l, "set") &&
+			 scan_set(&l) & SQL_TRACKS)
+			good = sets_by_set(&l, sets);
+		first = t == PUNCT && l.punct == ';';
+	}
+	return good;
+}
+
 /* ---- whole texts ------------------------------------------------------ */
 
 /* Nothing follows but what ends a statement. */
@@ -847,68 +1090,6 @@ sql_deallocated(struct slice text, char *name, size_t max)
 	return is_over(&l) && !l.odd ? n : 0;
 }
 
-/* The word just read, behind what is in `out`, as the server takes it. */
-static bool
-add_word(const struct lexer *l, char *out, size_t max)
-{
-	size_t at = strlen(out);
-
-	if (l->word_n == 0 || l->word_n >= max - at ||
-	    memchr(l->word, '"', l->word_n) != NULL)
-		return false;
-	for (size_t i = 0; i < l->word_n; i++) {
-		char c = l->word[i];
-
-		out[at + i] =
-		    !l->quoted && c >= 'A' && c <= 'Z' ? (char)(c | 32) : c;
-	}
-	out[at + l->word_n] = '\0';
-	return true;
-}
-
-/* A plain '...' of no more than fits, without a backslash. */
-static bool
-read_literal(struct lexer *l, char *out, size_t max)
-{
-	const char *p, *end;
-	size_t n = 0;
-
-	while (l->p < l->end && is_kind(*l->p, SPACE))
-		l->p++;
-	p = l->p;
-	if (p == l->end || *p != '\'' || next_token(l) != OTHER || l->odd)
-		return false;
-	end = l->p - 1;
-	if (end <= p || *end != '\'')
-		return false;
-	for (p++; p < end; p++) {
-		if (*p == '\\' || *p == '\0' || n + 1 >= max)
-			return false;
-		p += *p == '\'';
-		out[n++] = *p;
-	}
-	out[n] = '\0';
-	return true;
-}
-
-/* name[.name]; what follows it is read already, as *t says. */
-static bool
-read_setting(struct lexer *l, struct sql_switch *sw, enum token *t)
-{
-	sw->name[0] = '\0';
-	for (;;) {
-		if (!add_word(l, sw->name, sizeof(sw->name)))
-			return false;
-		*t = next_token(l);
-		if (*t != PUNCT || l->punct != '.')
-			return true;
-		if (strlen(sw->name) + 1 >= sizeof(sw->name) ||
-		    next_token(l) != WORD)
-			return false;
-		strcat(sw->name, ".");
-	}
-}
-
 /* Behind SET. */
 static bool
 switch_by_set(struct lexer *l, struct sql_switch *sw)
@@ -924,8 +1105,9 @@ switch_by_set(struct lexer *l, struct sql_switch *sw)
 		sw->local = is_key(l, "local");
 		*l = at;
 	}
-	if (!read_setting(l, sw, &t) || !((t == PUNCT && l->punct == '=') ||
-					  (t == WORD && is_key(l, "to"))))
+	if (!read_setting(l, sw->name, &t) ||
+	    !((t == PUNCT && l->punct == '=') ||
+	      (t == WORD && is_key(l, "to"))))
 		return false;
 	at = *l;
 	if (read_literal(&at, sw->value, sizeof(sw->value))) {
@@ -1038,7 +1220,7 @@ sql_switch(struct slice text, struct sql_switch *sw)
 		sw->reset = true;
 		sw->tag = "RESET";
 		good =
-		    read_setting(&l, sw, &t) &&
+		    read_setting(&l, sw->name, &t) &&
 		    (t == END || (t == PUNCT && l.punct == ';' && is_over(&l)));
 	}
 	return good && !l.odd;
@@ -1120,4 +1302,14 @@ sql_tokens(struct slice text, size_t max)
 	while (text.n > 0 && n <= max && next_token(&l) != END)
 		n++;
 	return n;
+}
+
+bool
+sql_is_discard_all(struct slice text)
+{
+	struct lexer l = { .p = (const char *)text.p,
+			   .end = (const char *)text.p + text.n };
+
+	return text.n > 0 && next_is(&l, "discard") && next_is(&l, "all") &&
+	       is_over(&l) && !l.odd;
 }

@@ -12,8 +12,9 @@
 #include "protocol/slice.h"
 
 enum sql_flag {
-	SQL_PIN = 1 << 0,	/* leaves state that must stay with the server: SET, LISTEN,
-				   PREPARE, TEMP, WITH HOLD, advisory locks, ... */
+	SQL_PIN = 1 << 0,	/* leaves state that must stay with the server: LISTEN,
+				   PREPARE, TEMP, WITH HOLD, advisory locks, a SET that
+				   cannot be repeated, ... */
 	SQL_UNSETS = 1 << 1,	/* takes settings back: RESET, DISCARD ALL */
 	SQL_SETTING = 1 << 2,	/* names settings: SET, SET LOCAL, RESET, set_config() */
 	SQL_TAINTS = 1 << 3,	/* leaves what DISCARD ALL does not undo: LOAD, setseed */
@@ -28,7 +29,9 @@ enum sql_flag {
 	SQL_RESETS = 1 << 9,	/* a statement is RESET ALL or DISCARD ALL */
 	SQL_PEEKS = 1 << 10,	/* names pg_prepared_statements, where the texts of all who had
 				   the server before can be read, or what could read it */
-	SQL_MARKS = 1 << 11	/* a statement is a SAVEPOINT or a RELEASE */
+	SQL_MARKS = 1 << 11,	/* a statement is a SAVEPOINT or a RELEASE */
+	SQL_TRACKS = 1 << 12	/* gives settings values that any server can be given as well:
+				   sql_sets() names them */
 };
 
 unsigned sql_scan(struct slice text);
@@ -86,6 +89,19 @@ enum { SQL_NAME_MAX = 64 };
 /* `name` is the savepoint's, as the server knows it; empty where it is too long
  * or spelled in a way that is not read here. */
 enum sql_mark sql_mark(struct slice text, char name[SQL_NAME_MAX]);
+
+/* The settings that a text of SQL_TRACKS gives values, in lower case; false: they
+ * are too many.  Which values, and whether it came to that, only the server knows. */
+enum { SQL_SETS_MAX = 16 };
+
+struct sql_sets {
+	unsigned n;
+	char	 name[SQL_SETS_MAX][SQL_NAME_MAX];
+};
+
+bool sql_sets(struct slice text, struct sql_sets *);
+/* Is it DISCARD ALL and nothing else? */
+bool sql_is_discard_all(struct slice text);
 
 /* Does the text hold the last part of this setting's name, in either case,
  * anywhere?  However the rest of it is quoted or spaced. */

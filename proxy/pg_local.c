@@ -442,7 +442,7 @@ local_name(struct pg_session *ps, struct slice name, struct slice body,
 
 	if (stmt_names_find(&ps->names, name) != NULL)
 		return false;
-	stmt = stmt_intern(all, body, flags);
+	stmt = stmt_intern_as(all, ps->s.lessee.label, body, flags);
 	if ((is_sure || budget_has_parsed(ps->s.worker->pools.budgets,
 					  ps->s.pool->budget, stmt->digest)) &&
 	    stmt_names_add(&ps->names, name, stmt) != NULL)

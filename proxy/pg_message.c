@@ -7,6 +7,7 @@
 
 #include "protocol/sql.h"
 #include "proxy/pg_switch.h"
+#include "proxy/pg_track.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
@@ -97,11 +98,12 @@ pass_expecting(struct pg_session *ps, struct feed *f, uint32_t size,
 
 /* ---- what statements leave behind ------------------------------------- */
 
-static void
-pin(struct pg_session *ps, const char *reason)
+void
+pg_message_pin(struct pg_session *ps, const char *reason)
 {
 	struct session *s = &ps->s;
 
+	ps->discards = false;
 	server_of(ps)->pinned = true;
 	if (ps->pinned)
 		return;
@@ -114,17 +116,39 @@ pin(struct pg_session *ps, const char *reason)
 	    log_str("reason", reason));
 }
 
+/* On its way to the server; `text` is the statement's. */
 static void
-apply_flags(struct pg_session *ps, unsigned flags)
+apply_flags(struct pg_session *ps, unsigned flags, struct slice text)
 {
 	if (flags == 0)
 		return;
-	if (flags & SQL_PIN)
-		pin(ps, "statement leaves session state");
+	if (flags & SQL_PIN || (flags & SQL_TRACKS && !pg_track_note(ps, text)))
+		pg_message_pin(ps, "statement leaves session state");
 	if (flags & SQL_TAINTS)
 		server_of(ps)->tainted = true;
-	if (flags & SQL_UNSETS)
+	if (flags & SQL_UNSETS) {
 		server_of(ps)->unset = true;
+		pg_track_note_reset(ps);
+	}
+	if (flags & SQL_FORGETS)
+		ps->discards = sql_is_discard_all(text);
+}
+
+/*
+ * PostgreSQL reports a setting when a request has made it another than before.
+ * What a bind in the same request has put, and this takes back, would not be
+ * told: so the bind is a request of its own.
+ */
+static bool
+waits_for_bind(struct pg_session *ps, struct feed *f, unsigned flags)
+{
+	if (!(flags & (SQL_TRACKS | SQL_UNSETS)) ||
+	    !pg_server_binds_only(ps->s.lessee.server))
+		return false;
+	pg_message_flush(ps, f);
+	pg_server_sync(ps->s.lessee.server);
+	ps->bound_first = ps->bound_wait = true;
+	return true;
 }
 
 /* Not before its Bind: until then names are looked up. */
@@ -678,6 +702,8 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 	if (whole && text.n > 0)
 		text.n--; /* its NUL */
 	flags = scan(text, whole);
+	if (waits_for_bind(ps, f, flags))
+		return;
 	if (flags & SQL_SETTING && may_not_switch(ps, text, &there)) {
 		refuse_query(ps, f, size, &there);
 		return;
@@ -697,7 +723,7 @@ on_query(struct pg_session *ps, struct feed *f, uint32_t size)
 		refuse_query(ps, f, size, no);
 		return;
 	}
-	apply_flags(ps, flags);
+	apply_flags(ps, flags, text);
 	apply_forgets(ps, flags);
 	note_request(ps);
 	stats_add(&ps->s.worker->stats, STAT_QUERIES, 1);
@@ -741,6 +767,8 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 	if (r.bad) /* not all here: what there is */
 		text = body;
 	flags = scan(text, whole && !r.bad);
+	if (waits_for_bind(ps, f, flags))
+		return;
 	if ((no = refusal(ps, text, flags)) != NULL) {
 		pg_message_drop(ps, f, size);
 		poison_refused(ps, no);
@@ -758,7 +786,7 @@ on_parse_unnamed(struct pg_session *ps, struct feed *f, uint32_t size,
 		pg_server_fake(ps->s.lessee.server, &ps->s.lessee, PG_PARSE, 0);
 		return;
 	}
-	apply_flags(ps, flags);
+	apply_flags(ps, flags, text);
 	if (pg_server_parse_unnamed(ps->s.lessee.server, &ps->s.lessee,
 				    owner_id(ps), ps->unnamed_gen))
 		pass(ps, f, size);
@@ -819,12 +847,14 @@ on_parse(struct pg_session *ps, struct feed *f, uint32_t size)
 	}
 	text = pg_read_str(&r);
 	flags = scan(text, true);
+	if (waits_for_bind(ps, f, flags))
+		return;
 	if (!r.bad && (no = refusal(ps, text, flags)) != NULL) {
 		feed_skip(f, size);
 		poison_refused(ps, no);
 		return;
 	}
-	stmt = stmt_intern(&w->pools.stmts, body, flags);
+	stmt = stmt_intern_as(&w->pools.stmts, ps->s.lessee.label, body, flags);
 	if (has_failed(ps, stmt, text)) {
 		stmt_unref(&w->pools.stmts, &stmt);
 		feed_skip(f, size);
@@ -862,7 +892,8 @@ need_unnamed(struct pg_session *ps, struct feed *f)
 		return;
 	}
 	if (!is_switch(ps, pg_message_text(ps, slice_of(NULL, 0))))
-		apply_flags(ps, ps->unnamed_flags);
+		apply_flags(ps, ps->unnamed_flags,
+			    pg_message_text(ps, slice_of(NULL, 0)));
 	if (!pg_server_parse_unnamed(v, NULL, owner_id(ps), ps->unnamed_gen))
 		return;
 	pg_message_check_stamp(ps);
@@ -892,7 +923,7 @@ pass_renamed(struct pg_session *ps, struct feed *f, uint32_t size,
 
 	pg_message_flush(ps, f);
 	if (!is_switch(ps, pg_message_text(ps, name)))
-		apply_flags(ps, stmt->flags);
+		apply_flags(ps, stmt->flags, pg_message_text(ps, name));
 	pg_server_need(v, stmt);
 	if (!pg_server_expect(v, &ps->s.lessee, kind, LEDGER_FORWARD, e->id,
 			      STMT_NONE)) {
@@ -971,7 +1002,8 @@ is_stale(struct pg_session *ps, struct stmt_entry *e)
 		return false;
 	if (e->shape != 0)
 		return !pg_server_holds(ps->s.lessee.server, old);
-	e->stmt = stmt_intern(all, slice_of(old->body, old->len), old->flags);
+	e->stmt = stmt_intern_as(all, ps->s.lessee.label,
+				 slice_of(old->body, old->len), old->flags);
 	stmt_unref(all, &old);
 	return false;
 }
@@ -1070,6 +1102,8 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		flags = e->stmt->flags;
 	else if (name.n == 0 && ps->has_unnamed)
 		flags = ps->unnamed_flags;
+	if (waits_for_bind(ps, f, flags))
+		return;
 	no = refusal_to_recall(ps, flags);
 	if (no == NULL)
 		no = refusal_to_end(ps, pg_message_text(ps, name), flags);
@@ -1091,7 +1125,8 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	if (name.n == 0) {
 		need_unnamed(ps, f);
 		/* Parsed in an earlier lease it is run in this one. */
-		apply_flags(ps, ps->has_unnamed ? ps->unnamed_flags : 0);
+		apply_flags(ps, ps->has_unnamed ? ps->unnamed_flags : 0,
+			    pg_message_text(ps, name));
 	}
 	if (e != NULL)
 		pass_renamed(ps, f, size, PG_BIND, name, e);

@@ -53,6 +53,8 @@ bool pg_message_is_watched(const struct pg_session *);
 /* Is it a DEALLOCATE of a statement the client prepared in the extended
  * protocol?  Then it is dropped. */
 bool pg_message_deallocate(struct pg_session *, struct slice text);
+/* It keeps its server, for this reason, until it leaves or discards all. */
+void pg_message_pin(struct pg_session *, const char *reason);
 /* A Query or Sync is done with, or something in its place. */
 void pg_message_synced(struct pg_session *);
 /* The server came to the error we asked for, or skipped it (done is false). */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pool/label.h"
 #include "protocol/row_text.h"
 #include "proxy/pg_hold.h"
 #include "proxy/pg_text.h"
@@ -132,13 +133,16 @@ key_of(struct draft *d, const struct insert *in, const struct draft_part *part)
 	return true;
 }
 
+/* A text that its session's settings make something of its own is nobody
+ * else's statement. */
 static bool
-is_of(struct draft *d, const struct insert *in)
+is_of(struct draft *d, const struct insert *in, struct slice text)
 {
 	const struct conf_batch *b =
 	    in ? pg_text_batch(d->ps->s.snapshot->conf, in) : NULL;
 
-	if (b == NULL || (d->batch != NULL && d->batch != b))
+	if (b == NULL || (d->batch != NULL && d->batch != b) ||
+	    label_reads(d->ps->s.lessee.label, text) != 0)
 		return false;
 	d->batch = b;
 	d->tells |= in->returning || in->conflict;
@@ -160,7 +164,7 @@ draft_parse(struct draft *d, struct pg_reader r)
 	if (t == NULL || t->insert == NULL || t->insert->block)
 		return false;
 	d->parsed = true;
-	return is_of(d, t->insert);
+	return is_of(d, t->insert, d->unnamed);
 }
 
 /* The statement a Bind names, if it may be one of an operation. */
@@ -206,7 +210,7 @@ draft_bind(struct draft *d, struct pg_reader r)
 	d->parsed = false;
 	d->bound = true;
 	return t != NULL && t->insert != NULL && !t->insert->block &&
-	       is_of(d, t->insert) &&
+	       is_of(d, t->insert, part->body) &&
 	       is_sound(part->args, params_of(part->body, t->insert)) &&
 	       key_of(d, t->insert, part);
 }
@@ -314,7 +318,7 @@ draft_query(struct draft *d, const struct pg_frame *m)
 	d->form = in->block ? OP_TRANSACTION : OP_QUERY;
 	d->n = 1;
 	d->p += m->size;
-	is_one = in->params == 0 && is_of(d, in) && key_of(d, in, part);
+	is_one = in->params == 0 && is_of(d, in, text) && key_of(d, in, part);
 	return is_one ? OP_TAKEN : OP_NONE;
 }
 

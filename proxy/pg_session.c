@@ -16,6 +16,7 @@
 #include "proxy/pg_local.h"
 #include "proxy/pg_op.h"
 #include "proxy/pg_switch.h"
+#include "proxy/pg_track.h"
 #include "proxy/seat.h"
 #include "proxy/secrets.h"
 #include "proxy/worker.h"
@@ -152,7 +153,7 @@ give_back(struct pg_session *ps)
 	bool committed = server_of(ps)->committed, reset = has_reset(ps);
 
 	assert(ps->parses == 0 && ps->checks == 0);
-	ps->bound_wait = false;
+	ps->bound_wait = ps->bound_first = false;
 	if (ps->server_paused)
 		stream_resume(&s->lessee.server->stream);
 	ps->server_paused = false;
@@ -161,8 +162,19 @@ give_back(struct pg_session *ps)
 	pg_switch_end(ps, committed, reset);
 	if (session_is_over(s))
 		return;
+	pg_track_settle(ps);
 	if (s->worker->drain_ns != 0)
 		session_wake(s); /* its step ends it if it is quiet */
+}
+
+/* What it has sent is not looked at before its server has said something. */
+static bool
+is_held_back(const struct pg_session *ps)
+{
+	const struct server *v = ps->s.lessee.server;
+
+	return ps->checks > 0 || ps->bound_wait || pg_hold_is_running(ps) ||
+	       (v != NULL && pg_server_is_asked(v));
 }
 
 static bool
@@ -182,7 +194,7 @@ must_wait(struct pg_session *ps)
 
 	if (v == NULL)
 		return false;
-	if (pg_hold_is_running(ps))
+	if (pg_hold_is_running(ps) || pg_server_is_asked(v))
 		return true;
 	if (ps->remain > 0)
 		return !ps->drop && stream_is_high(&v->stream) && stall(ps);
@@ -192,7 +204,7 @@ must_wait(struct pg_session *ps)
 		return true;
 	/* Settings that were taken back are put again once that is done; a
 	 * COPY waits for the client. */
-	if (!pg_server_binding(v) &&
+	if (!pg_server_binding(v) && !ps->bound_first &&
 	    (v->ledger.n == 0 || !pg_server_is_unset(v) ||
 	     server_of(ps)->copying_in))
 		ps->bound_wait = false;
@@ -314,6 +326,8 @@ begin_lease(struct pg_session *ps)
 	ps->lease_ns = ps->ask_ns = ps->rest_ns = now;
 	ps->asked = false;
 	server_of(ps)->committed = server_of(ps)->reset = false;
+	server_of(ps)->discarded = false;
+	buf_free(&server_of(ps)->said);
 	pg_local_begin(ps);
 	pg_hold_send(ps);
 	session_enter(&ps->s, SESSION_LEASED);
@@ -390,8 +404,7 @@ pg_ready_step(struct session *s)
 	if (f.at > 0)
 		stream_hold(&s->stream, 0);
 	if (s->stream.eof && !ps->leaving && !want &&
-	    s->state != SESSION_BATCH && ps->checks == 0 && !ps->bound_wait &&
-	    !pg_hold_is_running(ps))
+	    s->state != SESSION_BATCH && !is_held_back(ps))
 		pg_message_leaving(ps); /* that was all */
 	if (ps->leaving && may_leave(ps)) {
 		session_close(s, WHY_QUIT, NULL, NULL);
@@ -567,6 +580,77 @@ end_transaction(struct pg_session *ps)
 		pg_switch_end(ps, pg->committed, reset);
 }
 
+/* All it had is gone, at its own wish: it may share again. */
+static void
+unpin(struct pg_session *ps)
+{
+	struct pg_server *pg = server_of(ps);
+
+	if (ps->pinned && ps->discards && pg->discarded &&
+	    ps->mode != POOL_MODE_SESSION) {
+		pg_track_drop(ps);
+		ps->pinned = pg->pinned = false;
+	}
+	ps->discards = pg->discarded = false;
+}
+
+/* Between transactions: what has the session set?  True: the answer brings us
+ * back. */
+static bool
+is_asked(struct pg_session *ps)
+{
+	if (server_of(ps)->status != 'I')
+		return false;
+	unpin(ps);
+	if (!ps->pinned)
+		return pg_track_ask(ps);
+	pg_track_drop(ps);
+	return false;
+}
+
+static void
+hear(struct pg_session *ps)
+{
+	const char *no = pg_track_hear(ps);
+
+	if (no == NULL)
+		return;
+	pg_message_pin(ps, no);
+	pg_track_drop(ps);
+}
+
+/* The server is at rest, and nothing is left to ask it. */
+static void
+rest_between(struct pg_session *ps)
+{
+	struct session *s = &ps->s;
+
+	if (ps->leaving) {
+		session_close(s, s->stream.eof ? WHY_EOF : WHY_QUIT, NULL,
+			      NULL);
+		return;
+	}
+	if (server_of(ps)->status == 'I')
+		pg_track_restore(ps);
+	if (session_is_over(s))
+		return;
+	if (may_give_back(ps)) {
+		give_back(ps);
+	} else {
+		if (server_of(ps)->status == 'I')
+			end_transaction(ps);
+		if (session_is_over(s))
+			return;
+		if (ps->pinned && server_of(ps)->status == 'I')
+			pg_server_rebind(s->lessee.server);
+		ps->bound_wait |= pg_server_binding(s->lessee.server);
+		session_rearm(s);
+	}
+	/* Or its last request was answered by an error of what it held. */
+	if (buf_len(&s->stream.in) > 0 || s->stream.eof)
+		session_wake(s);
+}
+
 static void
 pg_rest(struct lessee *l)
 {
@@ -581,6 +665,17 @@ pg_rest(struct lessee *l)
 		pg_hold_rest(ps);
 	if (session_is_over(s))
 		return;
+	if (ps->bound_first && !ps->leaving) {
+		ps->bound_first = ps->bound_wait = false;
+		session_wake(s); /* for what it has sent */
+		return;
+	}
+	ps->bound_first = false;
+	if (server_of(ps)->asked) {
+		hear(ps);
+		rest_between(ps);
+		return;
+	}
 	pg_switch_rest(ps);
 	if (session_is_over(s))
 		return;
@@ -597,26 +692,10 @@ pg_rest(struct lessee *l)
 			      "statement pooling mode");
 		return;
 	}
-	if (ps->leaving) {
-		session_close(s, s->stream.eof ? WHY_EOF : WHY_QUIT, NULL,
-			      NULL);
-		return;
-	}
-	if (may_give_back(ps)) {
-		give_back(ps);
-	} else {
-		if (server_of(ps)->status == 'I')
-			end_transaction(ps);
-		if (session_is_over(s))
-			return;
-		if (ps->pinned && server_of(ps)->status == 'I')
-			pg_server_rebind(l->server);
-		ps->bound_wait |= pg_server_binding(l->server);
+	if (ps->leaving || !is_asked(ps))
+		rest_between(ps);
+	else
 		session_rearm(s);
-	}
-	/* Or its last request was answered by an error of what it held. */
-	if (buf_len(&s->stream.in) > 0 || s->stream.eof)
-		session_wake(s);
 }
 
 /* What a client hears of an upstream's refusal: never its own log-in's
@@ -888,6 +967,8 @@ pg_leave(struct session *s)
 	if (s->state != SESSION_LEASED || ps->hello != NULL || ps->relay ||
 	    ps->remain > 0 || server_of(ps)->copying_in || may_leave(ps))
 		return false;
+	if (is_held_back(ps) && buf_len(&s->stream.in) > 0)
+		return true; /* likewise */
 	pg_message_leaving(ps);
 	session_rearm(s);
 	return true;
@@ -927,6 +1008,7 @@ pg_fini(struct session *s)
 		cancel_forget(ps->cancels);
 	secret_unref(&ps->secret);
 	pg_switch_free(ps);
+	pg_track_free(ps);
 	pg_terms_unref(&ps->terms);
 	stmt_names_fini(&ps->names, &s->worker->pools.stmts);
 	free(ps->unnamed);

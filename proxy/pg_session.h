@@ -14,6 +14,7 @@ struct op;
 struct pg_hello;
 struct pg_switch;
 struct pg_terms;
+struct pg_track;
 struct secret;
 
 /* An error in our words, told where the server was made to fail. */
@@ -31,6 +32,7 @@ struct pg_session {
 	struct console	 *console;	/* it looks at weir itself, and has no pool; NULL: not so */
 	struct secret	 *secret;	/* found elsewhere than in the configuration, or NULL; counted */
 	struct pg_switch *sw;		/* a service user's; NULL: may not switch */
+	struct pg_track	 *track;	/* what it has set; NULL: nothing that any server could have */
 	struct stmt_names names;	/* its prepared statements */
 	uint8_t		 *unnamed;	/* body of its last unnamed Parse */
 	size_t		  unnamed_n, unnamed_size;
@@ -67,8 +69,10 @@ struct pg_session {
 	bool		  leaving;	/* has said good-bye; what it asked for is still to be done */
 	bool		  pinned;	/* keeps its server until it leaves */
 	bool		  resets;	/* has asked its server to reset all */
+	bool		  discards;	/* has asked it to discard all, and for nothing that pins since */
 	bool		  asked;	/* has run something in this lease */
 	bool		  looks_up;	/* its message waits: an organization is looked up */
+	bool		  bound_first;	/* what it sent waits for a bind, and that its Sync is answered */
 	bool		  bound_wait;	/* sent what may be sent before a bind is confirmed */
 	bool		  stalled;	/* its input waits for the server */
 	bool		  server_paused; /* its server waits for it to read */

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "proxy/pg_hello.h"
+#include "proxy/pg_track.h"
 #include "proxy/rls.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
@@ -328,9 +329,9 @@ go(struct pg_session *ps, struct choice *c)
 
 	s->lessee.tenant = ps->sw->now = c->tenant;
 	c->tenant = NULL;
-	label_unref(&s->lessee.label);
-	s->lessee.label = c->label;
+	pg_track_relabel(ps, c->label);
 	c->label = NULL;
+	pg_track_apply(ps);
 	if (s->lessee.server == NULL) {
 		ps->mode = c->mode;
 		s->lessee.keeps = c->mode == POOL_MODE_SESSION;

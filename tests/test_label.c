@@ -209,6 +209,72 @@ frees_what_a_server_reported_of_it(void **state)
 	assert_null(all.slot[0]);
 }
 
+static void
+is_laid_over_another(void **state)
+{
+	static const struct label_pair pair[] = { { "TimeZone", "UTC" },
+						  { "b", NULL },
+						  { "new", "" } };
+	static struct labels all;
+	struct label *l = label_new_signed(
+	    &all,
+	    (struct label_pair[]){
+		{ "a", "1" }, { "B", "2" }, { "timezone", "x" } },
+	    3, "a");
+	struct label *over = label_over(&all, l, pair, 3);
+	struct label *none = label_over(&all, NULL, pair, 3);
+	struct label *want = LABEL(&all, "new", "", "TimeZone", "UTC");
+
+	(void)state;
+	assert_int_equal(over->n, 3);
+	assert_string_equal(label_value(over, "a"), "1");
+	assert_string_equal(label_value(over, "timezone"), "UTC");
+	assert_string_equal(label_value(over, "NEW"), "");
+	assert_null(label_value(over, "b"));
+	assert_string_equal(over->context, "a"); /* it is signed as before */
+	assert_true(label_same(none, want));
+	label_unref(&l);
+	label_unref(&over);
+	label_unref(&none);
+	label_unref(&want);
+	labels_fini(&all);
+}
+
+static void
+says_which_texts_it_makes_something_else_of(void **state)
+{
+	static struct labels all;
+	struct label *plain = LABEL(&all, "app.org", "1", "client_encoding",
+				    "UTF-8", "work_mem", "1MB");
+	struct label *dmy = LABEL(&all, "datestyle", "DMY", "app.org", "1");
+	struct label *same = LABEL(&all, "DateStyle", "DMY", "app.org", "2");
+	struct label *mdy = LABEL(&all, "DateStyle", "MDY");
+	struct label *latin = LABEL(&all, "client_encoding", "latin1");
+	struct slice number = slice_str("SELECT 1"),
+		     date = slice_str("SELECT '1/2/2020'"),
+		     dollar = slice_str("SELECT $$1/2/2020$$::date"),
+		     letter = slice_str("SELECT \"\xe9\"");
+
+	(void)state;
+	assert_true(label_reads(NULL, date) == 0);
+	assert_true(label_reads(plain, date) == 0);
+	assert_true(label_reads(plain, letter) == 0);
+	assert_true(label_reads(dmy, number) == 0);
+	assert_true(label_reads(dmy, letter) == 0);
+	assert_true(label_reads(dmy, date) != 0);
+	assert_true(label_reads(dmy, dollar) != 0);
+	assert_true(label_reads(dmy, date) == label_reads(same, date));
+	assert_true(label_reads(dmy, date) != label_reads(mdy, date));
+	assert_true(label_reads(latin, date) == 0);
+	assert_true(label_reads(latin, letter) != 0);
+	label_unref(&plain);
+	label_unref(&dmy);
+	label_unref(&same);
+	label_unref(&mdy);
+	label_unref(&latin);
+	labels_fini(&all);
+}
+
 int
 main(void)
 {
@@ -222,6 +288,8 @@ main(void)
 		cmocka_unit_test(outlives_its_place_in_the_cache),
 		cmocka_unit_test(may_be_counted_by_several_workers),
 		cmocka_unit_test(frees_what_a_server_reported_of_it),
+		cmocka_unit_test(is_laid_over_another),
+		cmocka_unit_test(says_which_texts_it_makes_something_else_of),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

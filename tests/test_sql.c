@@ -1,5 +1,6 @@
 #include "tests/t.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,7 +26,8 @@ scan(const char *text)
 	return scan_n(text, strlen(text));
 }
 
-#define SETS (SQL_PIN | SQL_SETTING)
+#define SETS (SQL_TRACKS | SQL_SETTING)
+#define PINS (SQL_PIN | SQL_SETTING)
 
 struct example {
 	const char *text;
@@ -99,11 +101,11 @@ tells_settings_that_stay_from_those_that_end(void **state)
 		{ "sEt\nx\tTO 1", SETS },
 		{ "SET SESSION x = 1", SETS },
 		{ "SET TIME ZONE 'UTC'", SETS },
-		{ "SET ROLE other", SETS },
-		{ "SET SESSION AUTHORIZATION other", SETS },
+		{ "SET ROLE other", PINS },
+		{ "SET SESSION AUTHORIZATION other", PINS },
 		{ "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
 		  SETS },
-		{ "SET", SETS },
+		{ "SET", PINS },
 		{ "SET LOCAL x = 1", SQL_SETTING },
 		{ "SET LOCAL \"app.x\" = 1", SQL_SETTING },
 		{ "SET LOCAL ROLE other", SQL_SETTING },
@@ -131,7 +133,7 @@ is_not_fooled_by_settings_called_like_keywords(void **state)
 		{ "SET constraints.x = 1", SETS },
 		{ "SET local = 1", SETS },
 		{ "SET local TO 1", SETS },
-		{ "SET \"local\" x", SETS },
+		{ "SET \"local\" x", PINS },
 		{ "PREPARE transaction AS SELECT 1", SQL_PIN },
 	};
 
@@ -158,11 +160,11 @@ reads_the_third_argument_of_set_config(void **state)
 		{ "SELECT set_config('a', ARRAY['x', true)]", SETS },
 		{ "SELECT set_config('a', (ARRAY['x', 'y'])[1], true)",
 		  SQL_SETTING },
-		{ "SELECT set_config(is_local => true)", SETS },
+		{ "SELECT set_config(is_local => true)", PINS },
 		{ "SELECT set_config('a', 'b', true", SETS },
-		{ "SELECT set_config('a'", SETS },
-		{ "SELECT set_config", SETS },
-		{ "SELECT set_config) , , true)", SETS },
+		{ "SELECT set_config('a'", PINS },
+		{ "SELECT set_config", PINS },
+		{ "SELECT set_config) , , true)", PINS },
 		{ "SELECT set_config('a','b',true), set_config('a','b',false)",
 		  SETS },
 		{ "SELECT set_config('a',set_config('b','c',false),true)",
@@ -200,8 +202,8 @@ pins_what_must_stay_with_its_server(void **state)
 		{ "SELECT pg_advisory_lock_shared(1)", SQL_PIN },
 		{ "SELECT pg_try_advisory_lock(1)", SQL_PIN },
 		{ "SELECT pg_try_advisory_lock_shared(1)", SQL_PIN },
-		{ "DO $$ BEGIN PERFORM 1; END $$", SETS },
-		{ "DO LANGUAGE plpgsql 'BEGIN END'", SETS },
+		{ "DO $$ BEGIN PERFORM 1; END $$", PINS },
+		{ "DO LANGUAGE plpgsql 'BEGIN END'", PINS },
 		{ "LOAD 'auto_explain'", SQL_PIN | SQL_TAINTS },
 		{ "SELECT setseed(0.5)", SQL_PIN | SQL_TAINTS },
 		{ "SELECT dblink_connect('x')", SQL_PIN | SQL_TAINTS },
@@ -216,11 +218,11 @@ static void
 guards_the_names_of_the_proxy_s_own_statements(void **state)
 {
 	static const struct example e[] = {
-		{ "EXECUTE weir_set_1('app.x', 'y')", SETS },
-		{ "EXPLAIN ANALYZE EXECUTE weir_reset", SETS },
-		{ "CREATE TABLE t AS EXECUTE \"weir_set_1\"('a', 'b')", SETS },
-		{ "DEALLOCATE weir_begin", SETS | SQL_DROPS },
-		{ "DEALLOCATE PREPARE weir_begin", SETS | SQL_DROPS },
+		{ "EXECUTE weir_set_1('app.x', 'y')", PINS },
+		{ "EXPLAIN ANALYZE EXECUTE weir_reset", PINS },
+		{ "CREATE TABLE t AS EXECUTE \"weir_set_1\"('a', 'b')", PINS },
+		{ "DEALLOCATE weir_begin", PINS | SQL_DROPS },
+		{ "DEALLOCATE PREPARE weir_begin", PINS | SQL_DROPS },
 		{ "DEALLOCATE PREPARE mine", SQL_DROPS },
 		{ "DEALLOCATE ALL", SQL_FORGETS },
 		{ "DEALLOCATE prepare", 0 },
@@ -236,10 +238,10 @@ static void
 sees_settings_in_unusual_places(void **state)
 {
 	static const struct example e[] = {
-		{ "UPDATE pg_settings SET setting = 1", SETS },
+		{ "UPDATE pg_settings SET setting = 1", PINS },
 		{ "UPDATE ONLY pg_catalog.pg_settings AS p SET setting = 1",
-		  SETS },
-		{ "UPDATE \"pg_settings\" SET setting = 1", SETS },
+		  PINS },
+		{ "UPDATE \"pg_settings\" SET setting = 1", PINS },
 		{ "UPDATE t SET a = (SELECT 1 FROM pg_settings)", 0 },
 		{ "ALTER ROLE me SET app.x = 1", SQL_SETTING },
 		{ "ALTER USER me IN DATABASE d RESET ALL", SQL_SETTING },
@@ -380,11 +382,11 @@ is_careful_where_it_cannot_read(void **state)
 {
 	static const struct example e[] = {
 		/* any name at all */
-		{ "SELECT U&\"pg\\005fadvisory_lock\"(1)", SETS },
-		{ "SELECT u&\"x\"", SETS },
+		{ "SELECT U&\"pg\\005fadvisory_lock\"(1)", PINS },
+		{ "SELECT u&\"x\"", PINS },
 		/* SJIS: the backslash is half a character, the quote ends it */
-		{ "SELECT E'\x95\\', pg_advisory_lock(1) --'", SETS },
-		{ "SELECT E'\x95\\\\', pg_advisory_lock(1) --'", SETS },
+		{ "SELECT E'\x95\\', pg_advisory_lock(1) --'", PINS },
+		{ "SELECT E'\x95\\\\', pg_advisory_lock(1) --'", PINS },
 		/* UTF-8, and nothing that could be meant otherwise */
 		{ "SELECT E'\xc3\xa9\\n'", 0 },
 		{ "SELECT '\xc3\xa9\\'", 0 },
@@ -427,7 +429,7 @@ survives_the_end_anywhere(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 		for (size_t n = 0; n <= strlen(texts[i]); n++)
-			assert_int_equal(scan_n(texts[i], n) & ~0x3ffu, 0);
+			assert_int_equal(scan_n(texts[i], n) & ~0x1fffu, 0);
 }
 
 static void
@@ -834,6 +836,113 @@ reads_a_switch_of_one_setting_and_nothing_else(void **state)
 	}
 }
 
+static void
+names_what_a_text_sets(void **state)
+{
+	static const struct {
+		const char *text, *names;
+	} e[] = {
+		{ "SET x = 1", "x " },
+		{ "set session App.\"X\" to 1, 2; SELECT 1", "app.x " },
+		{ "SET TIME ZONE 'UTC'; SET NAMES 'utf8'",
+		  "timezone client_encoding " },
+		{ "SET SCHEMA 'a'; SET XML OPTION document",
+		  "search_path xmloption " },
+		{ "SET time.zone = 1; SET names TO 1; SET schema = 1",
+		  "time.zone names schema " },
+		{ "SET x FROM CURRENT; SET X TO DEFAULT", "x " },
+		{ "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+		  "default_transaction_isolation "
+		  "default_transaction_read_only " },
+		{ "SELECT f(pg_catalog.set_config('A.b', $1, false)), 'SET y'",
+		  "a.b " },
+		{ "SELECT set_config('a', 'b', true); SET LOCAL c = 1", "" },
+		{ "SET standard_conforming_strings = 'ON'", "" },
+		{ "SET standard_conforming_strings TO true; SET y = 1", "y " },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(e) / sizeof(e[0]); i++) {
+		struct slice text = slice_str(e[i].text);
+		struct sql_sets sets;
+		char all[1024] = "";
+
+		assert_int_equal(sql_scan(text) & SQL_PIN, 0);
+		assert_true(sql_sets(text, &sets));
+		for (unsigned k = 0; k < sets.n; k++)
+			strcat(strcat(all, sets.name[k]), " ");
+		assert_string_equal(all, e[i].names);
+	}
+}
+
+static void
+keeps_what_cannot_be_repeated(void **state)
+{
+	static const char *const e[] = {
+		"SET role = x",
+		"SET SESSION role TO x",
+		"SET \"ROLE\" = x",
+		"SET SESSION AUTHORIZATION x",
+		"SET seed = 0.5",
+		"SET transaction_isolation = serializable",
+		"SET session_authorization = x",
+		"SET default_transaction_deferrable = on",
+		"SET SESSION CHARACTERISTICS AS TRANSACTION NOT DEFERRABLE",
+		"SET idle_session_timeout = 0",
+		"SET standard_conforming_strings = off",
+		"SET standard_conforming_strings = 'onward'",
+		"SET standard_conforming_strings",
+		"SET standard_conforming_strings FROM CURRENT",
+		"SET \"odd name\" = 1",
+		"SET \"a\"\"b\" = 1",
+		"SET \xc3\xa4 = 1",
+		"SET a$b = 1",
+		"SET U&\"x\" = 1",
+		"SET x",
+		"SET x.",
+		"SET x 1",
+		"SET = 1",
+		"SET a, b = 1",
+		"SELECT set_config('odd name', 'x', false)",
+		"SELECT set_config('a' 'b', 'x', false)",
+		"SELECT set_config('a' || 'b', 'x', false)",
+		"SELECT set_config($1, 'x', false)",
+		"SELECT set_config('role', 'x', false)",
+		"SELECT set_config('', 'x', false)",
+	};
+	char many[SQL_SETS_MAX * 16 + 64] = "";
+	struct sql_sets sets;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(e) / sizeof(e[0]); i++)
+		if (!(scan(e[i]) & SQL_PIN))
+			fail_msg("%s: %#x", e[i], scan(e[i]));
+	for (unsigned i = 0; i <= SQL_SETS_MAX; i++) {
+		assert_true(i == 0 || sql_sets(slice_str(many), &sets));
+		assert_true(i == 0 || sets.n == i);
+		snprintf(many + strlen(many), 16, "SET a%u = 1;", i);
+	}
+	assert_false(sql_sets(slice_str(many), &sets));
+}
+
+static void
+knows_a_DISCARD_ALL(void **state)
+{
+	static const char *const no[] = { "",
+					  "DISCARD",
+					  "DISCARD PLANS",
+					  "DISCARD ALL, x",
+					  "SELECT 1",
+					  "DISCARD \"ALL\"",
+					  "DISCARD ALL; SELECT 1" };
+
+	(void)state;
+	assert_true(sql_is_discard_all(slice_str("discard /* */ All ;; -- x")));
+	assert_true(sql_is_discard_all(slice_str("DISCARD ALL")));
+	for (size_t i = 0; i < sizeof(no) / sizeof(no[0]); i++)
+		assert_false(sql_is_discard_all(slice_str(no[i])));
+}
+
 int
 main(void)
 {
@@ -869,6 +978,9 @@ main(void)
 		cmocka_unit_test(finds_the_one_name_that_is_deallocated),
 		cmocka_unit_test(
 		    reads_a_switch_of_one_setting_and_nothing_else),
+		cmocka_unit_test(names_what_a_text_sets),
+		cmocka_unit_test(keeps_what_cannot_be_repeated),
+		cmocka_unit_test(knows_a_DISCARD_ALL),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
