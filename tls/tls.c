@@ -3,7 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <openssl/err.h>
-#include <openssl/x509.h>
+#include <openssl/x509v3.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -196,6 +196,21 @@ tls_settle(SSL *ssl)
 
 /* ---- contexts --------------------------------------------------------- */
 
+/* What OpenSSL works out about an authority when it is first used: see certs.c. */
+static void
+work_out(SSL_CTX *ctx)
+{
+	STACK_OF(X509_OBJECT) *all =
+	    X509_STORE_get0_objects(SSL_CTX_get_cert_store(ctx));
+
+	for (int i = 0; i < sk_X509_OBJECT_num(all); i++) {
+		X509 *x = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
+
+		if (x != NULL)
+			X509_check_purpose(x, -1, 0);
+	}
+}
+
 static int
 verify_clients(SSL_CTX *ctx, const struct conf *c, struct conf_errors *e)
 {
@@ -213,6 +228,7 @@ verify_clients(SSL_CTX *ctx, const struct conf *c, struct conf_errors *e)
 		return -1;
 	}
 	SSL_CTX_set_client_CA_list(ctx, names);
+	work_out(ctx);
 	/* Below verify-ca one is asked for all the same: users may have it. */
 	if (t->client_mode >= SSLMODE_VERIFY_CA)
 		mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
@@ -323,6 +339,7 @@ verify_server(SSL_CTX *ctx, const struct conf *c, const struct tls_upstream *up,
 			   root, "PEM certificates");
 		return -1;
 	}
+	work_out(ctx);
 	return 0;
 }
 
