@@ -403,6 +403,8 @@ pg_ready_step(struct session *s)
 	stream_consume(&s->stream, f.at);
 	if (f.at > 0)
 		stream_hold(&s->stream, 0);
+	if (s->stream.eof && f.at == f.n)
+		ps->bound_wait = false; /* nothing is left that has to wait */
 	if (s->stream.eof && !ps->leaving && !want &&
 	    s->state != SESSION_BATCH && !is_held_back(ps))
 		pg_message_leaving(ps); /* that was all */
@@ -956,7 +958,8 @@ pg_leave(struct session *s)
 	if (pg_hold_is_running(ps))
 		return true; /* it is looked at again behind that */
 	/* What it has sent may have had to wait: its step is about to run. */
-	if (s->awake && ps->hello == NULL && !ps->relay)
+	if (s->awake && s->proto->step[s->state] != pg_wait_step &&
+	    ps->hello == NULL && ps->console == NULL && !ps->relay)
 		return true;
 	/* What it asked behind its operations is still to be done. */
 	if (s->state == SESSION_BATCH) {

@@ -7,6 +7,7 @@ Method: most tests are dialogues: exact bytes, sent to weir and to PostgreSQL
 """
 import contextlib
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -19,7 +20,7 @@ from pgwire import (bind, close, copy_data, copy_done, copy_fail, describe,
                     errors, execute, extended, flush, kinds, parse, query, rows,
                     status, sync, tags, terminate)
 from servers import (DATABASE, OPEN_USER, UPSTREAM_PASSWORD, UPSTREAM_USER, USERS,
-                     find_tool, scaled)
+                     find_tool, scaled, wait_for)
 
 SERVERS = 3
 CONFIG = {"postgres main": {"pool_size": SERVERS}}
@@ -635,6 +636,38 @@ def test_the_next_client_is_not_hurt_by_one_who_leaves(one_server, pg, when, how
     # Nobody told that backend; the next test counts them.
     pg.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
            " WHERE query = 'SELECT pg_sleep(8)' AND state = 'active'")
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("data", [
+    query("BEGIN; SELECT pg_advisory_lock(7701)"),
+    query("BEGIN; SELECT pg_advisory_lock(7701)") + query("SELECT 1"),
+    query("BEGIN; SELECT pg_advisory_lock(7701)") + query("SELECT 1")[:9],
+    query("BEGIN; SELECT pg_advisory_lock(7701)") + query("COPY scratch.written FROM STDIN"),
+    extended("SELECT pg_advisory_lock(7701)") + flush(),
+], ids=["in a transaction", "with more", "with half a message", "with a copy", "with a flush"])
+def test_who_leaves_just_when_its_settings_are_confirmed_leaves_its_server(weir, pg, data):
+    """Its end comes in one turn with the server's answer, and behind it."""
+    w = weir({"postgres main": {"pool_size": 1}})
+    beta = w.wire("beta_app")
+    assert beta.value("SELECT 1") == "1"        # so that they have to be set
+    db, gone = pg.connect(), w.wire("acme_app")
+    db.cursor().execute("SELECT pg_advisory_lock(7701)")
+    gone.send(data)
+
+    def is_so(state):
+        return pg.run("SELECT 1 FROM pg_stat_activity WHERE usename = 'weir_upstream'"
+                      " AND " + state)
+    wait_for(lambda: is_so("wait_event = 'advisory'"), what="it does not wait")
+    w.signal(signal.SIGSTOP)
+    try:
+        db.close()
+        wait_for(lambda: is_so("wait_event = 'ClientRead'"), what="it is not answered")
+        gone.close()
+    finally:
+        w.signal(signal.SIGCONT)
+    assert beta.value("SELECT 2") == "2"
+    w.settled(postgres=1)
 
 
 def test_begin_now_and_commit_later_while_others_wait(one_server, pg):
