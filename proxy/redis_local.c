@@ -796,6 +796,14 @@ tell_info(struct redis_session *rs, unsigned sections, const uint8_t *p,
 	return bad;
 }
 
+void
+redis_local_tell_info(struct redis_session *rs, const struct slice *arg,
+		      size_t argc, struct slice said)
+{
+	if (tell_info(rs, own_sections(arg, argc), said.p, said.n) != 0)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+}
+
 /*
  * Redis tells of all its clients and keys.  An organization hears only what
  * clients must know before they start: the version, whether it is a master, on

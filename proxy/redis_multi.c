@@ -12,7 +12,7 @@
 #include "proxy/worker.h"
 
 /* What the server was given for it. */
-enum instead { A_PING, ITSELF };
+enum instead { A_PING, ITSELF, ITS_ANSWER /* that is told in other words */ };
 
 struct note {
 	uint64_t at; /* its place among what is queued, from 0 */
@@ -311,11 +311,34 @@ stays_out(const struct redis_cmd *cmd)
 	       strncmp(cmd->name, "client", 6) == 0;
 }
 
+/* An organization hears less of it than the server says, or nothing. */
+static bool
+is_told_apart(const struct redis_session *rs, const struct redis_cmd *cmd)
+{
+	return rs->redis->profile == PROFILE_SHARED &&
+	       (is_row(cmd, "info") || is_row(cmd, "config|get") ||
+		(cmd->class == REDIS_LOCAL &&
+		 strncmp(cmd->name, "cluster|", 8) == 0));
+}
+
+static enum redis_did
+queue_apart(struct redis_session *rs, const struct redis_cmd *cmd,
+	    const struct slice *arg, size_t argc)
+{
+	if (is_row(cmd, "config|get"))
+		return redis_local(rs, cmd, arg, argc);
+	if (!is_row(cmd, "info"))
+		return queue(rs, cmd, A_PING, arg, argc);
+	if (rs->s.lessee.tenant == NULL)
+		return redis_forward(rs, arg, argc);
+	return queue(rs, cmd, ITS_ANSWER, arg, argc);
+}
+
 static enum redis_did
 queued(struct redis_session *rs, const struct redis_cmd *cmd,
        const struct slice *arg, size_t argc)
 {
-	if (redis_in_cluster(rs) && stays_out(cmd))
+	if (redis_in_cluster(rs) && (stays_out(cmd) || is_told_apart(rs, cmd)))
 		return say_not_here(rs, cmd, "inside MULTI with cluster = on");
 	if (is_row(cmd, "select"))
 		return queue_select(rs, cmd, arg, argc);
@@ -325,6 +348,8 @@ queued(struct redis_session *rs, const struct redis_cmd *cmd,
 		return queue_tracking(rs, cmd, arg, argc);
 	if (is_ours(cmd))
 		return queue_ours(rs, cmd, arg, argc);
+	if (is_told_apart(rs, cmd))
+		return queue_apart(rs, cmd, arg, argc);
 	if (!is_its_own(rs, cmd))
 		return say_not_here(rs, cmd, "inside MULTI");
 	if (is_row(cmd, "client|pause"))
@@ -425,7 +450,9 @@ tell_noted(struct redis_session *rs, const struct note *note,
 	if (resp_request_next(&r, note->bytes, note->n, true,
 			      REDIS_REQUEST_MAX) != (ssize_t)note->n)
 		abort(); /* we wrote it */
-	if (note->instead == ITSELF)
+	if (note->instead == ITS_ANSWER)
+		redis_local_tell_info(rs, r.arg, r.argc, reply);
+	else if (note->instead == ITSELF)
 		did_itself(rs, note->cmd, r.arg, r.argc, reply);
 	else
 		did = do_ours(rs, note->cmd, r.arg, r.argc);

@@ -226,6 +226,9 @@ enum redis_did redis_local(struct redis_session *, const struct redis_cmd *,
 bool	       redis_local_forbids(const struct redis_session *, const struct redis_cmd *,
     const struct slice *arg, size_t argc);
 enum redis_did redis_local_noperm(struct redis_session *, const struct redis_cmd *);
+/* INFO, as its organization hears what the server has said. */
+void	       redis_local_tell_info(struct redis_session *, const struct slice *arg, size_t argc,
+    struct slice said);
 bool	       redis_local_is_name(struct slice);	/* that a client may have */
 bool	       redis_local_has_db(const struct redis_session *, int64_t db);
 /* The others are no part of what its organization may see. */

@@ -244,6 +244,26 @@ def test_an_organization_does_not_leave_its_database_in_a_transaction(weir):
             assert r.ask("EXEC") == ["OK"] if ok else r.ask("EXEC").startswith("EXECABORT")
 
 
+@pytest.mark.weir_only
+def test_an_organization_hears_in_a_transaction_what_it_hears_outside(weir):
+    p = weir({"redis main": {"connections": 2, "dedicated_connections": 2, "profile": "shared"}})
+    asked = [["INFO"], ["INFO", "replication"], ["INFO", "keyspace"], ["CLUSTER", "INFO"],
+             ["CONFIG", "GET", "save"], ["COMMAND", "COUNT"], ["ROLE"]]
+    for user, password in (("acme_app", USERS["acme_app"][1]), ("default", REDIS_PASSWORD)):
+        with p.resp(login=False) as r:
+            assert r.ask("AUTH", user, password) == "OK"
+            outside = [r.ask(*words) for words in asked]
+            r.send(encode("MULTI"), *[encode(*words) for words in asked], encode("EXEC"))
+            assert r.replies(1 + len(asked)) == ["OK"] + ["QUEUED"] * len(asked)
+            inside = r.reply()
+            assert inside[1:] == outside[1:]
+            if user == "acme_app":
+                assert inside[0] == outside[0] and b"connected_clients" not in inside[0]
+            assert r.ask("MULTI") == "OK"
+            assert r.ask("CONFIG", "GET", "dir").startswith("NOPERM")
+            assert r.ask("EXEC").startswith("EXECABORT")
+
+
 # What is left behind.
 
 LEAVES = ["SELECT 5", "HELLO 3", "CLIENT TRACKING ON BCAST", "CLIENT REPLY OFF", "SUBSCRIBE a",
