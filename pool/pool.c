@@ -1397,7 +1397,7 @@ pool_forsake(struct pool *p)
 		next = v->next;
 		if (v->host == p->targets.at[0].host)
 			continue;
-		if (v->ledger.n == 0)
+		if (v->ledger.n == 0 || v->hung)
 			server_close(v, WHY_WRONG_ROLE, NULL, NULL);
 		else
 			v->leaving = true;

@@ -264,6 +264,19 @@ redis_server_part(struct server *v, struct lessee *l)
 	redis_server_resume(v, l);
 }
 
+void
+redis_server_overdue(struct server *v)
+{
+	if (v->state != SERVER_SHARED || v->ledger.n == 0 ||
+	    v->pool->redis->sentinel == NULL)
+		return;
+	v->hung = true;
+	if (v->leaving)
+		server_close(v, WHY_WRONG_ROLE, NULL, NULL);
+	else
+		targets_overdue(v->pool);
+}
+
 /* ---- what a server sends ---------------------------------------------- */
 
 /* Neighbouring bytes of one lessee, and how many replies end in them. */
@@ -336,7 +349,7 @@ redis_pay(struct redis_server *rv, struct run *r, struct lessee *to)
 
 	ledger_pop(&rv->s.ledger);
 	rv->paid++;
-	rv->passed = false;
+	rv->passed = rv->s.hung = false;
 	r->failed = rv->failed;
 	if (rv->size > rv->usual)
 		rv->usual += (rv->size - rv->usual) / 2;

@@ -125,6 +125,9 @@ int64_t redis_server_spend(struct server *);
 /* False: it waits for another already; ask again at the next reply. */
 bool redis_server_pause(struct server *, struct lessee *);
 void redis_server_resume(struct server *, struct lessee *);	/* if it waits for this one */
+/* Somebody has waited for it too long.  With Sentinels they are asked whether it is still the
+ * master; if it is not, it is not waited for any longer. */
+void redis_server_overdue(struct server *);
 /* The session leaves: its replies will be swallowed. */
 void redis_server_part(struct server *, struct lessee *);
 

@@ -87,6 +87,7 @@ struct server {
 	bool			 probe;		/* to a host that failed: nobody waits for it */
 	bool			 answered;	/* LOGIN: it spoke; what it refuses is not its host's fault */
 	bool			 leaving;	/* takes no more, and closes when it owes nothing */
+	bool			 hung;	/* it kept somebody waiting for too long, and has said nothing since */
 	unsigned		 cancels;	/* cancel requests under way: not to be pooled */
 };
 

@@ -254,6 +254,7 @@ target_look_up(struct target *t)
 	r->home = home;
 	r->target = t;
 	t->resolve = r;
+	t->overdue = false;
 	t->asked_ns = home->streams->now_ns;
 	if (has_sentinels(p)) {
 		p->next_host = false; /* unless they say something */
@@ -299,6 +300,15 @@ targets_doubt(struct pool *p)
 		p->targets.at[0].looked_ns = 0;
 }
 
+void
+targets_overdue(struct pool *p)
+{
+	if (p->targets.n == 0 || !has_sentinels(p))
+		return;
+	p->targets.at[0].overdue = true;
+	pool_touch(p);
+}
+
 uint64_t
 targets_watch(struct pool *p)
 {
@@ -306,10 +316,13 @@ targets_watch(struct pool *p)
 	uint64_t now = p->home->streams->now_ns, due;
 
 	if (p->targets.n == 0 || !has_sentinels(p) ||
-	    p->redis->health_check != HEALTH_ACTIVE || p->home->closing ||
-	    t->resolve != NULL || t->address_n == 0 || pool_servers(p) == 0)
+	    (p->redis->health_check != HEALTH_ACTIVE && !t->overdue) ||
+	    p->home->closing || t->resolve != NULL || t->address_n == 0 ||
+	    pool_servers(p) == 0)
 		return UINT64_MAX;
-	due = t->looked_ns + p->redis->health_interval_ms * 1000000u;
+	due = t->looked_ns + (t->overdue
+				  ? TARGET_OVERDUE_NS
+				  : p->redis->health_interval_ms * 1000000u);
 	if (now < due)
 		return due;
 	t->watches = true;

@@ -29,6 +29,7 @@ enum { TARGET_ADDRESSES = 16 };
 
 #define TARGET_DNS_TTL_NS  (15ull * 1000000000)	/* PgBouncer's dns_max_ttl */
 #define TARGET_MASTER_TTL_NS (100ull * 1000000)	/* but what Sentinels said: for who dials now */
+#define TARGET_OVERDUE_NS (500ull * 1000000)	/* the same, for who waits in vain */
 #define TARGET_PATIENCE_NS (1000ull * 1000000)	/* a look-up holds up the next host so long */
 #define TARGET_PROBE_NS	   (1000ull * 1000000)	/* a probe may take so long */
 
@@ -51,6 +52,7 @@ struct target {
 	struct resolve *resolve;	/* under way */
 	unsigned	sentinel;	/* which one answered last */
 	bool		watches;	/* nobody waits for the look-up under way */
+	bool		overdue;	/* it does not answer: ask soon whether there is another */
 };
 
 struct targets {
@@ -69,6 +71,8 @@ struct target *targets_probe(struct pool *);
 bool	       targets_resolving(const struct pool *);
 /* A connection is lost: Sentinels are to be asked before the next is made. */
 void	       targets_doubt(struct pool *);
+/* A server of it keeps somebody waiting: they are asked soon, whatever health_check. */
+void	       targets_overdue(struct pool *);
 /* Asks Sentinels now and then whether it is still the master; when next. */
 uint64_t       targets_watch(struct pool *);
 bool	       target_is_well(const struct target *);

@@ -927,8 +927,8 @@ send_all(struct redis_cluster *cl, const struct slice *arg, size_t argc,
 	assert(last >= 0);
 }
 
-/* Of the node that the cursor names, or the first; a cursor that is none is
- * for Redis to judge. */
+/* Of the node that the cursor names, or the first; a cursor that is none, or an
+ * odd one, is for Redis to judge. */
 static void
 send_scan(struct redis_cluster *cl, const struct slice *arg, size_t argc)
 {
@@ -938,10 +938,13 @@ send_scan(struct redis_cluster *cl, const struct slice *arg, size_t argc)
 	char text[REDIS_CURSOR_MAX];
 
 	memcpy(asked, arg, argc * sizeof(*asked));
+	a->scans = scan_next(cl->nodes, -1);
+	a->scans_name = scan_name(cl->nodes, a->scans);
 	if (redis_cursor_read(arg[1], &c)) {
-		a->scans = cl->nodes->slot[c.slot] != 0
-			       ? (int)c.slot
-			       : scan_next(cl->nodes, (int)c.slot);
+		if (cl->nodes->slot[c.slot] != 0)
+			a->scans = (int)c.slot;
+		else if (scan_next(cl->nodes, (int)c.slot) >= 0)
+			a->scans = scan_next(cl->nodes, (int)c.slot);
 		a->scans_name = scan_name(cl->nodes, a->scans);
 		if (a->scans != (int)c.slot || a->scans_name != c.name)
 			c.of_node = 0;
@@ -1169,6 +1172,7 @@ redis_cluster_give_up(struct redis_session *rs)
 	struct redis_cluster *cl = rs->cluster;
 
 	redis_nodes_unwait(&cl->wait);
+	redis_nodes_doubt(cl->nodes); /* another may have its slots by now */
 	for (struct leg *leg = cl->legs; leg != NULL; leg = leg->next)
 		leg_leave(leg);
 	while (pull(&cl->lost, &cl->lost_tail) != NULL)

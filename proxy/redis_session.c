@@ -1179,16 +1179,19 @@ redis_patience(const struct redis_session *rs, uint64_t *ms)
 static void
 redis_give_up(struct redis_session *rs)
 {
-	if (rs->via == NULL) {
+	struct server *v = rs->via;
+
+	if (v == NULL) {
 		redis_cluster_give_up(rs);
 		return;
 	}
 	redis_leave_queue(rs);
-	redis_server_part(rs->via, &rs->s.lessee);
+	redis_server_part(v, &rs->s.lessee);
 	while (!redis_is_idle(rs) && !session_is_over(&rs->s)) {
 		stats_add(&rs->s.worker->stats, STAT_REDIS_OVERDUE, 1);
 		redis_unanswered(rs, "ERR weir: command_timeout");
 	}
+	redis_server_overdue(v);
 }
 
 static enum why

@@ -411,11 +411,11 @@ def test_a_scan_goes_through_all_nodes(start, cluster):
             assert keys <= set(found)
             cluster.move(moved, cluster.nodes[0])
             with contextlib.closing(cluster.nodes[0].resp()) as direct:
-                for words in ["SCAN", "x"], ["SCAN", -1], ["SCAN", 0, "MATCH"], \
-                        ["SCAN", 0, "COUNT", 0]:
+                for words in ["SCAN", "x"], ["SCAN", 0, "MATCH"], ["SCAN", 0, "COUNT", 0]:
                     r.send(encode(*words))
                     direct.send(encode(*words))
                     assert r.raw() == direct.raw(), words
+            assert len(r.ask("SCAN", -1)) == 2      # odd, but Redis takes it
             # Of no node any more, or of a name that it never had: from the start.
             assert r.ask("SCAN", (7 << 22 | 255 << 14) + 16383)[0] != b"0"
 
@@ -857,6 +857,24 @@ def test_a_node_that_gives_way_to_its_replica_costs_no_client_anything(
             for t in threads:
                 t.join()
         assert not failed, failed[0]
+
+
+def test_a_node_that_hangs_is_left_for_who_took_over(start, cluster, folder):
+    """Nobody says MOVED: its silence is the reason to ask who has the slot."""
+    proxy, master = start(command_timeout="500ms"), cluster.nodes[0]
+    key = each_home(cluster)[master]
+    with replica_of(cluster, master, folder) as replica, contextlib.closing(proxy.resp()) as r:
+        wait_for(lambda: r.ask("SET", key, 1) == "OK", 20, "nothing is answered")
+        wait_for(lambda: replica.ask("DBSIZE") == 1, 20, "the replica is behind")
+        master.process.send_signal(signal.SIGSTOP)
+        try:
+            assert r.ask("GET", key) == "ERR weir: command_timeout"
+            assert replica.ask("CLUSTER", "FAILOVER", "TAKEOVER") == "OK"
+            wait_for(lambda: r.ask("INCR", key) == 2, 30, "the old one is asked for ever")
+            assert replica.ask("GET", key) == b"2"
+        finally:
+            master.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: master.ask("ROLE")[0] == b"slave", 30, "two masters")
 
 
 def test_who_asks_a_node_for_much_holds_up_nobody_else_there(start, cluster):

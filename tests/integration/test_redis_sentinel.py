@@ -9,6 +9,7 @@ Method: two redis-servers of one's own, and Sentinels that are either real (one
 import contextlib
 import os
 import shutil
+import signal
 import socketserver
 import ssl
 import threading
@@ -271,6 +272,24 @@ def test_who_waits_for_nothing_is_moved_too_with_an_active_check(start, two, sen
     one.master = two[1].port            # the old one lives, and takes writes
     becomes(proxy, two[1], "only a loss makes it ask again")
     wait_for(lambda: not two[0].clients(), 20, "connections stay with the old one")
+
+
+@pytest.mark.parametrize("check", ["active", "passive"])
+def test_a_master_that_hangs_is_left_for_who_they_name_then(start, two, sentinels, check):
+    """Its connections stay open and silent; only who waits in vain can tell."""
+    one, = sentinels(1, two[0].port)
+    proxy = start([one.port], health_check=check, health_interval="1h", command_timeout="300ms")
+    with contextlib.closing(proxy.resp()) as r:
+        wait_for(lambda: r.ask("GET", "who") == b"%d" % two[0].port, 20, "it is not asked")
+        two[0].process.send_signal(signal.SIGSTOP)
+        try:
+            assert r.ask("GET", "who") == "ERR weir: command_timeout"
+            one.master = two[1].port
+            wait_for(lambda: r.ask("GET", "who") == b"%d" % two[1].port, 20,
+                     "they are not asked again")
+            becomes(proxy, two[1], "another worker asks the old one for ever")
+        finally:
+            two[0].process.send_signal(signal.SIGCONT)
 
 
 def test_sentinels_that_go_away_cost_no_connection(start, two, sentinels):
