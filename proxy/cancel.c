@@ -39,10 +39,11 @@ struct cancel_request {
 struct cancel {
 	struct stream stream;
 	struct worker *worker;
-	struct cancel_request *request;
+	struct cancel_request *request; /* NULL: nobody's, of cancel_stop() */
 	struct server *server; /* kept from the pool by its `cancels` */
 	struct cancel *next, **prev;
 	uint64_t until_ns;
+	bool tls;
 	bool asked_tls;
 	bool ready; /* may be sent */
 	bool sent;
@@ -185,7 +186,8 @@ cancel_end(struct cancel *c)
 	if (c->server == NULL)
 		return;
 	stream_close(&c->stream);
-	request_end(c->request);
+	if (c->request != NULL)
+		request_end(c->request);
 	c->request = NULL;
 	assert(c->server->cancels > 0);
 	c->server->cancels--;
@@ -218,6 +220,19 @@ cancels_abort(struct worker *w)
 		cancel_end(w->cancels->active);
 }
 
+/* Its server is gone, and that is not what it was sent for. */
+static bool
+is_lost(const struct cancel *c)
+{
+	return c->server->state == SERVER_DEAD;
+}
+
+static bool
+is_pointless(const struct cancel *c)
+{
+	return is_lost(c) && c->request != NULL;
+}
+
 /*
  * Never into what is ours: a server that refuses its settings or its BEGIN is
  * lost with its client.  The statement that was meant comes right behind.
@@ -233,7 +248,7 @@ cancel_send(struct cancel *c)
 		return;
 	}
 	c->ready = true;
-	if (pg_server_preparing(c->server) &&
+	if (!is_lost(c) && pg_server_preparing(c->server) &&
 	    now < pg->prepared_ns + CANCEL_OURS_NS) {
 		stream_deadline(&c->stream, now + CANCEL_LATER_NS);
 		return;
@@ -263,7 +278,7 @@ cancel_opened(struct cancel *c)
 {
 	const struct pool *p = c->server->pool;
 
-	if (c->server->stream.ssl == NULL || c->stream.ssl != NULL) {
+	if (!c->tls || c->stream.ssl != NULL) {
 		cancel_send(c);
 		return;
 	}
@@ -282,8 +297,7 @@ cancel_answer(struct cancel *c)
 	size_t n;
 	const uint8_t *bytes = stream_peek(&c->stream, &n);
 
-	if (!c->asked_tls || n != 1 || bytes[0] != 'S' ||
-	    c->server->state == SERVER_DEAD) {
+	if (!c->asked_tls || n != 1 || bytes[0] != 'S' || is_pointless(c)) {
 		cancel_end(c);
 		return;
 	}
@@ -309,7 +323,7 @@ cancel_event(struct stream *st, enum stream_event e)
 	case STREAM_ROOM:
 		break;
 	case STREAM_TIMEOUT:
-		if (c->ready && !c->sent && c->server->state != SERVER_DEAD) {
+		if (c->ready && !c->sent && !is_pointless(c)) {
 			cancel_send(c);
 			break;
 		}
@@ -343,6 +357,7 @@ cancel_dial(struct worker *w, struct server *v, struct cancel_request *r)
 		return -1;
 	}
 	c->server = v;
+	c->tls = v->stream.ssl != NULL;
 	c->request = r;
 	v->cancels++;
 	c->next = all->active;
@@ -354,6 +369,13 @@ cancel_dial(struct worker *w, struct server *v, struct cancel_request *r)
 	c->until_ns = w->streams.now_ns + CANCEL_NS;
 	stream_deadline(&c->stream, c->until_ns);
 	return 0;
+}
+
+void
+cancel_stop(struct worker *w, struct server *v)
+{
+	if (v->state == SERVER_LEASED && v->ledger.n > 0)
+		(void)!cancel_dial(w, v, NULL);
 }
 
 /* ---- requests --------------------------------------------------------- */

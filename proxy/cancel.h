@@ -17,6 +17,7 @@
 
 #include <stdint.h>
 
+struct server;
 struct session;
 struct worker;
 struct cancels;
@@ -41,5 +42,9 @@ void		  cancel_drop_key(struct worker *, struct cancel_key);
  * result is to be forgotten if it ends before, on its own worker. */
 struct cancel_request *cancel_ask(struct session *, struct cancel_key);
 void		  cancel_forget(struct cancel_request *);
+
+/* The server is about to be closed, because what it was asked took too long: its
+ * backend, which would go on, is told to stop.  Best effort. */
+void cancel_stop(struct worker *, struct server *);
 
 #endif

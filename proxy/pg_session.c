@@ -923,10 +923,15 @@ pg_overdue(struct session *s)
 		return WHY_LOGIN_TIMEOUT;
 	if (ps->leaving)
 		return s->stream.eof ? WHY_EOF : WHY_QUIT;
-	if (asked && PASSED(ps->ask_ns, c->query_timeout_ms))
+	if (asked && PASSED(ps->ask_ns, c->query_timeout_ms)) {
+		cancel_stop(s->worker, s->lessee.server);
 		return WHY_QUERY_TIMEOUT;
-	if (open && PASSED(lease_ns, c->transaction_timeout_ms))
+	}
+	if (open && PASSED(lease_ns, c->transaction_timeout_ms)) {
+		if (asked)
+			cancel_stop(s->worker, s->lessee.server);
 		return WHY_XACT_TIMEOUT;
+	}
 	if (!asked && open && PASSED(rest_ns, c->idle_transaction_timeout_ms))
 		return WHY_IDLE_TRANSACTION;
 	if (!has_server && !open)

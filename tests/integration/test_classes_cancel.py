@@ -101,6 +101,24 @@ def test_a_cancel_over_tls_upstream_ends_the_statement(weir, pg, workers):
         assert wire.value("SELECT 1") == "1"
 
 
+@pytest.mark.parametrize("key", ["query_timeout", "transaction_timeout"])
+@pytest.mark.parametrize("sslmode", ["disable", "require"])
+def test_what_takes_too_long_is_ended_on_its_server_too(weir, pg, workers, key, sslmode):
+    """PostgreSQL alone would notice in 500 s that nobody waits any more."""
+    w = weir({"postgres main": {"sslmode": sslmode, "pool_size": 1},
+              "weir": {key: "500ms"}}, workers)
+    mark = "%s %s %d" % (key, sslmode, os.getpid())
+    slow = w.wire("plain_app")
+    if key == "transaction_timeout":
+        slow.run(query("BEGIN"))
+    slow.send(query("SELECT pg_sleep(500) /* %s */" % mark))
+    slow.until_closed()
+    wait_for(lambda: pg.run(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE %s AND state = 'active'"
+        " AND pid <> pg_backend_pid()", ["%/* " + mark + "%"]) == [(0,)], 20)
+    assert w.wire("plain_app").value("SELECT 1") == "1"
+
+
 @pytest.mark.parametrize("before", ["", "BEGIN"])
 def test_a_statement_right_behind_a_change_of_settings_can_be_cancelled(
         one_server, pg, before):
