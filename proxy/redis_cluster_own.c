@@ -124,13 +124,22 @@ redis_cluster_multi(struct redis_session *rs)
 	return redis_said(rs, resp_put_simple(redis_say(rs), "OK"));
 }
 
-/* What is queued here is to run on a connection that others share. */
+/* What is queued here is to run on a connection that others share: whoever asks
+ * for it, nothing that changes the connection may be among it. */
 static bool
 stays_out(struct slice name)
 {
-	return slice_is_word(name, "asking") ||
-	       slice_is_word(name, "readonly") ||
-	       slice_is_word(name, "readwrite");
+	static const char *const out[] = {
+		"asking",   "auth",       "client",    "hello",
+		"monitor",  "psubscribe", "psync",     "quit",
+		"readonly", "readwrite",  "replconf",  "reset",
+		"select",   "ssubscribe", "subscribe", "sync"
+	};
+
+	for (size_t i = 0; i < sizeof(out) / sizeof(out[0]); i++)
+		if (slice_is_word(name, out[i]))
+			return true;
+	return false;
 }
 
 enum redis_did

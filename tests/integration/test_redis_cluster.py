@@ -704,7 +704,8 @@ def test_a_transaction_that_fails_says_what_redis_says(start, cluster):
         assert r.ask("WATCH", keys[1]) == cross
         assert r.ask("GET", keys[1]) is None
         assert r.ask("UNWATCH") == "OK"
-        for words in ["FLUSHALL"], ["READONLY"], ["SCRIPT", "FLUSH"]:
+        for words in ["FLUSHALL"], ["READONLY"], ["SCRIPT", "FLUSH"], ["SELECT", 0], \
+                ["HELLO", 3], ["CLIENT", "REPLY", "OFF"], ["SUBSCRIBE", "c"]:
             assert r.ask("MULTI") == "OK"
             assert "inside MULTI with cluster = on" in r.ask(*words)
             assert r.ask("EXEC").startswith("EXECABORT ")
