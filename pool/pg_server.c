@@ -388,7 +388,8 @@ sign(struct pg_server *pg, const char *subject)
 {
 	const struct conf_context *x = &pg->s.pool->snapshot->conf->context;
 	uint64_t now_ns = pg->s.pool->home->streams->now_ns;
-	uint64_t expiry = (uint64_t)time(NULL) + (x->ttl_ms + 999) / 1000;
+	/* In whole seconds, of which the present one may be all but over. */
+	uint64_t expiry = (uint64_t)time(NULL) + 1 + (x->ttl_ms + 999) / 1000;
 
 	pg->context_ns = 0;
 	/* Nobody, or no longer signed: what says nothing opens nothing. */
