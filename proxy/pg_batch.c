@@ -472,7 +472,9 @@ pg_batch_submit(struct worker *w, struct op *op)
 	op->home = w->id;
 	w->batches->ops++;
 	atomic_fetch_add(&w->weir->operations, 1);
-	if (op->worker == w->id) {
+	/* Behind those that came earlier by another worker. */
+	if (op->worker == w->id &&
+	    !mailbox_waits(w->weir->mailboxes[op->worker])) {
 		arrives(&op->message, w);
 	} else {
 		op->message.run = arrives;

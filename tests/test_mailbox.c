@@ -18,7 +18,7 @@ struct reader {
 	struct mailbox mailbox;
 	struct letter *answer; /* posted by run when not NULL */
 	int runs, last[POSTERS];
-	bool freeing;
+	bool freeing, waits; /* at the last run */
 };
 
 static void
@@ -30,6 +30,7 @@ letter_run(struct message *m, void *owner)
 	assert_int_equal(l->number, r->last[l->from] + 1);
 	r->last[l->from] = l->number;
 	r->runs++;
+	r->waits = mailbox_waits(&r->mailbox);
 	if (r->answer != NULL) {
 		mailbox_post(&r->mailbox, &r->answer->message);
 		r->answer = NULL;
@@ -57,6 +58,24 @@ reader_init(struct reader *r)
 {
 	*r = (struct reader){ 0 };
 	assert_int_equal(mailbox_init(&r->mailbox, r), 0);
+}
+
+static void
+says_whether_something_posted_is_still_to_be_done(void **state)
+{
+	struct letter a = letter_of(0, 1), b = letter_of(0, 2);
+	struct reader r;
+
+	(void)state;
+	reader_init(&r);
+	assert_false(mailbox_waits(&r.mailbox));
+	mailbox_post(&r.mailbox, &a.message);
+	mailbox_post(&r.mailbox, &b.message);
+	assert_true(mailbox_waits(&r.mailbox));
+	mailbox_drain(&r.mailbox);
+	assert_true(r.waits); /* up to the end of the last one */
+	assert_false(mailbox_waits(&r.mailbox));
+	mailbox_fini(&r.mailbox);
 }
 
 static void
@@ -192,6 +211,8 @@ int
 main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(
+		    says_whether_something_posted_is_still_to_be_done),
 		cmocka_unit_test(is_readable_exactly_while_something_is_in_it),
 		cmocka_unit_test(posts_between_two_drains_cost_one_wake_up),
 		cmocka_unit_test(

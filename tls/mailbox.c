@@ -75,8 +75,21 @@ mailbox_drain(struct mailbox *m)
 	pthread_mutex_unlock(&m->lock);
 	assert(r == sizeof(count));
 
+	m->running = true;
 	for (; message != NULL; message = next) {
 		next = message->next; /* `run` may free it */
 		message->run(message, m->owner);
 	}
+	m->running = false;
+}
+
+bool
+mailbox_waits(struct mailbox *m)
+{
+	bool waits;
+
+	pthread_mutex_lock(&m->lock);
+	waits = m->running || m->head != NULL;
+	pthread_mutex_unlock(&m->lock);
+	return waits;
 }

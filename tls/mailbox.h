@@ -25,6 +25,7 @@ struct mailbox {
 	struct message *head, **tail;
 	int		fd;		/* eventfd, readable when there is something */
 	void	       *owner;
+	bool		running;	/* messages of a drain; the owner's */
 };
 
 int  mailbox_init(struct mailbox *, void *owner) __attribute__((warn_unused_result));
@@ -32,5 +33,8 @@ void mailbox_fini(struct mailbox *);	/* what is left is not run: drain first */
 void mailbox_post(struct mailbox *, struct message *);
 /* Runs all messages that were there when called; messages posted meanwhile wait. */
 void mailbox_drain(struct mailbox *);
+/* Has something been posted that is not run yet?  What the owner does at once
+ * overtakes it. */
+bool mailbox_waits(struct mailbox *);
 
 #endif
