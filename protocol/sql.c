@@ -91,6 +91,9 @@ skip_quoted(struct lexer *l, char quote, bool backslash)
 			    (l->p[1] == '\\' || l->p[1] == quote))
 				l->odd = true;
 			l->p++;
+		} else if (backslash && *l->p == '_' &&
+			   (uint8_t)l->p[-1] == 0x81) {
+			l->odd = true; /* a backslash in SHIFT_JIS_2004 */
 		} else if (*l->p == quote) {
 			if (l->end - l->p > 1 && l->p[1] == quote)
 				l->p++;
@@ -117,6 +120,9 @@ skip_dollar(struct lexer *l)
 		return; /* $1, or nothing we know */
 	}
 	n = (size_t)(++l->p - tag);
+	/* SJIS, BIG5 and EUC_JP have two spellings of one character. */
+	for (size_t i = 0; i < n; i++)
+		l->odd |= (tag[i] & 0x80) != 0;
 	body = l->p;
 	l->p = memmem(body, (size_t)(l->end - body), tag, n);
 	l->p = l->p == NULL ? l->end : l->p + n;
@@ -740,6 +746,17 @@ scan_update(const struct lexer *at)
 	return 0;
 }
 
+/* One that reads or changes rows. */
+static bool
+is_of_rows(const struct lexer *l)
+{
+	static const char *const words[] = { "select", "insert", "update",
+					     "delete", "values", "with",
+					     NULL };
+
+	return !l->quoted && is_any(slice_of(l->word, l->word_n), words);
+}
+
 /* The first word of a statement. */
 static unsigned
 scan_first(const struct lexer *at)
@@ -863,7 +880,7 @@ sql_scan(struct slice text)
 			   .end = (const char *)text.p + text.n };
 	struct slice before = { 0 };
 	bool first = true, more = false;
-	unsigned flags = 0;
+	unsigned flags = 0, lone = 0;
 	enum token t;
 
 	if (text.n == 0)
@@ -874,6 +891,9 @@ sql_scan(struct slice text)
 			first = true;
 			continue;
 		}
+		if (first)
+			lone =
+			    t == WORD && !more && is_of_rows(&l) ? SQL_LONE : 0;
 		if (t == WORD && l.word_n > 0) {
 			unsigned found = scan_word(&l, before);
 
@@ -886,7 +906,7 @@ sql_scan(struct slice text)
 	}
 	if (l.odd)
 		flags |= SQL_PIN | SQL_SETTING | SQL_HIDES;
-	return flags;
+	return flags | lone;
 }
 
 bool

@@ -41,8 +41,8 @@ static void
 check_all(const struct example *e, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if ((scan(e[i].text) & ~(unsigned)(SQL_HIDES | SQL_XACT)) !=
-		    e[i].flags)
+		if ((scan(e[i].text) & ~(unsigned)(SQL_HIDES | SQL_XACT |
+						   SQL_LONE)) != e[i].flags)
 			fail_msg("%s: %#x, expected %#x", e[i].text,
 				 scan(e[i].text), e[i].flags);
 }
@@ -353,7 +353,6 @@ skips_dollar_quotes(void **state)
 		{ "SELECT $1, $$; SET x = 1; $$", 0 },
 		{ "SELECT a$b$ ; SET x = 1", SETS },
 		{ "SELECT $t; SET x = 1", SETS },
-		{ "SELECT $\xc3\xa9$ ; SET x = 1; $\xc3\xa9$", 0 },
 		{ "SELECT $a1$ ; SET x = 1; $a1$", 0 },
 	};
 
@@ -387,6 +386,9 @@ is_careful_where_it_cannot_read(void **state)
 		/* SJIS: the backslash is half a character, the quote ends it */
 		{ "SELECT E'\x95\\', pg_advisory_lock(1) --'", PINS },
 		{ "SELECT E'\x95\\\\', pg_advisory_lock(1) --'", PINS },
+		/* the same character, spelled otherwise, may end it */
+		{ "SELECT $\x81\xe0$ a $\x87\x90$", PINS },
+		{ "SELECT E'\x81_\\', pg_advisory_lock(1) --'", PINS },
 		/* UTF-8, and nothing that could be meant otherwise */
 		{ "SELECT E'\xc3\xa9\\n'", 0 },
 		{ "SELECT '\xc3\xa9\\'", 0 },
@@ -429,14 +431,59 @@ survives_the_end_anywhere(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
 		for (size_t n = 0; n <= strlen(texts[i]); n++)
-			assert_int_equal(scan_n(texts[i], n) & ~0x1fffu, 0);
+			assert_int_equal(scan_n(texts[i], n) &
+					     ~(unsigned)(0x1fff | SQL_LONE),
+					 0);
+}
+
+static void
+knows_a_text_that_is_one_statement_of_rows(void **state)
+{
+	static const char *const lone[] = {
+		"SELECT 1",
+		" ;; /* a */ select $1;--b\n;",
+		"INSERT INTO t VALUES (';commit')",
+		"update t set a = 1",
+		"Delete From t",
+		"VALUES (1)",
+		"WITH a AS (DELETE FROM t RETURNING b) INSERT INTO c SELECT b",
+	};
+	static const char *const more[] = {
+		"",
+		";",
+		"(SELECT 1)",
+		"\"select\" 1",
+		"$1 SELECT",
+		"SELECT 1; SELECT 2",
+		"SELECT 1; COMMIT",
+		"COMMIT; SELECT 1",
+		"BEGIN",
+		"CALL p()",
+		"DO 'x'",
+		"EXPLAIN ANALYZE SELECT 1",
+		"VACUUM",
+		"COPY t FROM STDIN",
+		"LOCK TABLE t",
+		"DECLARE c CURSOR FOR SELECT 1",
+		"EXECUTE s",
+		"selects 1",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(lone) / sizeof(lone[0]); i++)
+		if (scan(lone[i]) != SQL_LONE)
+			fail_msg("%s: %#x", lone[i], scan(lone[i]));
+	for (size_t i = 0; i < sizeof(more) / sizeof(more[0]); i++)
+		if (scan(more[i]) & SQL_LONE)
+			fail_msg("%s: %#x", more[i], scan(more[i]));
 }
 
 static void
 reads_nothing_past_the_length(void **state)
 {
 	(void)state;
-	assert_int_equal(sql_scan(slice_of("SELECT 1; SET x = 1", 9)), 0);
+	assert_int_equal(sql_scan(slice_of("SELECT 1; SET x = 1", 9)),
+			 SQL_LONE);
 	assert_int_equal(sql_scan(slice_of(NULL, 0)), 0);
 }
 
@@ -965,6 +1012,7 @@ main(void)
 		cmocka_unit_test(skips_quoted_names),
 		cmocka_unit_test(is_careful_where_it_cannot_read),
 		cmocka_unit_test(survives_the_end_anywhere),
+		cmocka_unit_test(knows_a_text_that_is_one_statement_of_rows),
 		cmocka_unit_test(reads_nothing_past_the_length),
 		cmocka_unit_test(
 		    says_when_the_name_of_a_setting_cannot_be_read),

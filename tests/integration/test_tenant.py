@@ -13,6 +13,7 @@ import asyncio
 import collections
 import random
 import re
+import socket
 import threading
 
 import pytest
@@ -253,6 +254,215 @@ def test_one_organization_cannot_write_rows_of_the_other(proxy):
             "INSERT INTO notes (organization_id, author, body) VALUES ('%s', 'x', 'x')"
             % ORGANIZATIONS["beta"]))
     assert e.value.code == "42501"
+
+
+# A statement alone in its transaction shares it with the organization's settings,
+# which end with it.  One server, with acme's settings for good.
+
+OWN = "SELECT own_organization()"
+ALONE = {
+    "query": lambda wire, sql: pgwire.query(sql),
+    "unnamed": lambda wire, sql: pgwire.extended(sql),
+    "of no description": lambda wire, sql: (
+        pgwire.parse(sql) + pgwire.bind() + pgwire.execute() + pgwire.sync()),
+    "parsed and named": lambda wire, sql: (
+        pgwire.parse(sql, "n%d" % next(NAMES)) + pgwire.bind(name="n%d" % NAMES.last)
+        + pgwire.execute() + pgwire.sync()),
+    "prepared": lambda wire, sql: prepared(wire, sql)}
+
+
+class Names:
+    last = 0
+
+    def __next__(self):
+        self.last += 1
+        return self.last
+
+
+NAMES = Names()
+
+
+def prepared(wire, sql):
+    name = "n%d" % next(NAMES)
+    wire.run(pgwire.parse(sql, name) + pgwire.sync())
+    return pgwire.bind(name=name) + pgwire.execute() + pgwire.sync()
+
+
+def settle(wire):
+    """Its settings are the server's for good: it asks twice, and in a transaction."""
+    for _ in range(2):
+        wire.run(pgwire.query("BEGIN; SELECT 1; COMMIT"))
+
+
+def several(wire, *requests):
+    """All in one write: of each its first value, or its error."""
+    wire.send(*requests)
+    out = []
+    for _ in requests:
+        reply = wire.until("Z")
+        got = [row[0] for row in pgwire.rows(reply)]
+        out.append(([e["C"] for e in pgwire.errors(reply)] + got + [None])[0])
+    return out
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("form", ALONE)
+def test_what_is_asked_behind_a_statement_that_was_alone_is_in_its_own_organization(
+        one_server, form):
+    acme, beta = one_server.wire("acme_app"), one_server.wire("beta_app")
+    id, query = ORGANIZATIONS["beta"], pgwire.query
+    fails = "SELECT 1 / (count(*) - count(*)) FROM notes"
+    writes = "INSERT INTO notes (author, body) VALUES ('b', '') RETURNING organization_id"
+    for first, then, want in (
+            (OWN, [], [id]),
+            (OWN, [query(OWN)], [id, id]),
+            (fails, [query(OWN)], ["22012", id]),
+            (fails, [query("BEGIN"), query(OWN), query("ROLLBACK"), query(OWN)],
+             ["22012", None, id, None, id]),
+            (writes, [query(OWN)], [id, id]),
+            (OWN, [query("SELECT 1; SELECT own_organization()")], [id, "1"])):
+        request = ALONE[form](beta, first)
+        settle(acme)
+        before = one_server.metric("binds_total")
+        assert several(beta, request, *then) == want
+        assert one_server.metric("binds_total") > before
+        assert acme.value(OWN) == ORGANIZATIONS["acme"]
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("body", [
+    # "as who I am", as applications have it that knew no pooler
+    "PERFORM set_config('app.current_organization_id', '%s', false)" % ORGANIZATIONS["beta"],
+    # something done as nobody, and what was there put back
+    "was := current_setting('app.current_organization_id');"
+    " PERFORM set_config('app.current_organization_id', '', false);"
+    " PERFORM set_config('app.current_organization_id', was, false)"])
+@pytest.mark.parametrize("form", ["query", "unnamed"])
+def test_what_a_function_sets_never_reaches_the_next_organization(one_server, pg, form, body):
+    """The database's own, which sets for beta what is beta's: nothing is wrong with that."""
+    pg.run("CREATE OR REPLACE FUNCTION as_before() RETURNS text LANGUAGE plpgsql AS $$"
+           " DECLARE was text; BEGIN %s; RETURN 'x'; END $$" % body)
+    try:
+        acme, beta = one_server.wire("acme_app"), one_server.wire("beta_app")
+        request = ALONE[form](beta, "SELECT as_before()")
+        settle(acme)
+        assert several(beta, request) == ["x"]
+        assert acme.value(OWN) == ORGANIZATIONS["acme"]
+        assert beta.value(OWN) == ORGANIZATIONS["beta"]
+        assert acme.value(OWN) == ORGANIZATIONS["acme"]
+    finally:
+        pg.run("DROP FUNCTION as_before()")
+
+
+@pytest.mark.weir_only
+def test_a_name_that_is_taken_is_an_error_and_no_more(one_server):
+    acme, beta = one_server.wire("acme_app"), one_server.wire("beta_app")
+    beta.run(pgwire.parse("SET work_mem = '5MB'", "s") + pgwire.sync())
+    settle(acme)
+    reply = beta.run(pgwire.parse(OWN, "s") + pgwire.bind(name="s") + pgwire.execute()
+                     + pgwire.sync())
+    assert [e["C"] for e in pgwire.errors(reply)] == ["42P05"]
+    assert beta.value(OWN) == ORGANIZATIONS["beta"]
+
+
+@pytest.mark.weir_only
+def test_a_statement_may_be_described_beside_the_one_that_runs(one_server):
+    acme, beta = one_server.wire("acme_app"), one_server.wire("beta_app")
+    beta.run(pgwire.parse(OWN, "o") + pgwire.sync())
+    beta.run(pgwire.parse("LISTEN x", "l") + pgwire.sync())
+    settle(acme)
+    reply = beta.run(pgwire.bind(name="o") + pgwire.describe("S", "l") + pgwire.execute()
+                     + pgwire.sync())
+    assert pgwire.kinds(reply) == "2tnDCZ"
+    assert beta.value(OWN) == ORGANIZATIONS["beta"]
+
+
+@pytest.mark.weir_only
+def test_who_closes_its_side_while_it_waits_for_its_first_answer_hears_the_second(
+        one_server, pg):
+    acme, beta, db = one_server.wire("acme_app"), one_server.wire("beta_app"), pg.connect()
+    settle(acme)
+    db.cursor().execute("SELECT pg_advisory_lock(7701)")
+    beta.send(pgwire.query("SELECT 'a' FROM pg_advisory_xact_lock(7701)"), pgwire.query(OWN))
+    wait_for(lambda: pg.run("SELECT 1 FROM pg_stat_activity WHERE usename = %s"
+                            " AND wait_event = 'advisory'", [UPSTREAM_USER]), 10)
+    beta.sock.shutdown(socket.SHUT_WR)
+    db.close()
+    assert [r[0] for r in pgwire.rows(beta.until_closed())] == ["a", ORGANIZATIONS["beta"]]
+
+
+@pytest.mark.weir_only
+def test_a_deallocate_behind_a_query_that_is_skipped_waits_for_nothing(one_server):
+    wire = one_server.wire("acme_app")
+    wire.run(pgwire.parse("SELECT 1", "n1") + pgwire.sync())
+    assert pgwire.kinds(wire.run(
+        pgwire.describe("S", "") + pgwire.query("SELECT 1") + pgwire.parse("DEALLOCATE n1")
+        + pgwire.bind() + pgwire.execute() + pgwire.sync())) == "EZ"
+
+
+# A text that the server reads otherwise, for its client's encoding.
+
+HIDDEN = {      # two ways to write one character; what becomes a backslash
+    "SJIS": (b"SELECT $\x81\xe0$ x $\x87\x90$; ", b" -- $\x81\xe0$"),
+    "BIG5": (b"SELECT $\xa2\xcc$ x $\xa2\xce$; ", b" -- $\xa2\xcc$"),
+    "EUC_JP": (b"SELECT $\xa2\xc0$ x $\xad\xfc$; ", b" -- $\xa2\xc0$"),
+    "SHIFT_JIS_2004": (b"SELECT E'\x81\x5f\\'; ", b" -- '")}
+
+
+def of_encoding(w, user, encoding):
+    wire = w.wire(user, login=False)
+    wire.login(user, DATABASE, USERS[user][1], client_encoding=encoding)
+    return wire
+
+
+@pytest.mark.weir_only
+@pytest.mark.parametrize("encoding", HIDDEN)
+def test_what_an_encoding_hides_is_not_run_as_another_organization(one_server, encoding):
+    acme = of_encoding(one_server, "acme_app", encoding)
+    beta = of_encoding(one_server, "beta_app", encoding)
+    before, behind = HIDDEN[encoding]
+    for hidden in (b"COMMIT;", b"ROLLBACK;",
+                   b"SELECT set_config('app.current_organization_id', '%s', true);"
+                   % ORGANIZATIONS["acme"].encode()):
+        settle(acme)
+        reply = beta.run(pgwire.query(before + hidden + b" SELECT own_organization()" + behind))
+        assert [ORGANIZATIONS["acme"]] not in pgwire.rows(reply)
+
+
+@pytest.mark.weir_only
+def test_organizations_that_take_turns_by_single_statements_each_see_their_own(one_server):
+    wires = {org: one_server.wire(org + "_app") for org in ORGANIZATIONS}
+    turns = random.Random(5)
+    for i in range(300):
+        org = turns.choice(list(wires))
+        wire = wires[org]
+        form = turns.choice(list(ALONE))
+        n = turns.choice((1, 1, 2, 3))
+        asked = [turns.choice((OWN, "SELECT 1/0")) for _ in range(n)]
+        want = [ORGANIZATIONS[org] if sql is OWN else "22012" for sql in asked]
+        requests = [ALONE[form](wire, sql) for sql in asked]
+        assert several(wire, *requests) == want, (i, org, form)
+
+
+@pytest.mark.weir_only
+def test_what_happens_at_the_commit_of_a_statement_alone_is_in_its_organization(one_server, pg):
+    """A deferred trigger: the settings hold up to the very end of the transaction."""
+    pg.run("CREATE TABLE IF NOT EXISTS seen (id text);"
+           "CREATE OR REPLACE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+           " INSERT INTO seen VALUES (current_setting('app.current_organization_id'));"
+           " RETURN NULL; END $$;"
+           "CREATE TABLE IF NOT EXISTS late (x int);"
+           "CREATE CONSTRAINT TRIGGER see AFTER INSERT ON late DEFERRABLE INITIALLY DEFERRED"
+           " FOR EACH ROW EXECUTE FUNCTION see();"
+           "GRANT ALL ON seen, late TO %s" % UPSTREAM_USER)
+    try:
+        acme, beta = one_server.wire("acme_app"), one_server.wire("beta_app")
+        for i in range(2):
+            settle(acme)
+            beta.run(pgwire.extended("INSERT INTO late VALUES (1)"))
+        assert pg.run("SELECT id FROM seen") == [(ORGANIZATIONS["beta"],)] * 2
+    finally:
+        pg.run("DROP TABLE late, seen; DROP FUNCTION see()")
 
 
 # Session state.  One server, so that the next client gets the very same one.
