@@ -186,6 +186,12 @@ def test_a_timeout_in_the_middle_of_a_message_adds_nothing_to_it(weir, fake, wor
     assert bytes(asker.buf) == HALF[5:]
 
 
+# What weir says itself before a request, and a request that it says it for.
+SET = "SELECT pg_catalog.set_config($1,$2,false)"
+PREPARES = {"a begin": ("BEGIN", query("SHOW x")), "a commit": ("COMMIT", query("SHOW x")),
+            "a setting": (SET, query("SHOW x")), "a setting alone": (SET, extended("SELECT 1"))}
+
+
 @pytest.mark.parametrize("what, error", {
     "without a code": fields(S="ERROR", M="no code"),
     "with nothing in it": message("E", b"\0"),
@@ -194,7 +200,7 @@ def test_a_timeout_in_the_middle_of_a_message_adds_nothing_to_it(weir, fake, wor
     "with a code of one byte": fields(S="ERROR", C="4", M="short"),
     "with a long text": fields(S="ERROR", C="42601", M="x" * 200_000),
 }.items(), ids=lambda x: x if isinstance(x, str) else "")
-@pytest.mark.parametrize("when", ["an answer", "idle", "a begin", "a commit"])
+@pytest.mark.parametrize("when", ["an answer", "idle", *PREPARES])
 def test_an_error_that_is_none_harms_nobody(proxy, fake, when, what, error):
     """Those that weir reads itself are the dangerous ones: it is idle, it binds."""
     wire, other = proxy.wire("acme_app"), proxy.wire(USER)
@@ -207,8 +213,9 @@ def test_an_error_that_is_none_harms_nobody(proxy, fake, when, what, error):
         fake.push(error)
         wait_for(lambda: bad in fake.dead, 5, "the server was not closed")
     else:
-        fake.says["BEGIN" if when == "a begin" else "COMMIT"] = error
-        reply, over = hears(wire, extended("SELECT 1"))
+        ours, request = PREPARES[when]
+        fake.says[ours] = error
+        reply, over = hears(wire, request)
         assert kinds(reply)[:1] == "E" and len(errors(reply)[0].get("C", "")) == 5
         wait_for(lambda: bad in fake.dead, 5, "the server was not closed")
         fake.says.clear()
