@@ -38,14 +38,6 @@ enum lease_lane {
 	LANE_HEAVY_NOW		/* the same, if there is one already */
 };
 
-/* What a lessee is going to ask of a PostgreSQL server first, if it says. */
-enum lease_asks {
-	ASKS_ANYTHING,
-	ASKS_ALONE,		/* one statement, up to its Sync, that can neither begin
-				   nor end a transaction; it waits for the answer */
-	ASKS_ALONE_QUERY	/* the same as a Query */
-};
-
 struct lessee_ops {
 	void (*granted)(struct lessee *, struct server *);
 	/* Bytes for the lessee, whole answers or parts of them. */
@@ -69,7 +61,6 @@ struct lessee {
 	struct label		*label;		/* settings wanted on the server; counted */
 	enum lease		 mode;
 	uint8_t			 lane;		/* enum lease_lane; of LEASE_SHARED */
-	uint8_t			 asks;		/* enum lease_asks; read at the grant */
 	bool			 keeps;		/* its server is its own until it leaves: session pooling */
 	struct server		*server;	/* NULL unless granted */
 	struct pool		*waiting;	/* NULL unless queued there */

@@ -181,22 +181,6 @@ pg_login_misreads(const uint8_t *body, size_t n)
 	       !slice_is(pg_read_str(&r), "on");
 }
 
-unsigned
-pg_login_version(const uint8_t *body, size_t n)
-{
-	struct pg_reader r = pg_reader(body, n);
-	struct slice name = pg_read_str(&r), value = pg_read_str(&r);
-	unsigned version = 0;
-
-	if (r.bad || !slice_is(name, "server_version"))
-		return 0;
-	for (size_t i = 0;
-	     i < value.n && i < 4 && value.p[i] >= '0' && value.p[i] <= '9';
-	     i++)
-		version = 10 * version + value.p[i] - '0';
-	return version;
-}
-
 /* ---- authentication --------------------------------------------------- */
 
 /* As it is; what is stored as an MD5 hash is good for MD5 alone. */
@@ -551,7 +535,6 @@ login_message(struct server *v, const struct pg_frame *f, const uint8_t *p)
 	const uint8_t *body = p + PG_HEADER;
 	size_t n = f->size - PG_HEADER;
 	struct pg_reader r = pg_reader(body, n);
-	unsigned version;
 
 	switch (f->type) {
 	case 'R':
@@ -560,8 +543,6 @@ login_message(struct server *v, const struct pg_frame *f, const uint8_t *p)
 		break;
 	case 'S':
 		pg_role_told(&pg->login->role, body, n);
-		if ((version = pg_login_version(body, n)) > 0)
-			pg->version = version;
 		if (pg_login_misreads(body, n))
 			login_fail(v, PG_MISREADS);
 		else if (buf_put(&pg->params, p, f->size) != 0)

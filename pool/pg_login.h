@@ -24,7 +24,5 @@ void		 pg_login_input(struct server *);	/* bytes from the server */
 /* Does this ParameterStatus say that strings are not what sql_scan() takes them
  * for?  Then nobody could say what a statement does: such a server is not used. */
 bool		 pg_login_misreads(const uint8_t *body, size_t n);
-/* The major version (9 of 9.6) that a ParameterStatus tells of; 0: none. */
-unsigned	 pg_login_version(const uint8_t *body, size_t n);
 
 #endif

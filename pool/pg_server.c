@@ -463,54 +463,6 @@ bind_changes(struct server *v, const struct label *old, const struct label *new,
 	free(made);
 }
 
-/* A setting without a dot may be one that PostgreSQL reports. */
-static bool
-is_custom(const char *name)
-{
-	return strchr(name, '.') != NULL;
-}
-
-/* Can all that is to change be put, or taken back, in silence and at once? */
-static bool
-may_pass(const struct server *v, const struct label *old,
-	 const struct label *new)
-{
-	size_t n = 0;
-
-	for (size_t i = 0; old != NULL && i < old->n; i++) {
-		if (value_in(new, old->pair[i].name) != NULL)
-			continue;
-		if (!is_custom(old->pair[i].name))
-			return false;
-		n++;
-	}
-	for (size_t i = 0; new != NULL &&i < new->n; i++) {
-		if (is_there(v, old, new, &new->pair[i]))
-			continue;
-		if (!is_custom(new->pair[i].name))
-			return false;
-		n++;
-	}
-	return n > 0 && n <= BIND_CHUNK;
-}
-
-/*
- * Does the lessee ask one statement alone?  Where PostgreSQL 16 or later has run
- * something without a Sync, a Query may be taken for a part of a transaction,
- * and not end it.
- */
-static bool
-is_passer(const struct server *v, const struct lessee *l)
-{
-	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
-
-	if (l->asks == ASKS_ANYTHING || l->keeps || pg->unset || pg->pinned ||
-	    (l->asks == ASKS_ALONE_QUERY &&
-	     (pg->version == 0 || pg->version > 15)))
-		return false;
-	return may_pass(v, v->label, l->label);
-}
-
 /* The last of it is sent: its answer confirms all. */
 static void
 bind_sent(struct server *v, struct lessee *l, struct label *label)
@@ -535,16 +487,10 @@ pg_bind(struct server *v, struct lessee *l)
 	enum put how = PUT;
 
 	assert(!pg->is_binding && v->ledger.n == 0);
-	pg->forgot = pg->passing = false;
+	pg->forgot = false;
 	if (!pg->unset && label_same(v->label, l->label) &&
 	    !pg_server_is_due(v)) {
 		v->tenant = l->tenant;
-		return;
-	}
-	if (is_passer(v, l)) {
-		bind_changes(v, v->label, l->label, PUT);
-		bind_sent(v, l, l->label);
-		pg->passing = true;
 		return;
 	}
 	own_run(v, bind_name(v, "weir_begin"), "BEGIN", KNOWN_BEGIN);
@@ -1229,7 +1175,6 @@ pg_judge(struct pg_server *pg, uint8_t type, const uint8_t *body)
 	if (type == 'E' && ledger->n > 0) {
 		pg->copying_in = false;
 		pg->reset = false;
-		pg->unset |= pg->passing; /* gone with their transaction */
 		if (kind == PG_POISON)
 			pg_pop(pg, true);
 		if (!is_simple(kind))

@@ -14,12 +14,6 @@
  * until the bind is confirmed the lessee may send up to its first Sync or
  * Query only (pg_server_binding).
  *
- * Who asks one statement alone (lease.h) shares its transaction with the
- * settings: set_config() without BEGIN and COMMIT, which costs the backend
- * half.  Where the statement fails they are taken back with it, and the label
- * is no longer known (unset); so nothing may be sent behind it before it is
- * answered (pg_server_is_passing).
- *
  * One setting may be signed (protocol/context.h) for this backend and for a
  * time.  When half of that time is over it is due: at the next grant, or
  * before the next request of who holds the server, it is put anew, even though
@@ -66,7 +60,6 @@ struct pg_server {
 	struct stmt_held  held;
 	struct buf	  params;	/* ParameterStatus messages of the log-in */
 	uint32_t	  pid, key;	/* for cancel requests */
-	unsigned	  version;	/* its major one; 0: it did not say */
 	uint32_t	  own_pid;	/* as the backend knows it; 0: it was not asked */
 	uint64_t	  context_ns;	/* its signed setting is due then; 0: it has none */
 	uint64_t	  context_id;	/* of the key it is signed with */
@@ -83,7 +76,6 @@ struct pg_server {
 	uint16_t	  bind_known;	/* our own statements this backend has */
 	bool		  is_binding;
 	bool		  bind_local;	/* for its transaction: the label stays as it was */
-	bool		  passing;	/* shares the transaction of its lessee's one statement */
 	uint64_t	  prepared_ns;	/* when the last bind or BEGIN of ours was sent */
 	bool		  beginning;	/* pg_server_begin() is not answered yet */
 	bool		  echoing;	/* a bind's ParameterStatus may come, up to ReadyForQuery */
@@ -131,14 +123,6 @@ pg_server_preparing(const struct server *v)
 	const struct pg_server *pg = (const struct pg_server *)(const void *)v;
 
 	return pg->is_binding || pg->beginning;
-}
-
-/* Are the lessee's settings good only if its one statement, which is not
- * answered yet, does not fail? */
-static inline bool
-pg_server_is_passing(const struct server *v)
-{
-	return ((const struct pg_server *)(const void *)v)->passing;
 }
 
 /* Did the lessee take its settings back, and they are not put again yet? */

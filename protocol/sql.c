@@ -746,17 +746,6 @@ scan_update(const struct lexer *at)
 	return 0;
 }
 
-/* One that reads or changes rows. */
-static bool
-is_of_rows(const struct lexer *l)
-{
-	static const char *const words[] = { "select", "insert", "update",
-					     "delete", "values", "with",
-					     NULL };
-
-	return !l->quoted && is_any(slice_of(l->word, l->word_n), words);
-}
-
 /* The first word of a statement. */
 static unsigned
 scan_first(const struct lexer *at)
@@ -880,7 +869,7 @@ sql_scan(struct slice text)
 			   .end = (const char *)text.p + text.n };
 	struct slice before = { 0 };
 	bool first = true, more = false;
-	unsigned flags = 0, lone = 0;
+	unsigned flags = 0;
 	enum token t;
 
 	if (text.n == 0)
@@ -891,9 +880,6 @@ sql_scan(struct slice text)
 			first = true;
 			continue;
 		}
-		if (first)
-			lone =
-			    t == WORD && !more && is_of_rows(&l) ? SQL_LONE : 0;
 		if (t == WORD && l.word_n > 0) {
 			unsigned found = scan_word(&l, before);
 
@@ -906,7 +892,7 @@ sql_scan(struct slice text)
 	}
 	if (l.odd)
 		flags |= SQL_PIN | SQL_SETTING | SQL_HIDES;
-	return flags | lone;
+	return flags;
 }
 
 bool

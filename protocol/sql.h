@@ -30,20 +30,11 @@ enum sql_flag {
 	SQL_PEEKS = 1 << 10,	/* names pg_prepared_statements, where the texts of all who had
 				   the server before can be read, or what could read it */
 	SQL_MARKS = 1 << 11,	/* a statement is a SAVEPOINT or a RELEASE */
-	SQL_TRACKS = 1 << 12,	/* gives settings values that any server can be given as well:
+	SQL_TRACKS = 1 << 12	/* gives settings values that any server can be given as well:
 				   sql_sets() names them */
-	SQL_LONE = 1 << 13	/* the text is one SELECT, VALUES, INSERT, UPDATE, DELETE or
-				   WITH: what can neither begin nor end a transaction */
 };
 
 unsigned sql_scan(struct slice text);
-
-/* Does it, by its flags, leave nothing behind, nor ask what was left? */
-static inline bool
-sql_is_clean(unsigned flags)
-{
-	return (flags & ~(unsigned)SQL_LONE) == 0;
-}
 
 /*
  * A text that is one command of a transaction block and nothing else, with

@@ -463,8 +463,7 @@ pg_message_synced(struct pg_session *ps)
 	const struct server *v = ps->s.lessee.server;
 
 	ps->epoch++;
-	ps->bound_wait = pg_server_binding(v) || pg_server_is_passing(v) ||
-			 pg_server_is_unset(v);
+	ps->bound_wait = pg_server_binding(v) || pg_server_is_unset(v);
 }
 
 static void
@@ -676,87 +675,6 @@ pg_message_is_free(const struct feed *f, const struct pg_frame *m)
 	if (m->type == 'P')
 		pg_read_str(&r); /* its name */
 	return is_transaction(pg_read_str(&r));
-}
-
-/* ---- what it asks first ------------------------------------------------ */
-
-/* As the server's flags of it, which sql_scan() gives. */
-static bool
-is_alone(unsigned flags)
-{
-	return flags == SQL_LONE;
-}
-
-/* The flags of the statement that a Bind, read up to there, names. */
-static unsigned
-flags_of_bound(const struct pg_session *ps, struct slice name)
-{
-	struct stmt_entry *e;
-
-	if (name.n == 0)
-		return ps->has_unnamed ? ps->unnamed_flags : 0;
-	e = stmt_names_find(&ps->names, name);
-	return e != NULL && e->stmt != NULL && !e->asked ? e->stmt->flags : 0;
-}
-
-static enum lease_asks
-asks_query(struct pg_reader r)
-{
-	struct slice text = pg_read_str(&r);
-
-	return !r.bad && is_alone(sql_scan(text)) ? ASKS_ALONE_QUERY
-						  : ASKS_ANYTHING;
-}
-
-/* [Parse] Bind [Describe] Execute Sync, or Query; all of it must be here. */
-enum lease_asks
-pg_message_asks(const struct pg_session *ps, const struct feed *f)
-{
-	const char *parsed = "";
-	unsigned flags = 0;
-	struct pg_frame m;
-	size_t at = f->at;
-	char before = 0;
-
-	if (ps->s.lessee.label == NULL || ps->begun != 0 || ps->held != NULL ||
-	    ps->mode == POOL_MODE_SESSION)
-		return ASKS_ANYTHING;
-	for (;
-	     pg_frame_next(&m, f->p + at, f->n - at) > 0 && m.size <= f->n - at;
-	     before = (char)m.type, at += m.size) {
-		struct pg_reader r =
-		    pg_reader(f->p + at + PG_HEADER, m.size - PG_HEADER);
-		struct slice name;
-
-		if (m.type == 'Q' && before == 0)
-			return asks_query(r);
-		if (m.type == 'P' && before == 0) {
-			name = pg_read_str(&r);
-			if (name.n > 0 &&
-			    stmt_names_find(&ps->names, name) != NULL)
-				return ASKS_ANYTHING; /* it is refused */
-			parsed = (const char *)name.p;
-			flags = sql_scan(pg_read_str(&r));
-		} else if (m.type == 'B' && (before == 0 || before == 'P')) {
-			if (pg_read_str(&r).n > 0)
-				return ASKS_ANYTHING;
-			name = pg_read_str(&r);
-			if (before == 0)
-				flags = flags_of_bound(ps, name);
-			else if (!slice_is(name, parsed))
-				return ASKS_ANYTHING;
-		} else if (m.type == 'S' && before == 'E') {
-			return is_alone(flags) ? ASKS_ALONE : ASKS_ANYTHING;
-		} else if (!(m.type == 'D' && before == 'B' &&
-			     pg_read_u8(&r) == 'P') &&
-			   !(m.type == 'E' &&
-			     (before == 'B' || before == 'D'))) {
-			return ASKS_ANYTHING;
-		}
-		if (r.bad)
-			return ASKS_ANYTHING;
-	}
-	return ASKS_ANYTHING;
 }
 
 /* What the server would not look at costs nothing. */

@@ -32,8 +32,6 @@ void pg_message_check_stamp(const struct pg_session *);
 /* With a server in hand: is it this message's turn, or must what was asked
  * before be answered first? */
 bool pg_message_may_run(const struct pg_session *, const struct feed *, const struct pg_frame *);
-/* What waits to be asked, if it is one statement alone and all of it is here. */
-enum lease_asks pg_message_asks(const struct pg_session *, const struct feed *);
 /* A command that begins or ends a transaction, and counts for no rate. */
 bool pg_message_is_free(const struct feed *, const struct pg_frame *);
 /* One message, with a server in hand. */

@@ -6,7 +6,6 @@
 
 #include "pool/label.h"
 #include "protocol/row_text.h"
-#include "protocol/sql.h"
 #include "proxy/pg_hold.h"
 #include "proxy/pg_text.h"
 #include "proxy/redis_publish.h"
@@ -179,7 +178,7 @@ draft_statement(struct draft *d, struct slice name, struct draft_part *part)
 	if (name.n == 0) {
 		if (d->unnamed.p != NULL)
 			part->body = d->unnamed;
-		else if (ps->has_unnamed && sql_is_clean(ps->unnamed_flags))
+		else if (ps->has_unnamed && ps->unnamed_flags == 0)
 			part->body = slice_of(ps->unnamed, ps->unnamed_n);
 		else
 			return false;
@@ -187,7 +186,7 @@ draft_statement(struct draft *d, struct slice name, struct draft_part *part)
 	}
 	e = stmt_names_find(&ps->names, name);
 	if (e == NULL || e->stmt == NULL || e->stmt->stale ||
-	    !sql_is_clean(e->stmt->flags))
+	    e->stmt->flags != 0)
 		return false;
 	part->named = e;
 	part->body = slice_of(e->stmt->body, e->stmt->len);

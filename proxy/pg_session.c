@@ -204,8 +204,7 @@ must_wait(struct pg_session *ps)
 		return true;
 	/* Settings that were taken back are put again once that is done; a
 	 * COPY waits for the client. */
-	if (!pg_server_binding(v) && !pg_server_is_passing(v) &&
-	    !ps->bound_first &&
+	if (!pg_server_binding(v) && !ps->bound_first &&
 	    (v->ledger.n == 0 || !pg_server_is_unset(v) ||
 	     server_of(ps)->copying_in))
 		ps->bound_wait = false;
@@ -326,7 +325,6 @@ begin_lease(struct pg_session *ps)
 
 	ps->lease_ns = ps->ask_ns = ps->rest_ns = now;
 	ps->asked = false;
-	ps->s.lessee.asks = ASKS_ANYTHING;
 	server_of(ps)->committed = server_of(ps)->reset = false;
 	server_of(ps)->discarded = false;
 	buf_free(&server_of(ps)->said);
@@ -427,7 +425,6 @@ pg_ready_step(struct session *s)
 			session_close(s, WHY_SHUTDOWN, NULL, NULL);
 		return STEP_WAIT;
 	}
-	s->lessee.asks = (uint8_t)pg_message_asks(ps, &f);
 	if (!pool_want(s->pool, &s->lessee)) {
 		session_enter(s, SESSION_WAIT);
 		return STEP_WAIT;
@@ -697,13 +694,6 @@ pg_rest(struct lessee *l)
 			      "statement pooling mode");
 		return;
 	}
-	/* A statement that was alone cannot have begun a transaction. */
-	if (server_of(ps)->passing && server_of(ps)->status != 'I') {
-		server_of(ps)->doubt = true;
-		session_close(s, WHY_DOUBT, NULL, NULL);
-		return;
-	}
-	server_of(ps)->passing = false;
 	if (ps->leaving || !is_asked(ps))
 		rest_between(ps);
 	else

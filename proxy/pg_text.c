@@ -71,7 +71,7 @@ find(struct worker *w, struct slice body)
 	text = slice_of(body.p, strnlen((const char *)body.p, body.n));
 	t->hash = hash;
 	t->stmt = stmt_intern(&w->pools.stmts, body, sql_scan(text));
-	if (sql_is_clean(t->stmt->flags))
+	if (t->stmt->flags == 0)
 		t->insert = insert_load(text);
 	t->merges = t->insert != NULL && insert_may_merge(t->insert, body);
 	return t;
@@ -142,8 +142,7 @@ struct insert *
 pg_text_read(const struct conf *c, struct slice text)
 {
 	if (text.n > PG_TEXT_MAX || !may_insert(text) ||
-	    !mentions_table(c, text) ||
-	    !sql_is_clean(sql_scan(text) & ~(unsigned)SQL_XACT))
+	    !mentions_table(c, text) || (sql_scan(text) & ~SQL_XACT) != 0)
 		return NULL;
 	return insert_load(text);
 }
