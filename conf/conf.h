@@ -243,6 +243,7 @@ struct conf {
 	uint64_t	      server_connect_timeout_ms;
 	uint64_t	      server_login_retry_ms;
 	unsigned	      max_prepared_statements;	/* per server */
+	bool		      track_settings;		/* replayed, instead of pinning */
 	size_t		      max_message_size;		/* a message weir must hold whole */
 	char		    **admin_users;
 	size_t		      admin_users_n;

@@ -115,6 +115,7 @@ static const struct conf_row rows[] = {
 	{ KIND_WEIR, "server_connect_timeout", T_TIME, 0, TIME_MAX, .def = "15", .off = W(server_connect_timeout_ms) },
 	{ KIND_WEIR, "server_login_retry", T_TIME, 0, TIME_MAX, .def = "15", .off = W(server_login_retry_ms) },
 	{ KIND_WEIR, "max_prepared_statements", T_UINT, 0, 100000, .def = "200", .off = W(max_prepared_statements) },
+	{ KIND_WEIR, "track_settings", T_BOOL, .def = "off", .off = W(track_settings) },
 	{ KIND_WEIR, "max_message_size", T_SIZE, 64 << 10, 1 << 30, .def = "64MB", .off = W(max_message_size) },
 	{ KIND_WEIR, "admin_users", T_LIST, .off = W(admin_users), .aux = W(admin_users_n) },
 	{ KIND_WEIR, "stats_users", T_LIST, .off = W(stats_users), .aux = W(stats_users_n) },

@@ -213,10 +213,13 @@ label_over(struct labels *cache, const struct label *l,
 	if (all == NULL)
 		abort();
 	for (size_t i = 0; l != NULL && i < l->n; i++)
-		if (!is_among(pairs, n, l->pair[i].name))
+		if (l->pair[i].name == l->context ||
+		    !is_among(pairs, n, l->pair[i].name))
 			all[m++] = l->pair[i];
 	for (size_t i = 0; i < n; i++)
-		if (pairs[i].value != NULL)
+		if (pairs[i].value != NULL &&
+		    !(l && l->context &&
+		      strcasecmp(l->context, pairs[i].name) == 0))
 			all[m++] = pairs[i];
 	over = label_new_signed(cache, all, m, l ? l->context : NULL);
 	free(all);

@@ -300,20 +300,19 @@ stmt_names_drop(struct stmt_names *names, struct stmts *all,
 }
 
 void
-stmt_names_read(struct stmt_names *names, struct stmts *all,
+stmt_entry_read(struct stmt_entry *e, struct stmts *all,
 		const struct label *label)
 {
-	for (size_t i = 0; i < names->buckets; i++)
-		for (struct stmt_entry *e = names->bucket[i]; e; e = e->chain) {
-			struct stmt *old = e->stmt;
+	uint64_t reads =
+	    label != NULL ? label->literals ^ label->letters << 1 : 0;
+	struct stmt *old = e->stmt;
 
-			if (old == NULL || old->stale)
-				continue;
-			e->stmt = stmt_intern_as(all, label,
-						 slice_of(old->body, old->len),
-						 old->flags);
-			stmt_unref(all, &old);
-		}
+	if (old == NULL || old->stale || e->reads == reads)
+		return;
+	e->reads = reads;
+	e->stmt = stmt_intern_as(all, label, slice_of(old->body, old->len),
+				 old->flags);
+	stmt_unref(all, &old);
 }
 
 void

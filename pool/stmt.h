@@ -77,6 +77,7 @@ void	     stmt_renew(struct stmts *, struct stmt *);
 
 /* A client's names. */
 struct stmt_entry {
+	uint64_t	   reads;	/* of the label it was last used under */
 	struct stmt_entry *chain;
 	struct stmt	  *stmt;	/* counted; NULL while a Close is on its way */
 	struct stmt	  *closed;	/* what the Close on its way would drop */
@@ -104,8 +105,8 @@ struct stmt_entry *stmt_names_find_id(const struct stmt_names *, uint32_t id);
 struct stmt_entry *stmt_names_add(struct stmt_names *, struct slice name, struct stmt *);
 void		   stmt_names_told_types(struct stmt_entry *, struct slice);
 void		   stmt_names_drop(struct stmt_names *, struct stmts *, struct stmt_entry *);
-/* Its client's settings have changed: what it uses from here on is read so. */
-void		   stmt_names_read(struct stmt_names *, struct stmts *, const struct label *);
+/* It is used under this label: its client's settings may have changed since. */
+void		   stmt_entry_read(struct stmt_entry *, struct stmts *, const struct label *);
 /* All there are were asked to be dropped; later that has happened, or not. */
 void		   stmt_names_hide(struct stmt_names *);
 void		   stmt_names_unhide(struct stmt_names *, struct stmts *, bool dropped);

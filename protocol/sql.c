@@ -105,6 +105,26 @@ skip_quoted(struct lexer *l, char quote, bool backslash)
 		l->p++;
 }
 
+/*
+ * Where a name seems to end behind a byte beyond ASCII: in those encodings what
+ * follows can be the second half of a character, and the name go on.  That
+ * matters where what follows could begin a quote.
+ */
+static void
+doubt_end(struct lexer *l, const char *start, bool always)
+{
+	const char *p = l->p, *from;
+
+	while (p > start && p < l->end && (p[-1] & 0x80) && *p >= '@' &&
+	       *p <= '~' && !is_word_char(*p)) {
+		from = ++p;
+		while (p < l->end && is_word_char(*p))
+			p++;
+		l->odd |= always || memchr(from, '$', (size_t)(p - from)) ||
+			  (p < l->end && p > from && (*p == '\'' || *p == '&'));
+	}
+}
+
 /* At a `$`: a dollar quote is skipped as a whole, anything else is a sign. */
 static void
 skip_dollar(struct lexer *l)
@@ -115,6 +135,7 @@ skip_dollar(struct lexer *l)
 	while (l->p < l->end && *l->p != '$' && is_word_char(*l->p))
 		l->p++;
 	if (l->p == l->end || *l->p != '$' || is_kind(tag[1], DIGIT)) {
+		doubt_end(l, tag, true);
 		while (l->p < l->end && is_kind(*l->p, DIGIT))
 			l->p++;
 		return; /* $1, or nothing we know */
@@ -138,6 +159,7 @@ next_name(struct lexer *l)
 	l->word = start;
 	l->word_n = (size_t)(l->p - start);
 	l->quoted = false;
+	doubt_end(l, start, false);
 	if (l->word_n == 1 && l->p < l->end && *l->p == '\'') {
 		/* E'..\'..', B'..', X'..', N'..' */
 		l->escapes = (start[0] | 32) == 'e';
@@ -191,9 +213,12 @@ next_token(struct lexer *l)
 		} else if (is_word_start(c)) {
 			return next_name(l);
 		} else if (is_kind(c, DIGIT)) {
+			const char *start = l->p;
+
 			while (l->p < l->end &&
 			       (is_word_char(*l->p) || *l->p == '.'))
 				l->p++;
+			doubt_end(l, start, false);
 			return OTHER;
 		} else {
 			l->punct = c;

@@ -996,8 +996,11 @@ static bool
 is_stale(struct pg_session *ps, struct stmt_entry *e)
 {
 	struct stmts *all = &ps->s.worker->pools.stmts;
-	struct stmt *old = e != NULL ? e->stmt : NULL;
+	struct stmt *old;
 
+	if (e != NULL)
+		stmt_entry_read(e, all, ps->s.lessee.label);
+	old = e != NULL ? e->stmt : NULL;
 	if (old == NULL || !old->stale)
 		return false;
 	if (e->shape != 0)

@@ -203,21 +203,17 @@ pg_switch_why(const struct pg_session *ps, const struct sql_switch *to,
 	return w;
 }
 
-static struct label *
-label_for(struct pg_session *ps, const struct tenant *t)
+/* Of its log-in's label what the client has asked for itself; `own` has room
+ * for all of it. */
+static size_t
+own_settings(const struct pg_session *ps, struct label_pair *own)
 {
 	const struct label *home = ps->sw->home_label;
 	const struct conf *c = ps->s.snapshot->conf;
-	struct label_pair *own;
-	struct label *l;
+	const struct tenant *h = ps->sw->home;
 	size_t n = 0;
 
-	if (t == ps->sw->home)
-		return label_ref(ps->sw->home_label);
-	if ((own = calloc(home->n + 1, sizeof(*own))) == NULL)
-		abort();
 	for (size_t i = 0; i < home->n; i++) {
-		const struct tenant *h = ps->sw->home;
 		bool ours = false;
 
 		for (size_t k = 0; k < c->variables_n; k++)
@@ -229,7 +225,37 @@ label_for(struct pg_session *ps, const struct tenant *t)
 		if (!ours)
 			own[n++] = home->pair[i];
 	}
-	l = pg_hello_label(&ps->s, own, n, t, ps->sw->jwt);
+	return n;
+}
+
+static struct label *
+label_for(struct pg_session *ps, const struct tenant *t)
+{
+	const struct label *home = ps->sw->home_label;
+	struct label_pair *own;
+	struct label *l;
+
+	if (t == ps->sw->home)
+		return label_ref(ps->sw->home_label);
+	if ((own = calloc(home->n + 1, sizeof(*own))) == NULL)
+		abort();
+	l = pg_hello_label(&ps->s, own, own_settings(ps, own), t, ps->sw->jwt);
+	free(own);
+	return l;
+}
+
+struct label *
+pg_switch_startup(struct pg_session *ps)
+{
+	struct label_pair *own;
+	struct label *l;
+
+	if (ps->sw == NULL)
+		return label_ref(ps->s.lessee.label);
+	own = calloc(ps->sw->home_label->n + 1, sizeof(*own));
+	if (own == NULL)
+		abort();
+	l = label_new(&ps->s.worker->pools.labels, own, own_settings(ps, own));
 	free(own);
 	return l;
 }

@@ -43,6 +43,8 @@ struct pg_hello;
 /* It may, from here on; its log-in says what RESET goes back to. */
 void pg_switch_open(struct pg_session *, struct pg_hello *);
 void pg_switch_free(struct pg_session *);
+/* What RESET goes back to, but for what says whose the session is.  One reference. */
+struct label *pg_switch_startup(struct pg_session *);
 
 /* Is it such a text?  Of sessions that may not, none is. */
 bool pg_switch_is(const struct pg_session *, struct slice text, struct sql_switch *);

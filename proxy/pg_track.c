@@ -8,6 +8,7 @@
 #include "pool/label.h"
 #include "protocol/pg.h"
 #include "protocol/sql.h"
+#include "proxy/pg_message.h"
 #include "proxy/pg_switch.h"
 #include "proxy/worker.h"
 
@@ -35,12 +36,8 @@ void
 pg_track_relabel(struct pg_session *ps, struct label *label)
 {
 	struct label *was = ps->s.lessee.label;
-	bool reads = was == NULL || was->literals != label->literals ||
-		     was->letters != label->letters;
 
 	ps->s.lessee.label = label;
-	if (reads)
-		stmt_names_read(&ps->names, &ps->s.worker->pools.stmts, label);
 	label_unref(&was);
 }
 
@@ -61,9 +58,40 @@ track_of(struct pg_session *ps)
 	if (ps->track == NULL) {
 		if ((ps->track = calloc(1, sizeof(*ps->track))) == NULL)
 			abort();
-		ps->track->home = label_ref(ps->s.lessee.label);
+		ps->track->home = pg_switch_startup(ps);
 	}
 	return ps->track;
+}
+
+/* Of what says which organization it is, weir's value stands: another one's
+ * variable may have been set where it was none. */
+static bool
+is_given(const struct pg_session *ps, const char *name)
+{
+	const struct conf *c = ps->s.snapshot->conf;
+	const struct tenant *t = ps->s.lessee.tenant;
+
+	if (!pg_message_is_watched(ps))
+		return false;
+	for (size_t i = 0; i < c->variables_n; i++)
+		if (strcasecmp(c->variables[i].name, name) == 0)
+			return true;
+	for (size_t i = 0; t != NULL && i < t->var_n; i++)
+		if (strcasecmp(t->var[i].name, name) == 0)
+			return true;
+	return false;
+}
+
+/* What is on a label for this one is signed. */
+static bool
+names_context(const struct pg_session *ps, const struct sql_sets *sets)
+{
+	const struct conf *c = ps->s.snapshot->conf;
+
+	for (unsigned i = 0; c->context.key != NULL && i < sets->n; i++)
+		if (strcasecmp(sets->name[i], c->context.variable) == 0)
+			return true;
+	return false;
 }
 
 bool
@@ -72,9 +100,12 @@ pg_track_note(struct pg_session *ps, struct slice text)
 	struct sql_sets sets;
 	struct pg_track *t;
 
-	if (ps->pinned)
+	if (ps->pinned) {
+		ps->discards = false; /* behind that, it is set */
 		return true;
-	if (!sql_sets(text, &sets))
+	}
+	if (!ps->s.snapshot->conf->track_settings || !sql_sets(text, &sets) ||
+	    names_context(ps, &sets))
 		return false;
 	t = track_of(ps);
 	for (unsigned i = 0; i < sets.n; i++) {
@@ -300,16 +331,19 @@ over(struct pg_session *ps, const struct label *l, bool home)
 {
 	struct pg_track *t = ps->track;
 	struct label_pair pair[TRACK_MAX];
+	unsigned n = 0;
 
 	for (unsigned i = 0; i < t->n; i++) {
 		const struct setting *set = &t->setting[i];
 
-		pair[i].name = set->name;
-		pair[i].value = set->value != NULL && !home
-				    ? set->value
-				    : label_value(t->home, set->name);
+		if (is_given(ps, set->name))
+			continue;
+		pair[n].name = set->name;
+		pair[n++].value = set->value != NULL && !home
+				      ? set->value
+				      : label_value(t->home, set->name);
 	}
-	return label_over(&ps->s.worker->pools.labels, l, pair, t->n);
+	return label_over(&ps->s.worker->pools.labels, l, pair, n);
 }
 
 /* Does the server have what the label over its own says? */
@@ -319,8 +353,9 @@ is_known(const struct pg_session *ps)
 	const struct pg_track *t = ps->track;
 
 	for (unsigned i = 0; i < t->n; i++)
-		if (t->setting[i].value == NULL &&
-		    label_has(server_of(ps)->s.label, t->setting[i].name))
+		if (is_given(ps, t->setting[i].name) ||
+		    (t->setting[i].value == NULL &&
+		     label_has(server_of(ps)->s.label, t->setting[i].name)))
 			return false;
 	return !server_of(ps)->unset;
 }

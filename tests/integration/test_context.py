@@ -709,3 +709,18 @@ def test_clients_that_choose_at_once_have_each_the_context_of_its_choice(signed,
         c.join(scaled(60))
         assert not c.is_alive()
     assert not wrong, wrong[0]
+
+
+@pytest.mark.parametrize("sql", ["SET app.weir_context = '%s'",
+                                 "SELECT set_config('app.weir_context', '%s', false)"])
+def test_who_has_no_organization_is_signed_none_that_it_names(signed, sql):
+    """It may set the setting, but what it says there weir does not sign."""
+    w = signed({"postgres main": {"pool_size": 2},      # it may keep one
+                "weir": {"track_settings": "on"}})
+    wire, other = w.wire("plain_app"), w.wire("beta_app")
+    said = "weir1." + ACME.encode().hex() + "." + b"acme_app".hex()
+    wire.run(pgwire.query(sql % said))
+    for _ in range(5):
+        assert titles(other) == ["plans of beta"]   # the next bind puts it all
+        assert titles(wire) == []
+        assert wire.value("SELECT current_setting('app.weir_context')") in ("", said)

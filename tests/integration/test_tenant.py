@@ -430,6 +430,23 @@ def test_what_an_encoding_hides_is_not_run_as_another_organization(one_server, e
 
 
 @pytest.mark.weir_only
+@pytest.mark.parametrize("encoding", ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "GB18030"])
+@pytest.mark.parametrize("tail", [b"\x40", b"\x5b", b"\x60", b"\x7b"])
+def test_a_name_that_ends_in_a_sign_and_goes_on_with_a_dollar_hides_nothing(
+        one_server, encoding, tail):
+    beta = of_encoding(one_server, "beta_app", encoding)
+    letter = (b"\xa4" if encoding == "BIG5" else b"\x81") + tail
+    for before, behind in ((b"SELECT 1 AS %s$t$; ", b" AS %s$t$"),
+                           (b"SELECT $%s$ ' $%s$; ", b", ' '")):
+        reply = beta.run(pgwire.query(
+            before.replace(b"%s", letter) + b"SET app.current_organization_id = '%s';"
+            % ORGANIZATIONS["acme"].encode() + b" SELECT own_organization()"
+            + behind.replace(b"%s", letter)))
+        assert [ORGANIZATIONS["acme"]] not in [row[:1] for row in pgwire.rows(reply)]
+        assert beta.value(OWN) == ORGANIZATIONS["beta"]
+
+
+@pytest.mark.weir_only
 def test_organizations_that_take_turns_by_single_statements_each_see_their_own(one_server):
     wires = {org: one_server.wire(org + "_app") for org in ORGANIZATIONS}
     turns = random.Random(5)

@@ -17,6 +17,13 @@ from servers import DATABASE, UPSTREAM_PASSWORD, UPSTREAM_USER, wait_for
 USER = "plain_app"
 
 
+GOLD = "cccccccc-0000-4000-8000-000000000003"
+CONFIG = {"weir": {"track_settings": "on"},
+          "organization gamma": {"id": GOLD, "var.app.plan": "gold",
+                                 "var.search_path": "gamma_s"},
+          "user svc": {"auth": "trust", "organizations": "*"}}
+
+
 def direct(pg, **options):
     wire = pgwire.Wire(pg.port)
     wire.login(UPSTREAM_USER, DATABASE, UPSTREAM_PASSWORD, **options)
@@ -350,3 +357,61 @@ def test_organizations_keep_their_settings_apart_and_their_variables(one_server)
     reply = acme.run(query("SET work_mem = '8MB'; SET app.current_organization_id = 'x'"))
     assert errors(reply)[0]["C"] == "42501"
     assert setting(acme, "work_mem") == "6MB"
+
+
+# A service user, and what is its organization's own.
+
+@pytest.fixture
+def service(one_server):
+    wire = one_server.wire(login=False)
+    wire.login("svc", DATABASE)
+    return wire
+
+
+@pytest.mark.parametrize("sql", ["SET app.plan = 'free'",
+                                 "SELECT set_config('app.plan', 'free', false)"])
+@pytest.mark.parametrize("first", [None, "acme"])
+def test_a_variable_of_the_organization_is_stronger_than_what_was_set_before(
+        service, sql, first):
+    if first:
+        service.rows(query("SET weir.organization = " + first))
+    service.rows(query(sql))
+    service.rows(query("SET weir.organization = gamma"))
+    assert setting(service, "app.plan") == "gold"
+
+
+def test_a_variable_of_the_organization_stays_with_it(service):
+    service.rows(query("SET weir.organization = gamma"))
+    service.rows(query("SET work_mem = '5MB'"))
+    service.rows(query("SET weir.organization = acme"))
+    assert setting(service, "app.plan") in (None, "")
+    service.rows(query("SET app.plan = 'x'"))
+    service.rows(query("RESET app.plan"))
+    assert setting(service, "app.plan") in (None, "")
+
+
+def test_a_search_path_of_the_organization_is_its_own(service):
+    service.rows(query("SET search_path = public"))
+    service.rows(query("SET weir.organization = gamma"))
+    assert setting(service, "search_path") == "gamma_s"
+    service.rows(query("SET weir.organization = acme"))
+    assert setting(service, "search_path") == "public"
+
+
+def test_what_is_set_behind_a_DISCARD_ALL_in_one_pipeline_stays(one_server, pg):
+    def request(sql):
+        return parse(sql) + bind() + execute()
+    for make in (lambda: direct(pg), lambda: one_server.wire(USER)):
+        with make() as wire:
+            wire.run(query("LISTEN x"))
+            wire.run(request("DISCARD ALL"), request("SET work_mem = '3MB'"), sync())
+            for _ in range(2):
+                assert setting(wire, "work_mem") == "3MB"
+
+
+def test_without_tracking_what_is_set_keeps_its_server(weir):
+    w = weir({"weir": {"track_settings": "off"}})
+    wire = w.wire(USER)
+    wire.run(query("SET work_mem = '3MB'"))
+    assert setting(wire, "work_mem") == "3MB"
+    assert w.metric("settings_asked_total") == 0 and len(w.events("pin")) == 1
