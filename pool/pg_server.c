@@ -615,7 +615,6 @@ pg_server_heard(struct server *v, struct label *label)
 
 	assert(v->ledger.n == 0 && !pg->is_binding && !pg->asking);
 	buf_free(&pg->told);
-	buf_init(&pg->told, TOLD_MAX);
 	pg->asked = pg->touched = false;
 	pg->unset |= label == NULL;
 	if (label == NULL)

@@ -63,18 +63,6 @@ redis_multi_forget(struct redis_session *rs)
 
 /* ---- what is queued ---------------------------------------------------- */
 
-/* As it would fail upstream if it were asked there, but nothing is changed. */
-static enum redis_did
-say_not_here(struct redis_session *rs, const struct redis_cmd *cmd,
-	     const char *where)
-{
-	char text[160];
-
-	snprintf(text, sizeof(text), "ERR weir: %s is not supported %s",
-		 cmd->name, where);
-	return redis_reject(rs, text);
-}
-
 static struct redis_multi *
 multi_of(struct redis_session *rs)
 {
@@ -132,7 +120,7 @@ queue(struct redis_session *rs, const struct redis_cmd *cmd, enum instead what,
 	enum redis_did did;
 
 	if (!may_note(rs, arg, argc))
-		return say_not_here(rs, cmd, "so often inside one MULTI");
+		return redis_reject_here(rs, cmd, "so often inside one MULTI");
 	did = what == A_PING ? redis_forward(rs, &ping, 1)
 			     : redis_forward(rs, arg, argc);
 	if (rs->sent == before)
@@ -192,11 +180,11 @@ queue_hello(struct redis_session *rs, const struct redis_cmd *cmd,
 	enum redis_did did;
 
 	if (names_user(arg, argc))
-		return say_not_here(rs, cmd, "with AUTH inside MULTI");
+		return redis_reject_here(rs, cmd, "with AUTH inside MULTI");
 	if (!is_true_hello(arg, argc))
 		return queue(rs, cmd, A_PING, arg, argc);
 	if (!may_note(rs, arg, argc))
-		return say_not_here(rs, cmd, "so often inside one MULTI");
+		return redis_reject_here(rs, cmd, "so often inside one MULTI");
 	did = redis_forward(rs, arg, 2);
 	if (rs->sent == before)
 		return did;
@@ -213,9 +201,9 @@ queue_tracking(struct redis_session *rs, const struct redis_cmd *cmd,
 
 	for (size_t i = 3; i < argc; i++)
 		if (slice_is_word(arg[i], "redirect"))
-			return say_not_here(rs, cmd, "with REDIRECT");
+			return redis_reject_here(rs, cmd, "with REDIRECT");
 	if (rs->multi != NULL && rs->multi->waits)
-		return say_not_here(rs, cmd, "there inside MULTI");
+		return redis_reject_here(rs, cmd, "there inside MULTI");
 	did = queue(rs, cmd, ITSELF, arg, argc);
 	if (rs->multi != NULL)
 		rs->multi->tracks = true;
@@ -242,8 +230,8 @@ queue_ours(struct redis_session *rs, const struct redis_cmd *cmd,
 		return queue(rs, cmd, A_PING, arg, argc);
 	if ((rs->hold & REDIS_TRACKS) ||
 	    (rs->multi != NULL && rs->multi->tracks))
-		return say_not_here(rs, cmd,
-				    "inside MULTI while keys are tracked");
+		return redis_reject_here(rs, cmd,
+					 "inside MULTI while keys are tracked");
 	did = queue(rs, cmd, A_PING, arg, argc);
 	if (rs->multi != NULL)
 		rs->multi->waits = true;
@@ -339,7 +327,8 @@ queued(struct redis_session *rs, const struct redis_cmd *cmd,
        const struct slice *arg, size_t argc)
 {
 	if (redis_in_cluster(rs) && (stays_out(cmd) || is_told_apart(rs, cmd)))
-		return say_not_here(rs, cmd, "inside MULTI with cluster = on");
+		return redis_reject_here(rs, cmd,
+					 "inside MULTI with cluster = on");
 	if (is_row(cmd, "select"))
 		return queue_select(rs, cmd, arg, argc);
 	if (is_row(cmd, "hello"))
@@ -351,7 +340,7 @@ queued(struct redis_session *rs, const struct redis_cmd *cmd,
 	if (is_told_apart(rs, cmd))
 		return queue_apart(rs, cmd, arg, argc);
 	if (!is_its_own(rs, cmd))
-		return say_not_here(rs, cmd, "inside MULTI");
+		return redis_reject_here(rs, cmd, "inside MULTI");
 	if (is_row(cmd, "client|pause"))
 		rs->hold |= REDIS_PAUSES;
 	return redis_forward(rs, arg, argc);

@@ -399,10 +399,9 @@ redis_own(struct redis_session *rs, const struct redis_cmd *cmd,
 
 /* ---- while it has one --------------------------------------------------- */
 
-/* As it would fail upstream if it were asked there, but nothing is changed. */
-static enum redis_did
-say_not_here(struct redis_session *rs, const struct redis_cmd *cmd,
-	     const char *where)
+enum redis_did
+redis_reject_here(struct redis_session *rs, const struct redis_cmd *cmd,
+		  const char *where)
 {
 	char text[160];
 
@@ -449,12 +448,12 @@ redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 		return redis_multi(rs, cmd, arg, argc);
 	if ((rs->hold & REDIS_MONITORS) && !is_row(cmd, "quit") &&
 	    !is_row(cmd, "reset") && !is_row(cmd, "ping"))
-		return say_not_here(rs, cmd, "while it monitors");
+		return redis_reject_here(rs, cmd, "while it monitors");
 	if (redis_in_cluster(rs) && is_row(cmd, "hello") && argc > 1)
-		return say_not_here(rs, cmd, "while keys are watched");
+		return redis_reject_here(rs, cmd, "while keys are watched");
 	if (rs->hold != REDIS_PAUSES && names_user(cmd, arg, argc))
-		return say_not_here(rs, cmd,
-				    "while keys are watched or tracked");
+		return redis_reject_here(rs, cmd,
+					 "while keys are watched or tracked");
 	if (cmd->class == REDIS_SHARED &&
 	    (!cmd->blocks || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED))
 		return redis_forward(rs, arg, argc);

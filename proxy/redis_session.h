@@ -207,6 +207,9 @@ enum redis_did redis_own_again(struct redis_session *, const struct slice *arg, 
     unsigned hold);
 /* It is answered with this error; a transaction that it is part of will fail. */
 enum redis_did redis_reject(struct redis_session *, const char *text);
+/* It is not supported `where`: as it would fail upstream if it were asked there, but
+ * nothing is changed. */
+enum redis_did redis_reject_here(struct redis_session *, const struct redis_cmd *, const char *where);
 /* SELECT of a database it may have, while a connection is held. */
 enum redis_did redis_own_select(struct redis_session *, const struct slice *arg, size_t argc, unsigned db);
 /* HELLO of another version, while a connection is held. */

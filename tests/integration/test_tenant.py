@@ -256,8 +256,7 @@ def test_one_organization_cannot_write_rows_of_the_other(proxy):
     assert e.value.code == "42501"
 
 
-# A statement alone in its transaction shares it with the organization's settings,
-# which end with it.  One server, with acme's settings for good.
+# Single statements, in every form, on one server that was acme's just before.
 
 OWN = "SELECT own_organization()"
 ALONE = {
