@@ -118,7 +118,7 @@ void redis_server_soil(struct server *);
 /*
  * Lent: its CLIENT ID upstream, for a CLIENT UNBLOCK; 0: it was not told.  That
  * may arrive whenever it likes: so the connection ends with this lease, and it
- * can only reach what is outstanding now.
+ * reaches nobody who borrows later.
  */
 int64_t redis_server_spend(struct server *);
 

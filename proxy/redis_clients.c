@@ -54,7 +54,8 @@ struct redis_roll {
 	struct present *present;
 	size_t n, size;
 	struct buf text;
-	enum { FREE, BLOCKED, BLOCKED_HELD } found; /* UNBLOCK: who is meant */
+	bool blocked;                 /* UNBLOCK: who is meant waits */
+	bool asked;                   /* there */
 	int64_t there;                /* its id upstream, 0: not known */
 	struct sockaddr_storage peer; /* and where that is */
 };
@@ -311,7 +312,6 @@ peer_of(const struct server *v, struct sockaddr_storage *peer)
 		memset(peer, 0, sizeof(*peer));
 }
 
-/* A connection that is kept for more than this command cannot end with it. */
 static void
 call_unblock(struct redis_roll *r, struct session *s)
 {
@@ -320,9 +320,8 @@ call_unblock(struct redis_roll *r, struct session *s)
 
 	if (!rs->blocked || v == NULL)
 		return;
-	r->found = rs->hold != 0 ? BLOCKED_HELD : BLOCKED;
-	if (r->found == BLOCKED)
-		r->there = redis_server_spend(v);
+	r->blocked = true;
+	r->there = redis_server_spend(v);
 	peer_of(v, &r->peer);
 }
 
@@ -775,18 +774,42 @@ is_same_server(const struct redis_roll *r, const struct server *v)
 	return memcmp(&peer, &r->peer, sizeof(peer)) == 0;
 }
 
+/* Its answer is an element of EXEC's. */
+static int
+tell_unblocked(struct redis_session *rs, unsigned about, const uint8_t *p,
+	       size_t n)
+{
+	(void)about;
+	session_wake(&rs->s);
+	return rs->mute == REDIS_LOUD ? stream_put(&rs->s.stream, p, n) : 0;
+}
+
+/* What its transaction was asked on; or NULL, and it was told. */
+static struct server *
+unblock_behind_exec(struct redis_session *rs)
+{
+	struct server *v = rs->s.lessee.server;
+
+	if (v != NULL && !redis_server_full(v, &rs->s.lessee))
+		return v;
+	redis_say_error(rs, "ERR weir: upstream connection lost");
+	return NULL;
+}
+
 static enum redis_did
 unblock_there(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
-	const struct redis_roll *r = rs->roll;
+	enum redis_did did = REDIS_DONE;
+	struct redis_roll *r = rs->roll;
 	struct slice ask[4] = { arg[0], arg[1] };
-	enum redis_did did;
+	bool tells = redis_multi_tells(rs);
 	struct server *v;
 	char id[32];
 
 	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
-	if ((v = redis_share(rs, 1, &did)) == NULL)
+	v = tells ? unblock_behind_exec(rs) : redis_share(rs, 1, &did);
+	if (v == NULL)
 		return did;
 	if (!is_same_server(r, v))
 		return redis_say_error(rs, "ERR weir: CLIENT UNBLOCK: that "
@@ -796,22 +819,31 @@ unblock_there(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (argc == 4)
 		ask[3] = arg[3];
 	redis_put(rs, v, ask, argc);
-	return REDIS_DONE;
+	if (!tells)
+		return REDIS_DONE;
+	redis_catch(rs, tell_unblocked, 0);
+	r->asked = true;
+	return REDIS_LATER;
 }
 
 static enum redis_did
 say_not_unblocked(struct redis_session *rs)
 {
-	const struct redis_roll *r = rs->roll;
-
-	if (r->found == FREE)
+	if (!rs->roll->blocked)
 		return redis_said(rs, resp_put_int(redis_say(rs), 0));
 	return redis_say_error(
-	    rs, r->found == BLOCKED_HELD
-		    ? "ERR weir: CLIENT UNBLOCK of a client that watches or "
-		      "tracks keys is not supported"
-		    : "ERR weir: CLIENT UNBLOCK needs a user that may ask for "
-		      "CLIENT ID upstream");
+	    rs, "ERR weir: CLIENT UNBLOCK needs a user that may ask for "
+		"CLIENT ID upstream");
+}
+
+static enum redis_did
+unblock(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	if (rs->roll->asked)
+		return REDIS_DONE; /* and answered */
+	if (rs->roll->there == 0)
+		return say_not_unblocked(rs);
+	return unblock_there(rs, arg, argc);
 }
 
 /* Only the worker that the id names is asked. */
@@ -840,8 +872,7 @@ redis_clients_unblock(struct redis_session *rs, const struct slice *arg,
 			return send_out(rs, r);
 		rs->roll = r;
 	}
-	did = r->there != 0 ? unblock_there(rs, arg, argc)
-			    : say_not_unblocked(rs);
+	did = unblock(rs, arg, argc);
 	if (did == REDIS_DONE)
 		roll_free(&rs->roll);
 	return did;

@@ -16,8 +16,8 @@
  *
  * UNBLOCK finds its client in the same way, on the one worker its id names, and
  * asks Redis for it, which alone knows whether it blocks: by the id upstream of
- * the connection it has borrowed, which ends with what it waits for now.  So
- * that reaches nothing that comes later, of it or of who borrows next.
+ * the connection it has borrowed, which nobody borrows after it.  So that
+ * reaches nobody else; and of its own what waits when Redis is asked.
  *
  * Owner:    the message belongs to the mailbox it lies in, and nobody else
  *           knows of it; at home to the session that asked

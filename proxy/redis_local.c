@@ -130,11 +130,34 @@ prove(const struct conf *c, const char *name, struct slice password,
 	return can && same ? u : NULL;
 }
 
+static bool
+is_same(const char *a, const char *b)
+{
+	return a == NULL ? b == NULL : b != NULL && strcmp(a, b) == 0;
+}
+
+/* Would its commands go where they go now, as who it is there? */
+static bool
+is_at_home(const struct redis_session *rs, const struct route *r)
+{
+	const struct tenant *t = rs->s.lessee.tenant;
+
+	return rs->redis == r->redis && is_same(rs->user, r->upstream_user) &&
+	       is_same(rs->password, r->upstream_password) &&
+	       is_same(t ? t->slug : NULL, r->tenant ? r->tenant->slug : NULL);
+}
+
 static void
-come_in(struct redis_session *rs, const struct route *r)
+come_in(struct redis_session *rs, struct route *r)
 {
 	struct session *s = &rs->s;
 
+	/* What it has of its own there stays its own. */
+	if (is_at_home(rs, r) && (rs->hold != 0 || redis_multi_tells(rs))) {
+		s->user = r->user;
+		tenant_unref(&r->tenant);
+		return;
+	}
 	redis_rehome(rs);
 	/* What it selected was a database of where it was. */
 	if (rs->redis != r->redis || s->lessee.tenant != r->tenant)
@@ -201,28 +224,59 @@ say_refused(struct redis_session *rs, const struct conf_user *u, enum why w)
 /* REFUSED: and told so.  LATER: it is to be tried again when woken. */
 enum login { LOGIN_DONE, LOGIN_REFUSED, LOGIN_LATER };
 
-static enum login
-log_in(struct redis_session *rs, struct slice user, struct slice password)
+/* As prove(), and where its commands would go: `result` as of find_route(). */
+static const struct conf_user *
+find_user(struct redis_session *rs, struct slice user, struct slice password,
+	  struct route *r, enum why *w, int *result)
 {
-	const struct conf *c = rs->s.snapshot->conf;
 	const struct conf_user *u = NULL;
 	char name[USER_MAX + 1];
 	const char *slug;
-	struct route r;
-	enum why w;
-	int result;
 
 	if (user.n <= USER_MAX && memchr(user.p, '\0', user.n) == NULL) {
 		memcpy(name, user.p, user.n);
 		name[user.n] = '\0';
-		u = prove(c, name, password, &slug);
+		u = prove(rs->s.snapshot->conf, name, password, &slug);
 	}
+	if (u != NULL)
+		*result = find_route(rs, u, slug, r, w);
+	return u;
+}
+
+enum redis_who
+redis_local_who(struct redis_session *rs, struct slice user,
+		struct slice password)
+{
+	struct route r;
+	enum why w;
+	int result;
+	bool same;
+
+	if (find_user(rs, user, password, &r, &w, &result) == NULL ||
+	    result < 0)
+		return REDIS_NOBODY;
+	if (result > 0)
+		return REDIS_UNKNOWN_YET;
+	same = is_at_home(rs, &r);
+	tenant_unref(&r.tenant);
+	return same ? REDIS_ITSELF : REDIS_ANOTHER;
+}
+
+static enum login
+log_in(struct redis_session *rs, struct slice user, struct slice password)
+{
+	const struct conf_user *u;
+	struct route r;
+	enum why w;
+	int result;
+
+	u = find_user(rs, user, password, &r, &w, &result);
 	if (u == NULL) {
 		redis_say_error(rs, "WRONGPASS invalid username-password pair "
 				    "or user is disabled.");
 		return LOGIN_REFUSED;
 	}
-	if ((result = find_route(rs, u, slug, &r, &w)) > 0)
+	if (result > 0)
 		return LOGIN_LATER;
 	if (result < 0) {
 		say_refused(rs, u, w);
@@ -232,6 +286,13 @@ log_in(struct redis_session *rs, struct slice user, struct slice password)
 		tenant_unref(&r.tenant);
 		redis_say_error(rs, "ERR weir: not as somebody else while "
 				    "subscribed");
+		return LOGIN_REFUSED;
+	}
+	/* What was queued behind it has run as who it is. */
+	if (redis_multi_tells(rs) && !is_at_home(rs, &r)) {
+		tenant_unref(&r.tenant);
+		redis_say_error(rs, "ERR weir: not as somebody else inside "
+				    "MULTI");
 		return LOGIN_REFUSED;
 	}
 	/* It is there under the name of the organization it has. */

@@ -145,30 +145,53 @@ queue_select(struct redis_session *rs, const struct redis_cmd *cmd,
 	return queue(rs, cmd, ITSELF, arg, argc);
 }
 
-/* Who it is is another matter: what is queued already is asked as who it was. */
-static bool
-names_user(const struct slice *arg, size_t argc)
+/*
+ * The server runs what is queued behind it as who we are there, and has begun
+ * when the credentials count.  So they may say who it is by another name here,
+ * but not upstream.  Those that are wrong are told so by EXEC.
+ */
+static enum redis_did
+queue_auth(struct redis_session *rs, const struct redis_cmd *cmd,
+	   const struct slice *arg, size_t argc)
 {
-	for (size_t i = 2; i < argc; i++)
-		if (slice_is_word(arg[i], "auth"))
-			return true;
-	return false;
+	enum redis_who who = REDIS_NOBODY;
+
+	if (argc <= 3)
+		who = redis_local_who(rs,
+				      argc == 2 ? slice_str("default") : arg[1],
+				      arg[argc - 1]);
+	if (who == REDIS_UNKNOWN_YET)
+		return REDIS_LATER;
+	if (who == REDIS_ANOTHER)
+		return redis_reject_here(rs, cmd,
+					 "as another user inside MULTI");
+	return queue(rs, cmd, A_PING, arg, argc);
 }
 
-/* Will it be done? */
-static bool
-is_true_hello(const struct slice *arg, size_t argc)
+/* Will it be done, and who is it then? */
+static enum redis_who
+is_true_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
+	enum redis_who who = REDIS_ITSELF;
+	bool authed = false;
 	int64_t version;
 
 	if (argc < 2 || !resp_number(arg[1].p, arg[1].n, &version) ||
 	    version < 2 || version > 3)
-		return false;
-	for (size_t i = 2; i < argc; i += 2)
-		if (i + 1 == argc || !slice_is_word(arg[i], "setname") ||
-		    !redis_local_is_name(arg[i + 1]))
-			return false;
-	return true;
+		return REDIS_NOBODY;
+	for (size_t i = 2; i < argc && who == REDIS_ITSELF; i++) {
+		size_t more = argc - 1 - i;
+
+		if (!authed && slice_is_word(arg[i], "auth") && more >= 2) {
+			who = redis_local_who(rs, arg[i + 1], arg[i + 2]);
+			authed = true;
+			i += 2;
+		} else if (more == 0 || !slice_is_word(arg[i], "setname") ||
+			   !redis_local_is_name(arg[++i])) {
+			return REDIS_NOBODY;
+		}
+	}
+	return who;
 }
 
 /* The server's name for us is not the client's. */
@@ -176,16 +199,21 @@ static enum redis_did
 queue_hello(struct redis_session *rs, const struct redis_cmd *cmd,
 	    const struct slice *arg, size_t argc)
 {
+	enum redis_who who = is_true_hello(rs, arg, argc);
+	const struct slice ask[] = { arg[0], argc > 1 ? arg[1] : arg[0] };
 	uint64_t before = rs->sent;
 	enum redis_did did;
 
-	if (names_user(arg, argc))
-		return redis_reject_here(rs, cmd, "with AUTH inside MULTI");
-	if (!is_true_hello(arg, argc))
+	if (who == REDIS_UNKNOWN_YET)
+		return REDIS_LATER;
+	if (who == REDIS_ANOTHER)
+		return redis_reject_here(rs, cmd,
+					 "as another user inside MULTI");
+	if (who == REDIS_NOBODY)
 		return queue(rs, cmd, A_PING, arg, argc);
 	if (!may_note(rs, arg, argc))
 		return redis_reject_here(rs, cmd, "so often inside one MULTI");
-	did = redis_forward(rs, arg, 2);
+	did = redis_forward(rs, ask, 2);
 	if (rs->sent == before)
 		return did;
 	note(rs, cmd, ITSELF, arg, argc);
@@ -216,6 +244,7 @@ takes_time(const struct redis_session *rs, const struct redis_cmd *cmd)
 {
 	return is_row(cmd, "subscribe") || is_row(cmd, "psubscribe") ||
 	       is_row(cmd, "client|list") || is_row(cmd, "client|kill") ||
+	       is_row(cmd, "client|unblock") ||
 	       (redis_pubsub_is_on(rs) && strstr(cmd->name, "unsubscribe"));
 }
 
@@ -248,9 +277,9 @@ is_ours(const struct redis_cmd *cmd)
 		"client|id",      "client|getname",  "client|setname",
 		"client|setinfo", "client|no-evict", "client|no-touch",
 		"client|info",    "client|list",     "client|kill",
-		"client|reply",   "acl|whoami",      "subscribe",
-		"psubscribe",     "ssubscribe",      "unsubscribe",
-		"punsubscribe",   "sunsubscribe",
+		"client|unblock", "client|reply",    "acl|whoami",
+		"subscribe",      "psubscribe",      "ssubscribe",
+		"unsubscribe",    "punsubscribe",    "sunsubscribe",
 	};
 
 	for (size_t i = 0; i < sizeof(ours) / sizeof(ours[0]); i++)
@@ -282,7 +311,7 @@ is_its_own(const struct redis_session *rs, const struct redis_cmd *cmd)
 			return true;
 	if (cmd->class == REDIS_SHARED || strncmp(cmd->name, "command", 7) == 0)
 		return true;
-	if (strncmp(cmd->name, "client", 6) == 0 || is_row(cmd, "auth"))
+	if (strncmp(cmd->name, "client", 6) == 0)
 		return false;
 	/* None blocks there. */
 	return cmd->class == REDIS_DEDICATED ||
@@ -296,7 +325,7 @@ stays_out(const struct redis_cmd *cmd)
 {
 	return redis_cluster_is_for_all(cmd) || is_ours(cmd) ||
 	       is_row(cmd, "select") || is_row(cmd, "hello") ||
-	       strncmp(cmd->name, "client", 6) == 0;
+	       is_row(cmd, "auth") || strncmp(cmd->name, "client", 6) == 0;
 }
 
 /* An organization hears less of it than the server says, or nothing. */
@@ -333,6 +362,8 @@ queued(struct redis_session *rs, const struct redis_cmd *cmd,
 		return queue_select(rs, cmd, arg, argc);
 	if (is_row(cmd, "hello"))
 		return queue_hello(rs, cmd, arg, argc);
+	if (is_row(cmd, "auth"))
+		return queue_auth(rs, cmd, arg, argc);
 	if (is_row(cmd, "client|tracking"))
 		return queue_tracking(rs, cmd, arg, argc);
 	if (is_ours(cmd))
@@ -397,8 +428,22 @@ set_tracking(struct redis_session *rs, struct slice how)
 	redis_server_talks(rs->s.lessee.server, true);
 }
 
+/* All that follows is in that protocol, whatever has come between. */
+static enum redis_did
+did_hello(struct redis_session *rs, const struct redis_cmd *cmd,
+	  const struct slice *arg, size_t argc)
+{
+	enum redis_did did = redis_local(rs, cmd, arg, argc);
+	int64_t version;
+
+	if (did == REDIS_DONE && !session_is_over(&rs->s) &&
+	    (!resp_number(arg[1].p, arg[1].n, &version) || version != rs->resp))
+		session_close(&rs->s, WHY_UPSTREAM_LOST, NULL, NULL);
+	return did;
+}
+
 /* The server has done it, or says why not. */
-static void
+static enum redis_did
 did_itself(struct redis_session *rs, const struct redis_cmd *cmd,
 	   const struct slice *arg, size_t argc, struct slice reply)
 {
@@ -407,9 +452,9 @@ did_itself(struct redis_session *rs, const struct redis_cmd *cmd,
 	if (reply.p[0] == '-' || !is_row(cmd, "hello"))
 		tell(rs, reply.p, reply.n);
 	if (reply.p[0] == '-')
-		return;
+		return REDIS_DONE;
 	if (is_row(cmd, "hello")) {
-		redis_local(rs, cmd, arg, argc);
+		return did_hello(rs, cmd, arg, argc);
 	} else if (is_row(cmd, "client|tracking")) {
 		set_tracking(rs, arg[2]);
 	} else if (resp_number(arg[1].p, arg[1].n, &db) &&
@@ -417,6 +462,7 @@ did_itself(struct redis_session *rs, const struct redis_cmd *cmd,
 		rs->db = (unsigned)db;
 		has_moved(rs);
 	}
+	return REDIS_DONE;
 }
 
 static enum redis_did
@@ -442,7 +488,7 @@ tell_noted(struct redis_session *rs, const struct note *note,
 	if (note->instead == ITS_ANSWER)
 		redis_local_tell_info(rs, r.arg, r.argc, reply);
 	else if (note->instead == ITSELF)
-		did_itself(rs, note->cmd, r.arg, r.argc, reply);
+		did = did_itself(rs, note->cmd, r.arg, r.argc, reply);
 	else
 		did = do_ours(rs, note->cmd, r.arg, r.argc);
 	resp_request_free(&r);

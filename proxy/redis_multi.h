@@ -11,8 +11,11 @@
  * the commands behind them are to run in that database, and answer in that
  * protocol; they count for the client once the server said that it did them.
  *
+ * AUTH, alone or in HELLO, is carried out here as well, but only by who has the
+ * same user upstream: what is queued behind it has been run as that one by then.
+ *
  * Order: EXEC waits until all before it is answered, and nothing begins until
- * it is told.  What has to ask others first (SUBSCRIBE, CLIENT LIST) holds up
+ * it is told.  What has to ask others first (SUBSCRIBE, CLIENT LIST, UNBLOCK) holds up
  * the rest of the reply; messages wait meanwhile, as behind any reply.  So such
  * a command is carried out behind the transaction, not within: a SUBSCRIBE does
  * not hear what the same transaction publishes.

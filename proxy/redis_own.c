@@ -428,20 +428,28 @@ redis_own_is_push(const struct redis_session *rs)
 }
 
 /* Would it be somebody else from then on? */
-static bool
-names_user(const struct redis_cmd *cmd, const struct slice *arg, size_t argc)
+static enum redis_who
+names_user(struct redis_session *rs, const struct redis_cmd *cmd,
+	   const struct slice *arg, size_t argc)
 {
+	if (is_row(cmd, "auth") && (argc == 2 || argc == 3))
+		return redis_local_who(
+		    rs, argc == 2 ? slice_str("default") : arg[1],
+		    arg[argc - 1]);
 	if (is_row(cmd, "hello"))
-		for (size_t i = 2; i < argc; i++)
+		for (size_t i = 2; i + 2 < argc; i += 2)
 			if (slice_is_word(arg[i], "auth"))
-				return true;
-	return is_row(cmd, "auth");
+				return redis_local_who(rs, arg[i + 1],
+						       arg[i + 2]);
+	return REDIS_ITSELF;
 }
 
 enum redis_did
 redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 	       const struct slice *arg, size_t argc)
 {
+	enum redis_who who;
+
 	assert(rs->hold != 0 &&
 	       (rs->s.lessee.server != NULL || redis_in_cluster(rs)));
 	if (rs->hold & REDIS_IN_MULTI)
@@ -451,9 +459,14 @@ redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 		return redis_reject_here(rs, cmd, "while it monitors");
 	if (redis_in_cluster(rs) && is_row(cmd, "hello") && argc > 1)
 		return redis_reject_here(rs, cmd, "while keys are watched");
-	if (rs->hold != REDIS_PAUSES && names_user(cmd, arg, argc))
+	who = rs->hold != REDIS_PAUSES ? names_user(rs, cmd, arg, argc)
+				       : REDIS_ITSELF;
+	if (who == REDIS_UNKNOWN_YET)
+		return REDIS_LATER;
+	if (who == REDIS_ANOTHER)
 		return redis_reject_here(rs, cmd,
-					 "while keys are watched or tracked");
+					 "as another user while keys are "
+					 "watched or tracked");
 	if (cmd->class == REDIS_SHARED &&
 	    (!cmd->blocks || redis_cmd_class(cmd, arg, argc) == REDIS_SHARED))
 		return redis_forward(rs, arg, argc);

@@ -246,7 +246,7 @@ redis_answered(struct redis_session *rs, uint32_t n)
 	rs->since_ns = now_ns(rs);
 	if (redis_is_idle(rs))
 		rs->blocked = false;
-	rs->midway = false;
+	rs->midway = redis_multi_tells(rs);
 	if (rs->caught != NULL)
 		redis_tell_caught(rs);
 	if (session_is_over(&rs->s) || redis_multi_tells(rs))

@@ -236,6 +236,10 @@ bool	       redis_local_is_name(struct slice);	/* that a client may have */
 bool	       redis_local_has_db(const struct redis_session *, int64_t db);
 /* The others are no part of what its organization may see. */
 bool	       redis_local_may_select(const struct redis_session *, int64_t db);
+/* Who it would be with these credentials: nobody; one whose commands go where they go now, as
+ * the same user there; or another.  UNKNOWN_YET: it is woken, and is to ask again. */
+enum redis_who { REDIS_NOBODY, REDIS_ITSELF, REDIS_ANOTHER, REDIS_UNKNOWN_YET };
+enum redis_who redis_local_who(struct redis_session *, struct slice user, struct slice password);
 /* The user `default`, if it may come in without a password. */
 void	       redis_local_trust(struct redis_session *);
 

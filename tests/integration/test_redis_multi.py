@@ -67,13 +67,26 @@ multi|subscribe a|get|exec|get a
 multi|monitor|exec
 multi|reset x|exec
 multi|role|echo x|ping|acl whoami x|exec
+multi|auth PASSWORD|acl whoami|set a 1|exec|acl whoami|get a|del a
+multi|auth default PASSWORD|auth default wrong|acl whoami|auth a b c|auth wrong|exec|acl whoami
+multi|select 3|set a 1|auth PASSWORD|get a|exec|get a|del a|select 9
+multi|auth|exec
+multi|auth default PASSWORD|discard|acl whoami
+multi|hello 3 auth default PASSWORD|get b|acl whoami|exec|get b
+multi|hello 3 auth default PASSWORD setname foo|client getname|exec|client getname|client setname ""
+multi|hello 3 setname foo auth default wrong|get b|client getname|exec|client getname|get b|client setname ""
+multi|hello 2 auth default|hello 3 auth default PASSWORD foo|get b|exec|get b
+watch a|auth PASSWORD|hello 3 auth default PASSWORD|set a 1|multi|get a|exec|get a|del a
+multi|client unblock 99999999|client unblock 99999999 error|client unblock 5 foo|client unblock x|exec
+multi|client unblock 5 timeout foo|client unblock 99999999 timeout|set a 1|exec|get a|del a
+multi|client unblock|exec
 """.strip().splitlines()
 
 ID = re.compile(rb"(\$2\r\nid\r\n:)\d+\r\n")
 
 
-def run(r, line, proto, how):
-    commands = [encode(*words(c)) for c in line.split("|")]
+def run(r, line, proto, how, password=REDIS_PASSWORD):
+    commands = [encode(*words(c)) for c in line.replace("PASSWORD", password).split("|")]
     if how == "in one write":
         r.send(*commands)
     said = []
@@ -91,7 +104,8 @@ def test_what_is_said_in_a_transaction_is_answered_as_redis_does(proxy, rd, prot
     with past_weir(rd, proto) as direct, proxy.resp(proto=proto) as r:
         assert r.ask("SELECT", 9) == "OK"
         for line in SCRIPTS:
-            assert run(r, line, proto, how) == run(direct, line, proto, how), line
+            assert run(r, line, proto, how) == run(
+                direct, line, proto, how, rd.password), line
             assert direct.ask("DBSIZE") == 0, line
 
 
@@ -208,9 +222,8 @@ def test_what_is_tracked_in_a_transaction_is_invalidated(proxy, rd):
 
 
 @pytest.mark.parametrize("command, why", [
-    ("AUTH %s" % REDIS_PASSWORD, "auth is not supported inside MULTI"),
-    ("HELLO 3 AUTH default %s" % REDIS_PASSWORD, "hello is not supported with AUTH inside MULTI"),
-    ("CLIENT UNBLOCK 5", "client|unblock is not supported inside MULTI"),
+    ("AUTH acme_app acme-secret", "auth is not supported as another user inside MULTI"),
+    ("HELLO 3 AUTH acme_app acme-secret", "hello is not supported as another user inside MULTI"),
     ("SYNC", "sync is not supported inside MULTI"),
     ("CLIENT TRACKING ON REDIRECT 5", "client|tracking is not supported with REDIRECT"),
     ("CLIENT TRACKING ON|SUBSCRIBE a", "subscribe is not supported inside MULTI while keys are"
@@ -230,6 +243,62 @@ def test_what_cannot_be_carried_is_refused_and_the_transaction_fails(proxy, comm
         assert r.ask("EXEC").startswith("EXECABORT")
         assert r.ask("CLIENT", "GETNAME") is None
         assert r.ask("GET", "a") is None
+
+
+@pytest.mark.parametrize("login", ["AUTH plain_app %s", "HELLO 3 AUTH plain_app %s"])
+def test_who_is_the_same_user_upstream_may_change_the_name_in_a_transaction(proxy, login):
+    login = login % USERS["plain_app"][1]
+    with proxy.resp() as r, proxy.resp() as other:
+        r.send(*[encode(*c.split()) for c in (
+            "MULTI", "SET a 1", "ACL WHOAMI", login, "GET a", "ACL WHOAMI", "EXEC", "ACL WHOAMI")])
+        assert r.replies(6) == ["OK"] + ["QUEUED"] * 5
+        said = r.reply()
+        assert said[:2] + said[3:] == ["OK", b"default", b"1", b"plain_app"]
+        assert r.reply() == b"plain_app"
+        r.send(*[encode(*c.split()) for c in (
+            "WATCH a", "AUTH default %s" % REDIS_PASSWORD, "ACL WHOAMI")])
+        assert r.replies(3) == ["OK", "OK", b"default"]
+        assert other.ask("SET", "a", "2") == "OK"
+        r.send(encode("MULTI"), encode("GET", "a"), encode("EXEC"))
+        assert r.replies(3) == ["OK", "QUEUED", None]       # it watches still
+
+
+def test_who_watches_becomes_nobody_else(proxy):
+    with proxy.resp() as r:
+        assert r.ask("WATCH", "a") == "OK"
+        for how in ("auth", "hello"):
+            command = ["HELLO", "3"] if how == "hello" else []
+            assert r.ask(*command, "AUTH", "acme_app", USERS["acme_app"][1]) == Error(
+                "ERR weir: %s is not supported as another user while keys are watched or tracked"
+                % how)
+        assert r.ask("AUTH", "acme_app", "wrong").startswith("WRONGPASS")
+        assert r.ask("ACL", "WHOAMI") == b"default"
+
+
+@pytest.mark.parametrize("proto", [2, 3])
+def test_who_waits_is_unblocked_from_a_transaction(proxy, rd, proto):
+    said = []
+    for open_one in (lambda n: past_weir(rd, n), proxy.resp):
+        waiting, r = [open_one(2) for _ in range(2)], open_one(proto)
+        ids = [w.ask("CLIENT", "ID") for w in waiting]
+        for w in waiting:
+            w.send(encode("BLPOP", "l", 0))
+        for id in ids:
+            wait_for(lambda: b"flags=b" in r.ask("CLIENT", "LIST", "ID", id), 30, "blocked")
+        wait_for(lambda: past(rd, ids), 30, "blocked there")
+        commands = ["MULTI", "SET a 1", "CLIENT UNBLOCK %d ERROR" % ids[0], "GET a",
+                    "CLIENT UNBLOCK %d" % ids[1], "CLIENT UNBLOCK %d" % ids[1], "PING", "EXEC",
+                    "GET a", "DEL a"]
+        r.send(*[encode(*c.split()) for c in commands])
+        said.append([r.raw() for _ in commands] + [w.raw() for w in waiting])
+        for c in [r, *waiting]:
+            c.close()
+    assert said[1] == said[0]
+
+
+def past(rd, ids):
+    with past_weir(rd) as direct:
+        return direct.ask("CLIENT", "LIST").count(b"cmd=blpop") >= len(ids)
 
 
 @pytest.mark.weir_only
