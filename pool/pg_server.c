@@ -1542,6 +1542,16 @@ pg_init(struct server *v)
 	pg->login = pg_login_new(v);
 }
 
+/* Has it said something that is not judged yet? */
+static bool
+has_unread(const struct server *v)
+{
+	size_t n;
+
+	stream_peek(&v->stream, &n);
+	return n > 0;
+}
+
 static bool
 pg_dirty(const struct server *v)
 {
@@ -1549,7 +1559,7 @@ pg_dirty(const struct server *v)
 
 	return pg->status != 'I' || pg->pinned || pg->doubt || pg->tainted ||
 	       pg->remain > 0 || pg->skipping || pg->copying_in ||
-	       is_ours(pg) || pg->role_doubt || pg->touched;
+	       is_ours(pg) || has_unread(v) || pg->role_doubt || pg->touched;
 }
 
 static void
@@ -1571,7 +1581,7 @@ pg_clean(struct server *v)
 
 	assert(v->state == SERVER_RESET && v->ledger.n == 0);
 	if (pg->doubt || pg->tainted || pg->remain > 0 || pg->skipping ||
-	    pg->copying_in || is_ours(pg)) {
+	    pg->copying_in || is_ours(pg) || has_unread(v)) {
 		stats_add(v->pool->home->stats, STAT_SERVER_DOUBTED, 1);
 		server_close(v, WHY_DOUBT, NULL, NULL);
 		return;

@@ -70,7 +70,7 @@ struct pg_server {
 	uint8_t		  streaming;	/* type of the message being streamed */
 	uint32_t	  remain;	/* bytes of it still to come */
 	struct lessee	 *route_to;	/* whose it is; NULL: nobody's */
-	bool		  rested;	/* ReadyForQuery was the last we saw */
+	bool		  rested;	/* ReadyForQuery was the last we saw, and more of it is to be judged */
 	struct label	 *binding;	/* being confirmed; counted */
 	const struct tenant *binding_tenant;
 	uint16_t	  bind_known;	/* our own statements this backend has */

@@ -660,19 +660,19 @@ pool_pick(struct pool *p, const struct lessee *l)
 /*
  * An idle server may have died this very turn, its end not read yet: behind us
  * in the loop's list of events, or not in it.  One look at the socket saves a
- * client from being the one to find out.  Only a server that came to rest in
- * this turn has just been read from.
+ * client from being the one to find out, or from being told what was another's:
+ * something may lie behind what was read last.  What comes after the look cannot
+ * be told from an answer.
  */
 static struct server *
 pool_pick_alive(struct pool *p, const struct lessee *l)
 {
-	uint64_t now = p->home->streams->now_ns;
 	struct server *v;
 
 	while ((v = pool_pick(p, l)) != NULL) {
 		if (server_is_unwanted(v))
 			server_dismiss(v);
-		else if (v->idle_ns == now || stream_is_quiet(&v->stream))
+		else if (stream_is_quiet(&v->stream))
 			return v;
 		else
 			server_close(v, WHY_UPSTREAM_LOST, NULL, NULL);

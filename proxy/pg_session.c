@@ -117,14 +117,16 @@ skip_message(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	pg_message_drop(ps, f, m->size);
 }
 
-/* Nothing is owed and nothing is open: back it goes. */
+/* Nothing is owed, nothing is open, and all it said is judged: back it goes.
+ * What began to come behind ReadyForQuery is waited for, and then its rest. */
 static bool
 may_give_back(struct pg_session *ps)
 {
 	struct pg_server *pg = server_of(ps);
 
-	return pg->s.ledger.n == 0 && pg->status == 'I' && !ps->pinned &&
-	       ps->remain == 0 && !pg->copying_in && pg->remain == 0;
+	return pg->s.ledger.n == 0 && !pg->rested && pg->status == 'I' &&
+	       !ps->pinned && ps->remain == 0 && !pg->copying_in &&
+	       pg->remain == 0;
 }
 
 /* All is answered, or will not be, because no Sync asks for it. */

@@ -250,6 +250,7 @@ stream_attach(struct stream *st, struct streams *home)
 {
 	assert(st->home == NULL);
 	st->home = home;
+	st->drained_ns = 0; /* by another's clock */
 	st->in.spare = st->out.spare = &home->spare;
 	event_assign(&st->read_event, home->base, st->fd, EV_READ | EV_PERSIST,
 		     on_readable, st);
@@ -265,6 +266,8 @@ stream_is_quiet(const struct stream *st)
 	if (st->eof || st->error != NULL || buf_len(&st->in) > 0 ||
 	    (st->ssl != NULL && SSL_has_pending(st->ssl)))
 		return false;
+	if (st->drained_ns == st->home->now_ns)
+		return true;
 	return recv(st->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
 	       (errno == EAGAIN || errno == EWOULDBLOCK);
 }
@@ -624,6 +627,9 @@ on_readable(evutil_socket_t fd, short what, void *arg)
 		room = st->in_max - buf_len(&st->in);
 	n = st->ssl ? read_tls(st, st->home->scratch, room)
 		    : read_plain(st, st->home->scratch, room);
+	/* Of TLS one record is read: the next may be there. */
+	st->drained_ns =
+	    n > 0 && (size_t)n < room && st->ssl == NULL ? st->home->now_ns : 0;
 	if (n > 0) {
 		deliver(st, st->home->scratch, (size_t)n);
 		if (st->fd >= 0 && st->ssl != NULL && st->reading &&

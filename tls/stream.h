@@ -83,6 +83,7 @@ struct stream {
 	struct stream	  *dirty_next;
 	struct wheel_entry wheel;	/* deadline; its fire is the stream's */
 	enum stat_id	   stat_in, stat_out;	/* where its bytes are counted */
+	uint64_t	   drained_ns;	/* when a read last took all there was; 0: never */
 	const char	  *error;	/* static text or strerror(); NULL: none */
 	unsigned	   dirty : 1;	/* on the home's dirty list */
 	unsigned	   opening : 1;	/* connect() or TLS handshake under way */
@@ -168,7 +169,8 @@ int stream_peer_name(const struct stream *, char *out) __attribute__((warn_unuse
 void stream_detach(struct stream *);
 void stream_attach(struct stream *, struct streams *);
 
-/* Has the peer closed, or sent what nobody asked for?  One recv(MSG_PEEK). */
+/* Has the peer closed, or sent what nobody has looked at?  One recv(MSG_PEEK),
+ * unless what was read last, and just now, was all. */
 bool stream_is_quiet(const struct stream *);
 
 #endif

@@ -4,12 +4,14 @@ fakepg: a PostgreSQL server that answers what a test tells it to.
 It speaks enough of the protocol that weir logs in, sets variables and runs
 statements: a query or an Execute of any text is answered by one row of that
 text and the number of the connection.  `says[text]` are other bytes for it,
-which may be as wrong as the test wants; `at_once` is sent right behind the
-first ReadyForQuery, and `answer_tls` answers an SSLRequest.
+which may be as wrong as the test wants, or a list of what leaves by a write
+each; `at_once` is sent right behind the first ReadyForQuery; `answer_tls`
+answers an SSLRequest, and with `tls`, a context, TLS begins there.
 
 hold[text] is an Event to wait for before answering.  keep_cancels: a cancel
 connection stays open until let_cancels_go().
 
+`said` are the bodies of what was answered, when all of that has left, and
 `dead` holds the numbers of the connections whose other end has closed them.
 """
 import contextlib
@@ -58,8 +60,9 @@ class FakePg:
         self.port, self.says, self.hold = free_port(), {}, {}
         self.keep_cancels, self.kept = False, []
         self.at_once, self.answer_tls = b"", b"N"
+        self.tls = None
         self.accepted, self.cancels = 0, []
-        self.dead, self.seen, self.sockets = set(), [], []
+        self.dead, self.seen, self.said, self.sockets = set(), [], [], []
         self.listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -104,6 +107,8 @@ class FakePg:
                 rest = wire.take(size - 8)
                 if code == 80877103:
                     sock.sendall(self.answer_tls)
+                    if self.tls:
+                        sock = wire.sock = self.tls.wrap_socket(sock, server_side=True)
                 elif code == 80877102:
                     keep = self.keep_cancels
                     if keep:
@@ -142,8 +147,9 @@ class Talk:
             kind, body = self.wire.message()
             self.fake.seen.append((self.number, kind, body))
             out = getattr(self, "_" + kind, lambda body: b"")(body)
-            if out:
-                self.wire.sock.sendall(out)
+            for part in out if isinstance(out, list) else [out]:
+                self.wire.sock.sendall(part)
+            self.fake.said.append(body[:-1].decode(errors="replace"))
             if kind == "X":
                 return
 

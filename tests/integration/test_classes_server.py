@@ -32,7 +32,9 @@ prefix are test_classes_*.py.
 """
 import contextlib
 import os
+import ssl
 import struct
+import threading
 
 import pytest
 
@@ -281,6 +283,63 @@ def test_a_parameter_of_one_client_is_taken_back_for_the_next(proxy, fake):
     fake.says["SELECT 1"] = PARAMETER + ANSWER + ready()
     assert kinds(wire.run(query("SELECT 1"))) == "STDCZ"
     assert number(other)
+
+
+def waits_behind(w, wire, n=1):
+    wire.send(query("mine"))
+    wait_for(lambda: w.metric("clients_waiting", "postgres") == n, 5, "nobody waits")
+
+
+def test_a_server_is_nobody_elses_before_all_it_said_is_read(proxy, fake):
+    """A notice of which the first bytes came with ReadyForQuery is the asker's."""
+    fake.says["half"] = ANSWER + ready() + NOTICE[:3]
+    asker, other = proxy.wire(USER), proxy.wire(USER)
+    assert kinds(asker.run(query("half"))) == "TDCZ"
+    waits_behind(proxy, other)
+    heard = proxy.metric("client_received_bytes_total")
+    asker.send(query("mine")[:1])       # has it looked at
+    wait_for(lambda: proxy.metric("client_received_bytes_total") > heard, 5, "not read")
+    fake.push(NOTICE[3:])
+    assert kinds(other.until("Z")) == "TDCZ"
+    asker.send(query("mine")[1:])
+    assert kinds(asker.until("Z")) == "NTDCZ"
+
+
+def test_a_client_that_leaves_before_all_is_read_costs_its_server(proxy, fake):
+    fake.says["half"] = ANSWER + ready() + NOTICE[:3]
+    asker, other = proxy.wire(USER), proxy.wire(USER)
+    bad = number(asker)
+    asker.run(query("half"))
+    waits_behind(proxy, other)
+    asker.send(pgwire.terminate())
+    reply = other.until("Z")
+    assert kinds(reply) == "TDCZ" and int(rows(reply)[0][1]) != bad
+    wait_for(lambda: bad in fake.dead, 5, "the server was not closed")
+
+
+def test_who_waits_is_not_given_what_came_behind_another_record(weir, fake, authority, workers):
+    """Of two records of TLS weir reads one; the turn does not end before the grant."""
+    fake.answer_tls, fake.tls = b"S", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    fake.tls.load_cert_chain(*authority.issue("fake"))
+    go = fake.hold["two"] = threading.Event()
+    fake.says["two"] = [ANSWER + ready(), ANSWER + ready()]
+    w = weir({"postgres main": {"port": fake.port, "pool_size": 1, "password": None,
+                                "sslmode": "require"}}, 1)
+    try:
+        asker, other = w.wire(USER), w.wire(USER)
+        bad = number(asker)
+        asker.send(query("two"))
+        waits_behind(w, other)
+        with w.stopped():
+            go.set()
+            wait_for(lambda: "two" in fake.said, 5, "the server did not answer")
+        assert kinds(asker.until("Z")) == "TDCZ"
+        reply = other.until("Z")
+        assert rows(reply)[0][0] == "mine" and int(rows(reply)[0][1]) != bad
+    finally:
+        go.set()
+        fake.answer_tls, fake.tls = b"N", None
+        fake.hold.clear()
 
 
 @pytest.mark.parametrize("answer", [b"E", b"", b"X", b"S" + ready(), b"N" + ANSWER,

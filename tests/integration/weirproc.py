@@ -127,6 +127,19 @@ class Weir:
     def signal(self, sig):
         self.process.send_signal(sig)
 
+    @contextlib.contextmanager
+    def stopped(self):
+        """It does nothing meanwhile, and then finds all at once."""
+        def is_so():
+            with open("/proc/%d/stat" % self.pid) as f:
+                return f.read().rsplit(")", 1)[1].split()[0] == "T"
+        self.signal(signal.SIGSTOP)
+        try:
+            wait_for(is_so, 10, "weir does not stop")
+            yield
+        finally:
+            self.signal(signal.SIGCONT)
+
     def wait(self, seconds=20):
         """The exit status, once it stops by itself."""
         return self.process.wait(scaled(seconds))
