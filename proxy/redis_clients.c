@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "conf/mem.h"
 #include "protocol/resp_number.h"
+#include "proxy/redis_cluster.h"
 #include "proxy/redis_multi.h"
 #include "proxy/redis_pubsub.h"
 #include "proxy/seat.h"
@@ -58,6 +60,8 @@ struct redis_roll {
 	bool asked;                   /* there */
 	int64_t there;                /* its id upstream, 0: not known */
 	struct sockaddr_storage peer; /* and where that is */
+	char *node;                   /* of a cluster; or NULL */
+	unsigned port;
 };
 
 int64_t
@@ -261,6 +265,7 @@ roll_free(struct redis_roll **at)
 	free(r->addr);
 	free(r->laddr);
 	free(r->user);
+	free(r->node);
 	free(r->present);
 	buf_free(&r->text);
 	free(r);
@@ -323,6 +328,10 @@ call_unblock(struct redis_roll *r, struct session *s)
 	r->blocked = true;
 	r->there = redis_server_spend(v);
 	peer_of(v, &r->peer);
+	if (v->pool->node == NULL)
+		return;
+	r->node = mem_text(v->pool->node, strlen(v->pool->node));
+	r->port = v->pool->node_port;
 }
 
 static void
@@ -797,6 +806,17 @@ unblock_behind_exec(struct redis_session *rs)
 }
 
 static enum redis_did
+unblock_at_node(struct redis_session *rs, const struct slice *ask, size_t argc)
+{
+	const struct redis_roll *r = rs->roll;
+	const struct redis_place at = { .name =
+					    slice_str(r->node ? r->node : ""),
+					.port = r->port };
+
+	return redis_cluster_tell_node(rs, &at, ask, argc);
+}
+
+static enum redis_did
 unblock_there(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	enum redis_did did = REDIS_DONE;
@@ -808,16 +828,18 @@ unblock_there(struct redis_session *rs, const struct slice *arg, size_t argc)
 
 	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
+	snprintf(id, sizeof(id), "%" PRId64, r->there);
+	ask[2] = slice_str(id);
+	if (argc == 4)
+		ask[3] = arg[3];
+	if (redis_in_cluster(rs))
+		return unblock_at_node(rs, ask, argc);
 	v = tells ? unblock_behind_exec(rs) : redis_share(rs, 1, &did);
 	if (v == NULL)
 		return did;
 	if (!is_same_server(r, v))
 		return redis_say_error(rs, "ERR weir: CLIENT UNBLOCK: that "
 					   "client is on another server");
-	snprintf(id, sizeof(id), "%" PRId64, r->there);
-	ask[2] = slice_str(id);
-	if (argc == 4)
-		ask[3] = arg[3];
 	redis_put(rs, v, ask, argc);
 	if (!tells)
 		return REDIS_DONE;
@@ -860,10 +882,6 @@ redis_clients_unblock(struct redis_session *rs, const struct slice *arg,
 	if (r == NULL) {
 		if (!unblock_options(rs, arg, argc, &id))
 			return REDIS_DONE;
-		if (rs->redis->cluster)
-			return redis_say_error(rs, "ERR weir: CLIENT UNBLOCK "
-						   "is not supported in a "
-						   "cluster");
 		r = roll_open(rs);
 		r->what = ROLL_UNBLOCK;
 		add_id(r, id);

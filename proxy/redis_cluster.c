@@ -1103,6 +1103,31 @@ redis_cluster_lent(struct redis_session *rs, enum redis_did *did,
 				rs->user, rs->password, rs->resp, true);
 }
 
+enum redis_did
+redis_cluster_tell_node(struct redis_session *rs, const struct redis_place *at,
+			const struct slice *arg, size_t argc)
+{
+	struct redis_cluster *cl = cluster_of(rs);
+	enum redis_did did;
+	struct ask *a;
+	int node;
+
+	assert(redis_is_idle(rs));
+	if (rs->s.lessee.server != NULL && rs->hold == 0)
+		return REDIS_LATER;
+	rs->via = NULL;
+	if (!may_send(cl, &did))
+		return did;
+	node = redis_nodes_called(cl->nodes, 0, at);
+	if (node == REDIS_NODES_NOBODY)
+		return redis_say_error(rs, "ERR weir: that node is not listed");
+	a = ask_new(cl, REDIS_SLOT_NONE);
+	ask_put(cl, a, arg, argc);
+	launch(cl, a, node);
+	deliver(cl); /* what has failed at once */
+	return REDIS_DONE;
+}
+
 /* ---- life ----------------------------------------------------------------------------- */
 
 unsigned

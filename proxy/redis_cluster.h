@@ -38,6 +38,7 @@
 #ifndef PROXY_REDIS_CLUSTER_H
 #define PROXY_REDIS_CLUSTER_H
 
+#include "protocol/redis_where.h"
 #include "proxy/redis_session.h"
 
 enum {
@@ -62,6 +63,9 @@ redis_run redis_cluster_forward;
  * rs->bytes.n; rs->more says where they end. */
 enum redis_did redis_cluster_whole(struct redis_session *, const struct slice *arg, size_t argc,
     size_t n);
+/* One command, when nothing is outstanding, to the node that is called so. */
+enum redis_did redis_cluster_tell_node(struct redis_session *, const struct redis_place *,
+    const struct slice *arg, size_t argc);
 /* The pool that lends connections of the node this request is for; NULL and
  * what became of it, as of redis_lend(). */
 struct pool *redis_cluster_lent(struct redis_session *, enum redis_did *did, const char **why);

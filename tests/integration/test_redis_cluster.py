@@ -503,6 +503,32 @@ def waits(node):
     wait_for(lambda: [c for c in node.clients() if "b" in c["flags"]], 20, "it does not wait")
 
 
+def test_who_waits_at_any_node_is_unblocked_there(start, cluster):
+    proxy = start(dedicated_connections=12)
+    asker = proxy.resp()
+    for held in (False, True):
+        waiting = []
+        for key in each_home(cluster).values():
+            r = proxy.resp()
+            id = r.ask("CLIENT", "ID")
+            if held:
+                assert r.ask("WATCH", "{%s}w" % key) == "OK"
+            r.send(encode("BLPOP", key, 0))
+            waiting.append((id, r, key))
+        if held:
+            assert asker.ask("WATCH", "w") == "OK"
+        for n, (id, r, key) in enumerate(waiting):
+            how = ["ERROR"] if n % 2 else []
+            wait_for(lambda: asker.ask("CLIENT", "UNBLOCK", id, *how), 30, "unblocked")
+            assert r.reply() == (
+                "UNBLOCKED client unblocked via CLIENT UNBLOCK" if n % 2 else None)
+            assert asker.ask("CLIENT", "UNBLOCK", id) == 0
+            r.send(encode("MULTI"), encode("RPUSH", key, n), encode("LPOP", key), encode("EXEC"))
+            assert r.replies(4) == ["OK", "QUEUED", "QUEUED", [1, b"%d" % n]]
+            r.close()
+    asker.close()
+
+
 def test_what_is_waited_for_is_waited_for_where_it_has_moved(start, cluster):
     proxy = start()
     slot = cluster.slot("{b}")
