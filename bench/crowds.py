@@ -21,6 +21,10 @@ READ = "SELECT abalance FROM pgbench_accounts WHERE aid = 1"
 SET = "SET LOCAL app.current_organization_id = 'id-@'"
 ONE_QUERY = [f"BEGIN; {SET}; {READ}; COMMIT"]
 FOUR_QUERIES = ["BEGIN", SET, READ, "COMMIT"]
+# What a request to a web application does: read two rows, write one.
+REQUEST = ["BEGIN", READ, READ.replace("aid = 1", "aid = 2"),
+           "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) "
+           "VALUES (1, 1, 1, 1, CURRENT_TIMESTAMP)", "COMMIT"]
 
 
 @dataclass
@@ -97,8 +101,11 @@ class Crowds:
                            ONE_QUERY),
                       Load(self.pgbouncer, "SET LOCAL, four queries", "pgbouncer", self.few,
                            FOUR_QUERIES)]
-        shared = [Load("weir", f"{what}, {n} organization{'s' * (n > 1)}", where, n)
-                  for where, what in (("plain", "no variables"), ("variables", "variables"))
+        shared = [Load("weir", f"{what}, {n} organization{'s' * (n > 1)}", where, n, texts)
+                  for where, what, texts in (
+                      ("plain", "one read, no variables", [READ]),
+                      ("variables", "one read, variables", [READ]),
+                      ("variables", "five queries, variables", REQUEST))
                   for n in (1, self.many)]
         return added, shared
 
@@ -139,9 +146,11 @@ class Crowds:
             "with PgBouncer the application says it in each transaction.", "",
             f"## One organization of {self.many} clients, and {self.many} of one each", "",
             self._table(self.shared, lambda load: next(
-                x for x in self.shared if x.where == load.where), "one"), "",
+                x for x in self.shared
+                if (x.where, x.texts) == (load.where, load.texts)), "one"), "",
             f"On one upstream with {self.plan.pool} servers. With variables each transaction of "
-            "another organization makes PostgreSQL set them; the servers pay for that."])
+            "another organization makes PostgreSQL set them; the servers pay for that. Five "
+            "queries are BEGIN, two reads of a row, an INSERT and COMMIT."])
 
     @staticmethod
     def _table(loads, base, named):
