@@ -145,7 +145,8 @@ node_take(struct redis_nodes *all, const struct redis_member *m, bool tls)
 	node = all->node[i];
 	free(node->other);
 	node->other = text_of(other);
-	node->member = true;
+	node->member = m->is_master;
+	node->replica = !m->is_master;
 	return i;
 }
 
@@ -164,11 +165,14 @@ nodes_take(struct redis_nodes *all, uint16_t *slot, const struct buf *b,
 	if (redis_where_nodes(p, n, &text) != 1)
 		return -1;
 	while ((rc = redis_where_member(&text, &m)) == 1) {
-		if (!m.is_master)
+		if (!m.is_master && !m.is_replica)
 			continue;
 		if (m.at.name.n == 0)
 			m.at.name = asked;
-		if ((i = node_take(all, &m, tls)) == REDIS_NODES_NOBODY)
+		i = node_take(all, &m, tls);
+		if (!m.is_master)
+			continue;
+		if (i == REDIS_NODES_NOBODY)
 			return -1;
 		while ((rc = redis_where_range(&m.slots, &from, &to)) == 1)
 			for (; from <= to; from++, given++)
@@ -253,7 +257,7 @@ nodes_learnt(struct redis_nodes *all, const struct redis_nodes_learn *l)
 	uint16_t slot[REDIS_SLOTS] = { 0 };
 
 	for (unsigned i = 0; i < all->n; i++)
-		all->node[i]->member = false;
+		all->node[i]->member = all->node[i]->replica = false;
 	if (nodes_take(all, slot, &l->answer, slice_str(l->ask[l->at].name),
 		       l->redis->tls) != 0) {
 		snprintf(all->error, sizeof(all->error),

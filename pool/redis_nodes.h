@@ -30,6 +30,7 @@ struct redis_node {
 	char	*name, *other;	/* to dial; by which it is called, too, or NULL */
 	unsigned port;
 	bool	 member;	/* a master of the cluster, when last heard of */
+	bool	 replica;	/* of one of them, likewise */
 };
 
 struct redis_nodes_learn;

@@ -176,7 +176,11 @@ redis_where_member(struct slice *text, struct redis_member *m)
 		m->slots = line;
 		m->is_master = has_flag(flags, "master") &&
 			       !has_flag(flags, "handshake") &&
-			       !has_flag(flags, "noaddr");
+			       !has_flag(flags, "noaddr") &&
+			       (line.n > 0 || !has_flag(flags, "fail"));
+		m->is_replica = has_flag(flags, "slave") &&
+				!has_flag(flags, "noaddr") &&
+				!has_flag(flags, "fail");
 		if (m->at.port != 0 &&
 		    (m->at.name.n > 0 || has_flag(flags, "myself")))
 			return 1;

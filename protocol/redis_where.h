@@ -42,6 +42,7 @@ struct redis_member {
 	struct redis_place at;		/* by address */
 	struct slice	   host;	/* its name, too; empty: it has none */
 	bool		   is_master;	/* one that is to be asked */
+	bool		   is_replica;	/* of such a one, and alive */
 	struct slice	   slots;	/* for redis_where_range() */
 };
 

@@ -197,6 +197,34 @@ reads_who_has_which_slots(void **state)
 }
 
 static void
+knows_replicas_and_who_has_failed_for_good(void **state)
+{
+	static const char text[] =
+	    "a 127.0.0.1:1@2 slave b 0 1 4 connected\n"
+	    "b 127.0.0.1:2@3 slave,fail b 0 1 4 disconnected\n"
+	    "c 127.0.0.1:3@4 slave,fail? b 0 1 4 connected\n"
+	    "d :0@0 slave,noaddr b 0 1 4 disconnected\n"
+	    "e 127.0.0.1:5@6 master,fail - 0 1 4 disconnected\n"
+	    "f 127.0.0.1:6@7 master,fail - 0 1 4 disconnected 7\n"
+	    "g 127.0.0.1:7@8 master,fail? - 0 1 4 connected\n";
+	struct slice left = slice_str(text);
+	struct redis_member m;
+	char masters[8] = "", replicas[8] = "";
+
+	(void)state;
+	while (redis_where_member(&left, &m) == 1) {
+		char port[] = { (char)('0' + m.at.port), '\0' };
+
+		if (m.is_master)
+			strcat(masters, port);
+		if (m.is_replica)
+			strcat(replicas, port);
+	}
+	assert_string_equal(masters, "67");
+	assert_string_equal(replicas, "13");
+}
+
+static void
 refuses_nodes_that_cannot_be(void **state)
 {
 	static const char *const bad[] = {
@@ -304,6 +332,7 @@ main(void)
 		cmocka_unit_test(tells_a_master_unknown_from_nonsense),
 		cmocka_unit_test(knows_a_master_by_its_own_word),
 		cmocka_unit_test(reads_who_has_which_slots),
+		cmocka_unit_test(knows_replicas_and_who_has_failed_for_good),
 		cmocka_unit_test(refuses_nodes_that_cannot_be),
 		cmocka_unit_test(reads_redirects),
 		cmocka_unit_test(takes_nothing_else_for_a_redirect),
