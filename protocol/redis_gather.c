@@ -85,12 +85,102 @@ hear_one(struct redis_gather *g, const uint8_t *p, size_t n, uint32_t chance)
 	return true;
 }
 
+/* A bulk with its CRLF, whole; bytes, or 0. */
+static size_t
+bulk_size(const uint8_t *p, size_t n)
+{
+	int64_t size;
+	size_t head = line_number(p, n, '$', &size);
+
+	if (head == 0 || size < 0 || (uint64_t)size > n - head ||
+	    n - head - (uint64_t)size < 2)
+		return 0;
+	return head + (size_t)size + 2;
+}
+
+/* What stands at one place of both; bytes it takes in each, or -1. */
+static int
+hear_place(enum redis_gather_how how, struct slice *a, struct slice *b,
+	   struct buf *both)
+{
+	int64_t x, y;
+	size_t n = bulk_size(a->p, a->n), m = n;
+
+	if (n > 0 && (b->n < n || memcmp(a->p, b->p, n) != 0))
+		return -1;
+	if (n > 0) {
+		put(both, a->p, n);
+	} else {
+		n = line_number(a->p, a->n, ':', &x);
+		m = line_number(b->p, b->n, ':', &y);
+		if (n == 0 || m == 0)
+			return -1;
+		if (how == REDIS_GATHER_LEAST)
+			x = x < y ? x : y;
+		else if (x < 0 || y < 0 || x > INT64_MAX - y)
+			return -1;
+		else
+			x += y;
+		if (resp_put_int(both, x) != 0)
+			abort(); /* as put() */
+	}
+	*a = slice_of(a->p + n, a->n - n);
+	*b = slice_of(b->p + m, b->n - m);
+	return 0;
+}
+
+/* Place by place; `said` has what the others have said. */
+static bool
+hear_places(struct redis_gather *g, enum redis_gather_how how, const uint8_t *p,
+	    size_t n)
+{
+	struct slice a = { 0 }, b = slice_of(p, n);
+	struct buf both;
+	int64_t count, others;
+	size_t head = line_number(p, n, '*', &count);
+
+	a.p = buf_peek(&g->said, &a.n);
+	if (a.n == 0) {
+		put(&g->said, p, n);
+		return p[0] == ':' || p[0] == '*';
+	}
+	buf_init(&both, SAID_MAX);
+	if (head > 0 && line_number(a.p, a.n, '*', &others) == head &&
+	    others == count) {
+		put(&both, p, head);
+		a = slice_of(a.p + head, a.n - head);
+		b = slice_of(p + head, n - head);
+	}
+	while (a.n > 0 && hear_place(how, &a, &b, &both) == 0)
+		;
+	buf_free(&g->said);
+	g->said = both;
+	return a.n == 0 && b.n == 0;
+}
+
+/* An error of all of them is the one that says most: others had nothing to do. */
+static void
+hear_error(struct redis_gather *g, enum redis_gather_how how, const uint8_t *p,
+	   size_t n)
+{
+	static const char idle[] = "-NOTBUSY ";
+	size_t before;
+	const uint8_t *said = buf_peek(&g->bad, &before);
+
+	if (how == REDIS_GATHER_ANY && before >= sizeof(idle) &&
+	    memcmp(said, idle, sizeof(idle) - 1) == 0)
+		buf_free(&g->bad);
+	if (buf_len(&g->bad) == 0)
+		put(&g->bad, p, n);
+}
+
 static bool
 hear(struct redis_gather *g, enum redis_gather_how how, const uint8_t *p,
      size_t n, uint32_t chance)
 {
 	switch (how) {
 	case REDIS_GATHER_LAST:
+	case REDIS_GATHER_ANY:
 		buf_free(&g->said);
 		put(&g->said, p, n);
 		return true;
@@ -101,6 +191,9 @@ hear(struct redis_gather *g, enum redis_gather_how how, const uint8_t *p,
 		return hear_list(g, p, n);
 	case REDIS_GATHER_ONE:
 		return hear_one(g, p, n, chance);
+	case REDIS_GATHER_LEAST:
+	case REDIS_GATHER_COUNTS:
+		return hear_places(g, how, p, n);
 	}
 	return false;
 }
@@ -111,9 +204,9 @@ redis_gather_hear(struct redis_gather *g, enum redis_gather_how how,
 {
 	if (n < 3)
 		g->odd = true;
-	else if (p[0] == '-' && buf_len(&g->bad) == 0)
-		put(&g->bad, p, n);
-	else if (p[0] != '-' && !hear(g, how, p, n, chance))
+	else if (p[0] == '-')
+		hear_error(g, how, p, n);
+	else if (!hear(g, how, p, n, chance))
 		g->odd = true;
 }
 
@@ -134,16 +227,13 @@ compare(const void *a, const void *b)
 static int
 elements(const struct buf *said, struct slice *of, uint64_t count)
 {
-	size_t n, head;
+	size_t n, size;
 	const uint8_t *p = buf_peek(said, &n);
-	int64_t size;
 
 	for (uint64_t i = 0; i < count; i++) {
-		head = line_number(p, n, '$', &size);
-		if (head == 0 || size < 0 || (uint64_t)size > n - head ||
-		    n - head - (uint64_t)size < 2)
+		if ((size = bulk_size(p, n)) == 0)
 			return -1;
-		of[i] = slice_of(p, head + (size_t)size + 2);
+		of[i] = slice_of(p, size);
 		p += of[i].n;
 		n -= of[i].n;
 	}
@@ -180,7 +270,7 @@ tell(struct redis_gather *g, enum redis_gather_how how, struct buf *out)
 	size_t n;
 	const uint8_t *p = buf_peek(&g->bad, &n);
 
-	if (n > 0)
+	if (n > 0 && (how != REDIS_GATHER_ANY || buf_len(&g->said) == 0))
 		return buf_put(out, p, n);
 	if (g->odd)
 		return resp_put_error(out, "ERR weir: not what was asked for");

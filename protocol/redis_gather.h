@@ -2,7 +2,8 @@
  * redis_gather: what the nodes of a cluster say to one command, as one reply.
  *
  * Each is heard whole, and then all of it is told at once: the first error, if
- * there was one, and else their sum, or all that they list, or one of them.
+ * there was one, and else their sum, or all that they list, or one of them.  Of
+ * what only one of them has to do (ANY) an error is told if none has done it.
  *
  * The cursor of SCAN goes from node to node in the order of the first slot of
  * each.  Ours says which that is, and of which name (22 bits) beside the node's
@@ -12,7 +13,8 @@
  *
  * Owner:    whoever embeds it; zero to begin with and after _tell().
  * Bounds:   what is heard, by the caller.
- * Sources:  DBSIZE, KEYS, RANDOMKEY, PUBSUB CHANNELS, SCAN.
+ * Sources:  DBSIZE, KEYS, RANDOMKEY, PUBSUB CHANNELS, SCAN; the request_policy and
+ *           response_policy that COMMAND of Redis 7.0 tells of each.
  */
 #ifndef PROTOCOL_REDIS_GATHER_H
 #define PROTOCOL_REDIS_GATHER_H
@@ -29,7 +31,10 @@ enum redis_gather_how {
 	REDIS_GATHER_SUM,	/* of integers */
 	REDIS_GATHER_LIST,	/* all elements of arrays of bulks */
 	REDIS_GATHER_SET,	/* the same, each once */
-	REDIS_GATHER_ONE	/* a bulk, of any node that has one */
+	REDIS_GATHER_ONE,	/* a bulk, of any node that has one */
+	REDIS_GATHER_LEAST,	/* of integers, or at each place of arrays of them */
+	REDIS_GATHER_COUNTS,	/* pairs of a bulk, the same of all, and an integer: the sums */
+	REDIS_GATHER_ANY	/* of any that has done it */
 };
 
 struct redis_gather {

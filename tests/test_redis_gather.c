@@ -75,6 +75,67 @@ lists_what_each_lists(void **state)
 }
 
 static void
+tells_the_least_at_each_place(void **state)
+{
+	(void)state;
+	hear(REDIS_GATHER_LEAST, ":3\r\n", 0);
+	hear(REDIS_GATHER_LEAST, ":10\r\n", 0);
+	hear(REDIS_GATHER_LEAST, ":2\r\n", 0);
+	tells(REDIS_GATHER_LEAST, ":2\r\n");
+	hear(REDIS_GATHER_LEAST, "*3\r\n:1\r\n:0\r\n:1\r\n", 0);
+	hear(REDIS_GATHER_LEAST, "*3\r\n:1\r\n:1\r\n:0\r\n", 0);
+	tells(REDIS_GATHER_LEAST, "*3\r\n:1\r\n:0\r\n:0\r\n");
+	hear(REDIS_GATHER_LEAST, "*0\r\n", 0);
+	hear(REDIS_GATHER_LEAST, "*0\r\n", 0);
+	tells(REDIS_GATHER_LEAST, "*0\r\n");
+	hear(REDIS_GATHER_LEAST, "*1\r\n:1\r\n", 0);
+	hear(REDIS_GATHER_LEAST, "*2\r\n:1\r\n:1\r\n", 0);
+	tells(REDIS_GATHER_LEAST, ODD);
+	hear(REDIS_GATHER_LEAST, "+OK\r\n", 0);
+	hear(REDIS_GATHER_LEAST, ":1\r\n", 0);
+	tells(REDIS_GATHER_LEAST, ODD);
+}
+
+static void
+adds_the_counts_of_the_same_names(void **state)
+{
+	(void)state;
+	hear(REDIS_GATHER_COUNTS, "*4\r\n$1\r\na\r\n:9\r\n$2\r\n:7\r\n:0\r\n",
+	     0);
+	hear(REDIS_GATHER_COUNTS, "*4\r\n$1\r\na\r\n:3\r\n$2\r\n:7\r\n:1\r\n",
+	     0);
+	tells(REDIS_GATHER_COUNTS,
+	      "*4\r\n$1\r\na\r\n:12\r\n$2\r\n:7\r\n:1\r\n");
+	hear(REDIS_GATHER_COUNTS, "*2\r\n$1\r\na\r\n:9\r\n", 0);
+	hear(REDIS_GATHER_COUNTS, "*2\r\n$1\r\nb\r\n:9\r\n", 0);
+	tells(REDIS_GATHER_COUNTS, ODD);
+	hear(REDIS_GATHER_COUNTS, "*2\r\n$1\r\na\r\n:9\r\n", 0);
+	hear(REDIS_GATHER_COUNTS, "*2\r\n$1\r\na\r\n", 0);
+	tells(REDIS_GATHER_COUNTS, ODD);
+	hear(REDIS_GATHER_COUNTS, "*2\r\n$1\r\na\r\n:9223372036854775807\r\n",
+	     0);
+	hear(REDIS_GATHER_COUNTS, "*2\r\n$1\r\na\r\n:1\r\n", 0);
+	tells(REDIS_GATHER_COUNTS, ODD);
+}
+
+static void
+is_done_if_one_has_done_it(void **state)
+{
+	(void)state;
+	hear(REDIS_GATHER_ANY, "-NOTBUSY No scripts\r\n", 0);
+	hear(REDIS_GATHER_ANY, "+OK\r\n", 0);
+	hear(REDIS_GATHER_ANY, "-UNKILLABLE Sorry\r\n", 0);
+	tells(REDIS_GATHER_ANY, "+OK\r\n");
+	hear(REDIS_GATHER_ANY, "-NOTBUSY No scripts\r\n", 0);
+	hear(REDIS_GATHER_ANY, "-UNKILLABLE Sorry\r\n", 0);
+	hear(REDIS_GATHER_ANY, "-NOTBUSY No scripts\r\n", 0);
+	tells(REDIS_GATHER_ANY, "-UNKILLABLE Sorry\r\n");
+	hear(REDIS_GATHER_ANY, "-NOTBUSY No scripts\r\n", 0);
+	hear(REDIS_GATHER_ANY, "-NOTBUSY No functions\r\n", 0);
+	tells(REDIS_GATHER_ANY, "-NOTBUSY No functions\r\n");
+}
+
+static void
 tells_the_first_error_whatever_else_was_said(void **state)
 {
 	(void)state;
@@ -192,6 +253,9 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(adds_what_each_has),
 		cmocka_unit_test(lists_what_each_lists),
+		cmocka_unit_test(tells_the_least_at_each_place),
+		cmocka_unit_test(adds_the_counts_of_the_same_names),
+		cmocka_unit_test(is_done_if_one_has_done_it),
 		cmocka_unit_test(tells_the_first_error_whatever_else_was_said),
 		cmocka_unit_test(takes_any_of_those_that_have_one),
 		cmocka_unit_test(a_cursor_says_the_node_and_its_own),
