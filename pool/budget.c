@@ -105,6 +105,13 @@ budget_find(struct budgets *all, const char *key, int limit)
 	return b;
 }
 
+struct budget *
+budget_ref(struct budget *b)
+{
+	atomic_fetch_add(&b->refs, 1);
+	return b;
+}
+
 /* The last reference goes under the lock, or budget_find() could give out
  * what is being freed. */
 void

@@ -88,6 +88,7 @@ void budgets_fini(struct budgets *);
 /* The budget of that name with one reference more, made with the limit if need
  * be; NULL: too many. */
 struct budget *budget_find(struct budgets *, const char *key, int limit);
+struct budget *budget_ref(struct budget *);	/* one more; it has some */
 void	       budget_unref(struct budgets *, struct budget **);	/* nulls the pointer */
 void	       budget_limit(struct budget *, int limit);	/* nudges who waits if it is more */
 void	       budgets_limit(struct budgets *, const char *key, int limit);	/* if there is one */

@@ -13,6 +13,7 @@
 #include "proxy/redis_pubsub.h"
 #include "proxy/worker.h"
 
+struct for_all;
 struct leg;
 
 /* Requests that are answered one after the other: one, or a transaction. */
@@ -30,11 +31,14 @@ struct ask {
 	bool whole;   /* nothing of it is told before its end */
 	bool queued;  /* and then only the last */
 	bool several; /* the last of several that are told as one: */
-	enum redis_gather_how how;
+	const struct for_all *all;
 	int scans; /* SCAN of the node with this first slot; -1: it is none */
 	uint8_t scans_name;
 	bool asking; /* ASKING goes in front */
 	bool heavy;  /* not before what others are quick to ask */
+	bool
+	    apart; /* on a connection that is lent: alone, and nothing behind it */
+	bool pings;  /* PING goes in front */
 	bool midway; /* in the middle of a reply */
 	bool broken; /* one will not come */
 	bool done;
@@ -50,6 +54,7 @@ struct leg {
 	struct lessee lessee;
 	struct redis_cluster *of;
 	int node;
+	bool lends; /* its connection is its own, until it is given back */
 	struct pool *pool;  /* joined */
 	struct server *via; /* where `sent` are, or in whose queue it is */
 	struct ask *sent, **sent_tail; /* oldest first */
@@ -250,6 +255,9 @@ tell_kept(struct redis_cluster *cl, struct ask *a)
 		buf_free(&a->reply);
 }
 
+static enum redis_gather_how how_of(const struct ask *);
+static enum resp_channel shard_of(const struct ask *);
+
 /* Of one of several: what it says goes with what the others say. */
 static void
 hear_copy(struct redis_cluster *cl, struct ask *a)
@@ -257,7 +265,7 @@ hear_copy(struct redis_cluster *cl, struct ask *a)
 	size_t n, before = buf_len(&cl->gather.said);
 	const uint8_t *p = buf_peek(&a->reply, &n);
 
-	redis_gather_hear(&cl->gather, a->how, p, n,
+	redis_gather_hear(&cl->gather, how_of(a), p, n,
 			  ++cl->chance * 2654435761u >> 7);
 	cl->ahead += buf_len(&cl->gather.said) - before;
 }
@@ -269,8 +277,10 @@ hear_last(struct redis_cluster *cl, struct ask *a)
 	hear_copy(cl, a);
 	cl->ahead -= buf_len(&cl->gather.said) + buf_len(&a->reply);
 	buf_free(&a->reply);
-	if (redis_gather_tell(&cl->gather, a->how, &a->reply) != 0)
+	if (redis_gather_tell(&cl->gather, how_of(a), &a->reply) != 0)
 		abort(); /* REDIS_CLUSTER_AHEAD is far below its limit */
+	if (how_of(a) == REDIS_GATHER_COUNTS)
+		redis_pubsub_count_ours(cl->rs, shard_of(a), &a->reply);
 	cl->ahead += buf_len(&a->reply);
 }
 
@@ -375,6 +385,7 @@ static void
 leg_put(struct leg *leg)
 {
 	const struct slice asking = slice_str("ASKING");
+	const struct slice ping = slice_str("PING");
 	struct ask *a = pull(&leg->todo, &leg->todo_tail);
 	struct slice bytes = { 0 };
 	size_t n;
@@ -382,6 +393,8 @@ leg_put(struct leg *leg)
 
 	if (a->asking)
 		redis_server_slip(leg->via, &asking, 1);
+	if (a->pings)
+		redis_server_slip(leg->via, &ping, 1);
 	bytes.p = buf_peek(&a->request, &n);
 	for (uint32_t i = 0; i < a->n; i++) {
 		bytes.n = a->size[i];
@@ -402,6 +415,16 @@ leg_is_misplaced(const struct leg *leg)
 	       pool_sets_apart(leg->pool, leg->via);
 }
 
+/* Nothing is outstanding there; one that was lent is given back by the step. */
+static void
+leg_let_go(struct leg *leg)
+{
+	if (leg->lessee.server == NULL)
+		leg->via = NULL;
+	else
+		session_wake(&leg->of->rs->s);
+}
+
 /* As far as it goes: an op follows where it does not, or the last reply. */
 static void
 leg_run(struct leg *leg)
@@ -414,7 +437,8 @@ leg_run(struct leg *leg)
 			if (l->waiting != NULL || !pool_want(leg->pool, l))
 				return;
 			leg->via = l->server;
-			l->server = NULL;
+			if (!leg->lends)
+				l->server = NULL;
 		}
 		if (leg_is_misplaced(leg))
 			return;
@@ -428,30 +452,34 @@ leg_run(struct leg *leg)
 	if (l->prev != NULL && l->waiting == NULL)
 		redis_server_unqueue(leg->via, l);
 	if (leg->sent == NULL)
-		leg->via = NULL;
+		leg_let_go(leg);
 }
 
 static struct leg *
-leg_find(struct redis_cluster *cl, int node)
+leg_find(struct redis_cluster *cl, int node, bool lends)
 {
 	struct redis_session *rs = cl->rs;
 	struct leg *leg = cl->legs;
 	struct pool *p;
 
-	while (leg != NULL && leg->node != node)
+	while (leg != NULL && (leg->node != node || leg->lends != lends))
 		leg = leg->next;
 	if (leg != NULL)
 		return leg;
 	p = redis_nodes_pool(cl->nodes, node, rs->s.snapshot, rs->redis,
-			     rs->user, rs->password, rs->resp, false);
+			     rs->user, rs->password, rs->resp, lends);
 	if (p == NULL)
 		return NULL;
 	leg = mem_zero(1, sizeof(*leg), "a leg");
-	leg->lessee = (struct lessee){ .ops = &leg_ops,
-				       .tenant = rs->s.lessee.tenant,
-				       .mode = LEASE_SHARED };
+	leg->lessee =
+	    (struct lessee){ .ops = &leg_ops,
+			     .tenant = rs->s.lessee.tenant,
+			     .mode = lends ? LEASE_EXCLUSIVE : LEASE_SHARED };
+	if (lends && rs->s.lessee.share != NULL)
+		leg->lessee.share = budget_ref(rs->s.lessee.share);
 	leg->of = cl;
 	leg->node = node;
+	leg->lends = lends;
 	leg->pool = p;
 	pool_join(p);
 	leg->sent_tail = &leg->sent;
@@ -464,7 +492,7 @@ leg_find(struct redis_cluster *cl, int node)
 static void
 ask_send(struct redis_cluster *cl, struct ask *a, int node)
 {
-	struct leg *leg = node < 0 ? NULL : leg_find(cl, node);
+	struct leg *leg = node < 0 ? NULL : leg_find(cl, node, a->apart);
 
 	if (leg == NULL) {
 		ask_fail(cl, a, node < 0 ? "no such node" : "too many pools");
@@ -610,7 +638,7 @@ leg_answered(struct leg *leg)
 		return;
 	pull(&leg->sent, &leg->sent_tail);
 	if (leg->sent == NULL && leg->lessee.prev == NULL) {
-		leg->via = NULL;
+		leg_let_go(leg);
 		leg_run(leg); /* another connection may be the one for it */
 	}
 	if (a->broken) {
@@ -678,12 +706,13 @@ leg_granted(struct lessee *l, struct server *v)
 {
 	struct leg *leg = leg_of(l);
 
-	assert(l->server == NULL && leg->via == NULL);
+	assert(l->server == (leg->lends ? v : NULL) && leg->via == NULL);
 	leg->via = v;
 	leg_run(leg);
 }
 
-/* No connection to it came. */
+/* No connection to it came; or one that was lent is lost, of which each command
+ * that is outstanding there hears next. */
 static void
 leg_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
 {
@@ -693,7 +722,12 @@ leg_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
 	struct ask *a;
 
 	(void)sqlstate;
-	assert(leg->via == NULL && leg->sent == NULL);
+	if (leg->via != NULL) {
+		if (leg->sent == NULL)
+			leg_let_go(leg);
+		return;
+	}
+	assert(leg->sent == NULL);
 	snprintf(line, sizeof(line), "%s%s%.900s", why_table[w].text,
 		 text ? ": " : "", text ? text : "");
 	while ((a = pull(&leg->todo, &leg->todo_tail)) != NULL)
@@ -707,7 +741,7 @@ leg_room(struct lessee *l)
 {
 	struct leg *leg = leg_of(l);
 
-	if (leg->sent == NULL)
+	if (leg->sent == NULL && l->server == NULL)
 		leg->via = NULL; /* it may be gone */
 	leg_run(leg);
 }
@@ -777,8 +811,8 @@ may_send(struct redis_cluster *cl, enum redis_did *did)
 		cl->version = all->version;
 	/* The replies to what is outstanding wake the session. */
 	return cl->head == NULL ||
-	       (cl->turned == 0 && cl->version == all->version &&
-		cl->kept <= REDIS_CLUSTER_KEPT);
+	       (!cl->head->apart && cl->turned == 0 &&
+		cl->version == all->version && cl->kept <= REDIS_CLUSTER_KEPT);
 }
 
 bool
@@ -827,101 +861,134 @@ is_one_of(const struct redis_cmd *cmd, const char *const *names)
 bool
 redis_cluster_bars(const struct redis_cmd *cmd)
 {
-	static const char *const barred[] = { "acl|deluser",
-					      "acl|load",
-					      "acl|save",
-					      "acl|setuser",
-					      "bgrewriteaof",
-					      "bgsave",
-					      "client|caching",
-					      "client|pause",
-					      "client|tracking",
-					      "client|unpause",
-					      "config|resetstat",
-					      "config|rewrite",
-					      "config|set",
-					      "debug",
-					      "failover",
-					      "function|kill",
-					      "lastsave",
-					      "module|load",
-					      "module|loadex",
-					      "module|unload",
-					      "monitor",
-					      "move",
-					      "pubsub|numpat",
-					      "pubsub|numsub",
-					      "pubsub|shardnumsub",
-					      "replicaof",
-					      "save",
-					      "script|kill",
-					      "shutdown",
-					      "slaveof",
-					      "ssubscribe",
-					      "sunsubscribe",
-					      "swapdb",
-					      "wait",
-					      NULL };
+	static const char *const barred[] = {
+		"bgrewriteaof",    "bgsave",
+		"client|caching",  "client|pause",
+		"client|tracking", "client|unpause",
+		"debug",           "failover",
+		"lastsave",        "module|load",
+		"module|loadex",   "module|unload",
+		"monitor",         "move",
+		"replicaof",       "save",
+		"shutdown",        "slaveof",
+		"ssubscribe",      "sunsubscribe",
+		"swapdb",          NULL
+	};
 
 	return is_one_of(cmd, barred);
 }
 
-/* How the masters' replies to it are told; -1: it is for one of them. */
-static int
+/* Of what goes to all of them: how their replies are told. */
+struct for_all {
+	const char *name;
+	enum redis_gather_how how;
+	enum { MASTERS, REPLICAS_TOO, MASTERS_APART } to;
+};
+
+/* As Redis has it in what COMMAND tells of each, but SCRIPT LOAD and FLUSH, which
+ * are to go to replicas, too: from here nobody asks one to run a script. */
+static const struct for_all *
 gathers(const struct redis_cmd *cmd)
 {
-	static const struct {
-		const char *name;
-		enum redis_gather_how how;
-	} all[] = {
-		{ "dbsize", REDIS_GATHER_SUM },
-		{ "flushall", REDIS_GATHER_LAST },
-		{ "flushdb", REDIS_GATHER_LAST },
-		{ "function|delete", REDIS_GATHER_LAST },
-		{ "function|flush", REDIS_GATHER_LAST },
-		{ "function|load", REDIS_GATHER_LAST },
-		{ "function|restore", REDIS_GATHER_LAST },
-		{ "keys", REDIS_GATHER_LIST },
-		{ "pubsub|channels", REDIS_GATHER_SET },
-		{ "pubsub|shardchannels", REDIS_GATHER_SET },
-		{ "randomkey", REDIS_GATHER_ONE },
-		{ "script|flush", REDIS_GATHER_LAST },
-		{ "script|load", REDIS_GATHER_LAST },
+	static const struct for_all all[] = {
+		{ "acl|deluser", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "acl|load", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "acl|save", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "acl|setuser", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "config|resetstat", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "config|rewrite", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "config|set", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "dbsize", REDIS_GATHER_SUM, MASTERS },
+		{ "flushall", REDIS_GATHER_LAST, MASTERS },
+		{ "flushdb", REDIS_GATHER_LAST, MASTERS },
+		{ "function|delete", REDIS_GATHER_LAST, MASTERS },
+		{ "function|flush", REDIS_GATHER_LAST, MASTERS },
+		{ "function|kill", REDIS_GATHER_ANY, MASTERS_APART },
+		{ "function|load", REDIS_GATHER_LAST, MASTERS },
+		{ "function|restore", REDIS_GATHER_LAST, MASTERS },
+		{ "keys", REDIS_GATHER_LIST, MASTERS },
+		{ "latency|reset", REDIS_GATHER_SUM, REPLICAS_TOO },
+		{ "memory|purge", REDIS_GATHER_LAST, MASTERS },
+		{ "pubsub|channels", REDIS_GATHER_SET, MASTERS },
+		{ "pubsub|numpat", REDIS_GATHER_SUM, MASTERS },
+		{ "pubsub|numsub", REDIS_GATHER_COUNTS, MASTERS },
+		{ "pubsub|shardchannels", REDIS_GATHER_SET, MASTERS },
+		{ "pubsub|shardnumsub", REDIS_GATHER_COUNTS, MASTERS },
+		{ "randomkey", REDIS_GATHER_ONE, MASTERS },
+		{ "script|exists", REDIS_GATHER_LEAST, MASTERS },
+		{ "script|flush", REDIS_GATHER_LAST, MASTERS },
+		{ "script|kill", REDIS_GATHER_ANY, MASTERS_APART },
+		{ "script|load", REDIS_GATHER_LAST, MASTERS },
+		{ "slowlog|get", REDIS_GATHER_LIST, REPLICAS_TOO },
+		{ "slowlog|len", REDIS_GATHER_SUM, REPLICAS_TOO },
+		{ "slowlog|reset", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "wait", REDIS_GATHER_LEAST, MASTERS_APART },
 	};
 
 	for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
 		if (strcmp(cmd->name, all[i].name) == 0)
-			return (int)all[i].how;
-	return -1;
+			return &all[i];
+	return NULL;
 }
 
 bool
 redis_cluster_is_for_all(const struct redis_cmd *cmd)
 {
-	return gathers(cmd) >= 0 || strcmp(cmd->name, "scan") == 0;
+	return gathers(cmd) != NULL || strcmp(cmd->name, "scan") == 0;
 }
 
-/* To all masters; the last is the one that is answered. */
+static bool
+is_asked(const struct redis_cluster *cl, unsigned i, const struct for_all *how)
+{
+	const struct redis_node *node = cl->nodes->node[i];
+
+	return node->member || (node->replica && how->to == REPLICAS_TOO);
+}
+
+static enum redis_gather_how
+how_of(const struct ask *a)
+{
+	return a->all->how;
+}
+
+/* Of those which tell of subscribers: to what? */
+static enum resp_channel
+shard_of(const struct ask *a)
+{
+	return strstr(a->all->name, "shard") ? RESP_SHARD : RESP_CHANNEL;
+}
+
+/* With none to be lent it goes where all go: as good as we can. */
+static bool
+goes_apart(const struct redis_cluster *cl, const struct for_all *how)
+{
+	return how->to == MASTERS_APART &&
+	       cl->rs->redis->dedicated_connections > 0;
+}
+
+/* The last is the one that is answered. */
 static void
 send_all(struct redis_cluster *cl, const struct slice *arg, size_t argc,
-	 enum redis_gather_how how)
+	 const struct for_all *how)
 {
 	int last = REDIS_NODES_NOBODY;
 
 	for (unsigned i = 0; i <= cl->nodes->n; i++) {
-		bool member = i < cl->nodes->n && cl->nodes->node[i]->member;
+		bool asked = i < cl->nodes->n && is_asked(cl, i, how);
 		struct ask *a;
 
-		if (last >= 0 && (member || i == cl->nodes->n)) {
+		if (last >= 0 && (asked || i == cl->nodes->n)) {
 			a = ask_new(cl, REDIS_SLOT_NONE);
 			a->several = i == cl->nodes->n;
 			a->owes = a->several;
 			a->whole = true;
-			a->how = how;
+			a->all = how;
+			a->apart = goes_apart(cl, how);
+			a->pings = a->apart && how->how == REDIS_GATHER_LEAST;
 			ask_put(cl, a, arg, argc);
 			launch(cl, a, last);
 		}
-		if (member)
+		if (asked)
 			last = (int)i;
 	}
 	assert(last >= 0);
@@ -975,16 +1042,19 @@ redis_cluster_forward(struct redis_session *rs, const struct slice *arg,
 {
 	struct redis_cluster *cl = cluster_of(rs);
 	const struct redis_cmd *cmd = row_of(arg, argc);
+	const struct for_all *all = cmd ? gathers(cmd) : NULL;
 	int slot = redis_slot_of(arg, argc), node;
 	enum redis_did did;
 	struct ask *a;
 
 	if (!may_send(cl, &did))
 		return did;
+	if (all != NULL && goes_apart(cl, all) && !redis_is_idle(rs))
+		return REDIS_LATER;
 	if ((node = redis_nodes_at(cl->nodes, slot)) == REDIS_NODES_NOBODY)
 		return redis_say_error(rs, "ERR weir: no node of the cluster");
-	if (cmd != NULL && gathers(cmd) >= 0) {
-		send_all(cl, arg, argc, (enum redis_gather_how)gathers(cmd));
+	if (all != NULL) {
+		send_all(cl, arg, argc, all);
 	} else if (cmd != NULL && strcmp(cmd->name, "scan") == 0) {
 		send_scan(cl, arg, argc);
 	} else {
@@ -1143,12 +1213,24 @@ redis_cluster_share(const struct redis_session *rs)
 	return share;
 }
 
+static void
+leg_give_back(struct leg *leg)
+{
+	leg->via = NULL;
+	if (leg->lessee.server != NULL)
+		server_release(leg->lessee.server);
+}
+
 void
 redis_cluster_read(struct redis_session *rs)
 {
 	struct redis_cluster *cl = rs->cluster;
 	struct server *v = cl ? cl->slow : NULL;
 
+	for (struct leg *leg = cl ? cl->legs : NULL; leg; leg = leg->next)
+		if (leg->lessee.server != NULL && leg->sent == NULL &&
+		    leg->todo == NULL)
+			leg_give_back(leg);
 	if (v == NULL || stream_is_high(&rs->s.stream))
 		return;
 	cl->slow = NULL;
@@ -1184,7 +1266,7 @@ leg_leave(struct leg *leg)
 		redis_server_resume(cl->slow, l);
 		cl->slow = NULL;
 	}
-	leg->via = NULL;
+	leg_give_back(leg);
 	while ((a = pull(&leg->sent, &leg->sent_tail)) != NULL)
 		;
 	while ((a = pull(&leg->todo, &leg->todo_tail)) != NULL)
@@ -1241,6 +1323,9 @@ redis_cluster_fini(struct redis_session *rs)
 	assert(cl->nodes == NULL && cl->slow == NULL);
 	while ((leg = cl->legs) != NULL) {
 		cl->legs = leg->next;
+		if (leg->lessee.share != NULL)
+			budget_unref(&rs->s.worker->weir->budgets,
+				     &leg->lessee.share);
 		free(leg);
 	}
 	while ((a = cl->head) != NULL) {

@@ -14,8 +14,16 @@
  *
  * Commands without a key go to any node.  Those that are about the node they
  * reach are refused, or (SCRIPT LOAD, FLUSHALL, DBSIZE, KEYS ...) go to all
- * masters, whose replies become one (redis_gather.h), or, SCAN, to one after the
- * other.
+ * masters, or (CONFIG SET, ACL SETUSER, SLOWLOG RESET ...) to their replicas, too,
+ * whose replies become one (redis_gather.h), or, SCAN, to one after the other.
+ * Who has not done it may be one of several: an error does not undo the others.
+ *
+ * SCRIPT KILL, FUNCTION KILL and WAIT go to all masters, too, each over a connection
+ * that is lent for it alone, as others may stand behind a script, and nobody is to
+ * stand behind WAIT; and nothing of the client's is outstanding beside them.  KILL
+ * is done if one of them has done it.  WAIT tells the least that any of them tells:
+ * all that the client has written, wherever, has so many copies.  A master without
+ * replicas makes that 0.
  *
  * MULTI that is not whole is queued here: its commands are sent when EXEC comes,
  * as one that is whole.  So each of them is told QUEUED unless it is known here
@@ -75,7 +83,7 @@ bool	     redis_cluster_is_for_all(const struct redis_cmd *);	/* it goes to all 
 enum redis_did redis_cluster_say_barred(struct redis_session *, const struct redis_cmd *);
 bool	     redis_cluster_waits(const struct redis_session *);	/* for a connection */
 unsigned     redis_cluster_share(const struct redis_session *);
-void	     redis_cluster_read(struct redis_session *);	/* its client has read */
+void	     redis_cluster_read(struct redis_session *);	/* in a step: its client may have read */
 /* All that is outstanding ends with an error; replies are dropped when they come. */
 void	     redis_cluster_give_up(struct redis_session *);
 void	     redis_cluster_rehome(struct redis_session *);	/* nothing is outstanding */

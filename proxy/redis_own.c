@@ -243,6 +243,21 @@ run_blocking(struct redis_session *rs, const struct slice *arg, size_t argc)
 	return did;
 }
 
+/* Of all masters: redis_cluster.h. */
+static enum redis_did
+run_wait_all(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	enum redis_did did;
+
+	if (rs->redis->dedicated_connections == 0)
+		return redis_say_error(rs,
+				       "ERR weir: dedicated_connections = 0");
+	did = redis_forward(rs, arg, argc);
+	if (did == REDIS_DONE && !redis_is_idle(rs))
+		rs->blocked = true;
+	return did;
+}
+
 /* Redis waits for the replicas to have all that was done when this connection
  * last did something, and that is more than what its client did. */
 static enum redis_did
@@ -252,6 +267,8 @@ run_wait(struct redis_session *rs, const struct slice *arg, size_t argc)
 	enum redis_did did;
 	struct server *v;
 
+	if (redis_in_cluster(rs))
+		return run_wait_all(rs, arg, argc);
 	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
 	if ((v = redis_lend(rs, rs->db, true, &did)) == NULL)
@@ -274,7 +291,7 @@ is_rescue(const struct redis_cmd *cmd)
 static enum redis_did
 run_rescue(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
-	if (rs->redis->dedicated_connections == 0)
+	if (rs->redis->dedicated_connections == 0 || redis_in_cluster(rs))
 		return redis_forward(rs, arg, argc); /* as good as we can */
 	rs->hold &= ~(unsigned)REDIS_PAUSES;
 	return run_alone_in(rs, arg, argc, 0, 0);

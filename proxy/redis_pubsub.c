@@ -522,7 +522,7 @@ bool
 redis_pubsub_is_numsub(const struct redis_session *rs,
 		       const struct redis_cmd *cmd)
 {
-	if ((rs->hold & ~(unsigned)REDIS_WATCHES) != 0)
+	if ((rs->hold & ~(unsigned)REDIS_WATCHES) != 0 || rs->redis->cluster)
 		return false;
 	return strcmp(cmd->name, "pubsub|numsub") == 0 ||
 	       strcmp(cmd->name, "pubsub|shardnumsub") == 0;
@@ -542,11 +542,10 @@ number_at(const uint8_t *p, size_t n, uint8_t type, int64_t *value)
 
 /* One channel and its number, corrected: bytes it took, 0 it is none. */
 static size_t
-put_count(struct redis_session *rs, enum resp_channel kind, const uint8_t *p,
-	  size_t n, int *bad)
+put_count(const struct redis_session *rs, enum resp_channel kind,
+	  struct buf *out, const uint8_t *p, size_t n, int *bad)
 {
 	struct redis_census *census = rs->s.worker->weir->census;
-	struct buf *out = redis_say(rs);
 	int64_t size, counted;
 	size_t at = number_at(p, n, '$', &size), last;
 	struct slice name;
@@ -565,19 +564,43 @@ put_count(struct redis_session *rs, enum resp_channel kind, const uint8_t *p,
 
 /* Pairs; or an error, which is passed as it is. */
 static int
-tell_counts(struct redis_session *rs, unsigned kind, const uint8_t *p, size_t n)
+put_counts(const struct redis_session *rs, enum resp_channel kind,
+	   struct buf *out, const uint8_t *p, size_t n)
 {
 	int64_t elements;
 	size_t at = number_at(p, n, '*', &elements), used = at;
 	int bad;
 
+	bad = buf_put(out, p, at > 0 ? at : n);
+	while (at > 0 && at < n && used > 0)
+		at += used = put_count(rs, kind, out, p + at, n - at, &bad);
+	return at == 0 || used > 0 ? bad : -1;
+}
+
+static int
+tell_counts(struct redis_session *rs, unsigned kind, const uint8_t *p, size_t n)
+{
 	if (rs->mute != REDIS_LOUD)
 		return 0;
-	bad = buf_put(redis_say(rs), p, at > 0 ? at : n);
-	while (at > 0 && at < n && used > 0)
-		at += used = put_count(rs, (enum resp_channel)kind, p + at,
-				       n - at, &bad);
-	return at == 0 || used > 0 ? bad : -1;
+	return put_counts(rs, (enum resp_channel)kind, redis_say(rs), p, n);
+}
+
+void
+redis_pubsub_count_ours(const struct redis_session *rs, enum resp_channel kind,
+			struct buf *reply)
+{
+	struct buf told;
+	size_t n;
+	const uint8_t *p = buf_peek(reply, &n);
+
+	buf_init(&told, REDIS_OUT_MAX);
+	if (put_counts(rs, kind, &told, p, n) != 0) {
+		buf_free(&told);
+		if (resp_put_error(&told, "ERR weir: not what was asked for"))
+			abort();
+	}
+	buf_free(reply);
+	*reply = told;
 }
 
 enum redis_did

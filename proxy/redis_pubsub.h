@@ -33,7 +33,9 @@
  * Numbers: PUBSUB NUMSUB counts clients (redis_census.h), but as a part of a
  * transaction, or of a client that tracks keys, as upstream does.  PUBLISH
  * answers with how many connections heard it there: all subscribers behind
- * weir are one.  CHANNELS and NUMPAT count names, whoever subscribes to them.
+ * weir are one.  CHANNELS and NUMPAT count names, whoever subscribes to them; of
+ * a cluster all masters are asked, and a pattern counts once for each of them
+ * where somebody subscribes to it.
  */
 #ifndef PROXY_REDIS_PUBSUB_H
 #define PROXY_REDIS_PUBSUB_H
@@ -71,6 +73,8 @@ bool redis_pubsub_allows(const struct redis_session *, const struct route *);
 /* PUBSUB NUMSUB, SHARDNUMSUB: asked of upstream, and corrected. */
 bool	  redis_pubsub_is_numsub(const struct redis_session *, const struct redis_cmd *);
 redis_run redis_pubsub_numsub;
+/* What the nodes of a cluster say to the same, in sum, is corrected in place. */
+void	  redis_pubsub_count_ours(const struct redis_session *, enum resp_channel, struct buf *);
 
 /* A reply has ended: what waited for that. */
 void redis_pubsub_go_on(struct redis_session *);

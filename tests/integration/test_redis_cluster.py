@@ -339,9 +339,8 @@ def test_what_is_for_all_nodes_goes_to_all(start, cluster):
 def test_what_no_node_can_answer_for_all_is_refused(start, cluster):
     proxy = start()
     with contextlib.closing(proxy.resp()) as r:
-        for words in ["WAIT", 1, 1], ["MONITOR"], ["SSUBSCRIBE", "c"], ["SWAPDB", 0, 1], \
-                ["CLIENT", "TRACKING", "ON"], ["CLIENT", "PAUSE", 1], ["PUBSUB", "NUMPAT"], \
-                ["CONFIG", "SET", "maxmemory", 1]:
+        for words in ["MONITOR"], ["SSUBSCRIBE", "c"], ["SWAPDB", 0, 1], \
+                ["CLIENT", "TRACKING", "ON"], ["CLIENT", "PAUSE", 1], ["BGSAVE"], ["LASTSAVE"]:
             said = r.ask(*words)
             assert isinstance(said, respwire.Error) and "cluster = on" in said, (words, said)
         assert r.ask("PING") == "PONG"
@@ -1007,3 +1006,106 @@ def test_nodes_are_spoken_to_with_tls_and_their_names_are_verified(weir, folder,
     finally:
         for n in nodes:
             n.stop(9)
+
+
+def test_what_is_to_be_set_is_set_at_all_nodes_and_their_replicas(start, cluster, folder):
+    proxy, master = start(), cluster.nodes[0]
+    with replica_of(cluster, master, folder) as replica, contextlib.closing(proxy.resp()) as r:
+        nodes = cluster.nodes + [replica]
+        # Who was there before the replica came hears of it when somebody is redirected.
+        slot = cluster.slot("{set}")
+        cluster.move(slot, cluster.other(cluster.home(slot)))
+        assert r.ask("SET", "{set}", 1) == "OK"
+        value = b"123456"
+
+        def set_everywhere():
+            assert r.ask("CONFIG", "SET", "slowlog-log-slower-than", value) == "OK"
+            return all(n.ask("CONFIG", "GET", "slowlog-log-slower-than")[1] == value
+                       for n in nodes)
+        try:
+            wait_for(set_everywhere, 20, "not everywhere")
+            assert r.ask("ACL", "SETUSER", "someone", "on", "+get", "~*") == "OK"
+            assert all(b"someone" in n.ask("ACL", "USERS") for n in nodes)
+            assert r.ask("ACL", "DELUSER", "someone") == 1
+            assert not any(b"someone" in n.ask("ACL", "USERS") for n in nodes)
+            for n in nodes:
+                n.ask("CONFIG", "SET", "slowlog-log-slower-than", 0)
+                n.ask("ECHO", "slow")
+                n.ask("CONFIG", "SET", "slowlog-log-slower-than", -1)
+            assert r.ask("SLOWLOG", "LEN") >= len(nodes)
+            assert len(r.ask("SLOWLOG", "GET", 1)) == len(nodes)
+            for words in ["SLOWLOG", "RESET"], ["MEMORY", "PURGE"], ["CONFIG", "RESETSTAT"]:
+                assert r.ask(*words) == "OK"
+            assert all(n.ask("SLOWLOG", "LEN") == 0 for n in nodes) and r.ask("SLOWLOG", "LEN") == 0
+            assert r.ask("LATENCY", "RESET") == 0
+            for words in ["CONFIG", "SET", "nonsense", 1], ["ACL", "SETUSER", "x", "nonsense"], \
+                    ["CONFIG", "REWRITE"], ["ACL", "SAVE"]:
+                assert r.ask(*words) == master.ask(*words), words
+        finally:
+            for n in nodes:
+                n.ask("CONFIG", "SET", "slowlog-log-slower-than", 10000)
+
+
+def test_scripts_are_there_if_all_nodes_have_them(start, cluster):
+    proxy = start()
+    with contextlib.closing(proxy.resp()) as r:
+        shas = [r.ask("SCRIPT", "LOAD", "return %d" % i) for i in range(3)]
+        assert cluster.nodes[2].ask("SCRIPT", "FLUSH") == "OK"
+        shas[2] = r.ask("SCRIPT", "LOAD", "return 2")
+        assert r.ask("SCRIPT", "EXISTS", *shas, "0" * 40) == [0, 0, 1, 0]
+
+
+def test_subscribers_are_counted_at_all_nodes(start, cluster):
+    proxy = start()
+    with contextlib.ExitStack() as stack:
+        def client(conn):
+            return stack.enter_context(contextlib.closing(conn))
+        clients = [client(proxy.resp(2 + i % 2)) for i in range(4)]
+        r = client(proxy.resp())
+        for c in clients:
+            assert c.ask("SUBSCRIBE", "one")[0] == b"subscribe"
+        assert clients[0].ask("PSUBSCRIBE", "p*")[0] == b"psubscribe"
+        for n in cluster.nodes:
+            assert client(n.resp()).ask("SUBSCRIBE", "one")[0] == b"subscribe"
+        assert r.ask("PUBSUB", "NUMSUB", "one", "none") == [b"one", 7, b"none", 0]
+        assert r.ask("PUBSUB", "NUMSUB") == []
+        assert r.ask("PUBSUB", "NUMPAT") == 1
+        r.send(encode("ECHO", 1), encode("PUBSUB", "NUMSUB", "one"), encode("ECHO", 2))
+        assert r.replies(3) == [b"1", [b"one", 7], b"2"]
+
+
+def test_a_script_is_ended_wherever_it_runs(start, cluster):
+    proxy = start()
+    keys = each_home(cluster)
+    for n in cluster.nodes:
+        assert n.ask("CONFIG", "SET", "busy-reply-threshold", 20) == "OK"
+    try:
+        with contextlib.closing(proxy.resp()) as r, contextlib.closing(proxy.resp()) as other:
+            for kind in "SCRIPT", "FUNCTION":
+                assert r.ask(kind, "KILL") == "NOTBUSY No scripts in execution right now."
+            for key in keys.values():
+                other.send(encode("EVAL", "while true do end", 1, key))
+                wait_for(lambda: r.ask("SCRIPT", "KILL") == "OK", 20, "it is not ended")
+                assert "Script killed by user" in other.reply()
+                assert r.ask("SET", key, 1) == "OK"
+            assert not proxy.events("server-close")
+    finally:
+        for n in cluster.nodes:
+            n.ask("CONFIG", "SET", "busy-reply-threshold", 5000)
+
+
+def test_who_waits_for_copies_waits_at_all_masters(start, cluster, folder):
+    proxy, master = start(), cluster.nodes[0]
+    with contextlib.closing(proxy.resp()) as r, contextlib.closing(proxy.resp()) as other:
+        assert r.ask("SET", "k", 1) == "OK"
+        r.send(encode("WAIT", 0, 0), encode("GET", "k"), encode("WAIT", 1, 10), encode("ECHO", 1))
+        assert r.replies(4) == [0, b"1", 0, b"1"]
+        for words in ["WAIT", "x", 1], ["WAIT", 1, -1]:
+            assert r.ask(*words) == master.ask(*words)
+        # Whoever waits holds up nobody else, and may leave.
+        r.send(encode("WAIT", 1, 0), encode("ECHO", "behind"))
+        for n in cluster.nodes:
+            waits(n)
+        assert other.ask("SET", "k", 2) == "OK" and other.ask("WAIT", 0, 0) == 0
+    wait_for(lambda: not any("b" in c["flags"] for n in cluster.nodes for c in n.clients()),
+             20, "they still wait")
