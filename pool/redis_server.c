@@ -494,6 +494,10 @@ redis_replies(struct server *v)
 	if (v->state == SERVER_DEAD)
 		return;
 	stream_consume(&v->stream, at);
+	if (v->ledger.n == 0 && buf_len(&v->stream.out) > 0) {
+		redis_broken(rv, &r, "a reply to half a request");
+		return;
+	}
 	rv->window = redis_window(rv->usual);
 	if (v->leaving && v->ledger.n == 0 && v->state == SERVER_SHARED)
 		server_close(v, rv->demoted ? WHY_WRONG_ROLE : WHY_ROOM, NULL,

@@ -487,6 +487,9 @@ run_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (version < 2 || version > 3)
 		return redis_say_error(rs,
 				       "NOPROTO unsupported protocol version");
+	if (version != rs->resp && rs->hold != 0 && !redis_multi_tells(rs) &&
+	    !redis_has_room(rs, rs->s.lessee.server))
+		return REDIS_LATER;
 	in = hello_options(rs, arg, argc);
 	if (in != LOGIN_DONE)
 		return in == LOGIN_LATER ? REDIS_LATER : REDIS_DONE;

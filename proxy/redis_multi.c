@@ -228,7 +228,7 @@ queue_tracking(struct redis_session *rs, const struct redis_cmd *cmd,
 	enum redis_did did;
 
 	for (size_t i = 3; i < argc; i++)
-		if (slice_is_word(arg[i], "redirect"))
+		if (redis_is_option(arg[i], "redirect"))
 			return redis_reject_here(rs, cmd, "with REDIRECT");
 	if (rs->multi != NULL && rs->multi->waits)
 		return redis_reject_here(rs, cmd, "there inside MULTI");
@@ -278,6 +278,7 @@ is_ours(const struct redis_cmd *cmd)
 		"client|setinfo", "client|no-evict", "client|no-touch",
 		"client|info",    "client|list",     "client|kill",
 		"client|unblock", "client|reply",    "acl|whoami",
+		"asking",         "readonly",        "readwrite",
 		"subscribe",      "psubscribe",      "ssubscribe",
 		"unsubscribe",    "punsubscribe",    "sunsubscribe",
 	};
@@ -295,9 +296,6 @@ is_its_own(const struct redis_session *rs, const struct redis_cmd *cmd)
 	static const char *const alike[] = { "ping",
 					     "echo",
 					     "role",
-					     "asking",
-					     "readonly",
-					     "readwrite",
 					     "unwatch",
 					     "client|getredir",
 					     "client|trackinginfo",
@@ -414,7 +412,7 @@ tell(struct redis_session *rs, const uint8_t *p, size_t n)
 static void
 set_tracking(struct redis_session *rs, struct slice how)
 {
-	if (!slice_is_word(how, "on")) {
+	if (!redis_is_option(how, "on")) {
 		rs->hold &= ~(unsigned)REDIS_TRACKS;
 		return;
 	}
@@ -629,10 +627,8 @@ run_end(struct redis_session *rs, const struct redis_cmd *cmd,
 	assert(v != NULL && v == rs->via);
 	if (tells && !redis_is_idle(rs))
 		return REDIS_LATER;
-	if (redis_server_full(v, &rs->s.lessee)) {
-		redis_server_queue(v, &rs->s.lessee);
+	if (!redis_has_room(rs, v))
 		return REDIS_LATER;
-	}
 	redis_server_unqueue(v, &rs->s.lessee);
 	redis_server_judge(v, redis_put(rs, v, arg, argc));
 	if (tells) {

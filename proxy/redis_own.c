@@ -25,6 +25,15 @@ is_row(const struct redis_cmd *cmd, const char *name)
 	return strcmp(cmd->name, name) == 0;
 }
 
+bool
+redis_has_room(struct redis_session *rs, struct server *v)
+{
+	if (!redis_server_full(v, &rs->s.lessee))
+		return true;
+	redis_server_queue(v, &rs->s.lessee);
+	return false;
+}
+
 /* ---- errors inside a transaction --------------------------------------- */
 
 /*
@@ -43,10 +52,8 @@ redis_reject(struct redis_session *rs, const char *text)
 		redis_cluster_spoil(rs);
 		return redis_say_error(rs, text);
 	}
-	if (redis_server_full(v, &rs->s.lessee)) {
-		redis_server_queue(v, &rs->s.lessee);
+	if (!redis_has_room(rs, v))
 		return REDIS_LATER;
-	}
 	redis_server_slip(v, &wrong, 1);
 	return redis_say_error(rs, text);
 }
@@ -138,10 +145,8 @@ run_alone_in(struct redis_session *rs, const struct slice *arg, size_t argc,
 		return redis_say_rate(rs);
 	if ((v = redis_lend(rs, db, goes_on, &did)) == NULL)
 		return did;
-	if (redis_server_full(v, &rs->s.lessee)) {
-		redis_server_queue(v, &rs->s.lessee);
+	if (!redis_has_room(rs, v))
 		return REDIS_LATER;
-	}
 	redis_server_unqueue(v, &rs->s.lessee);
 	if (hold != 0 && rs->hold == 0)
 		stats_add(&rs->s.worker->stats, STAT_REDIS_HELD, 1);
@@ -223,10 +228,8 @@ run_unwatch(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (redis_in_cluster(rs))
 		return redis_cluster_discard(rs);
 	assert(v != NULL && v == rs->via);
-	if (redis_server_full(v, &rs->s.lessee)) {
-		redis_server_queue(v, &rs->s.lessee);
+	if (!redis_has_room(rs, v))
 		return REDIS_LATER;
-	}
 	redis_server_unqueue(v, &rs->s.lessee);
 	redis_server_judge(v, redis_put(rs, v, arg, argc));
 	rs->hold &= ~(unsigned)REDIS_WATCHES;
@@ -333,9 +336,8 @@ run_talking(struct redis_session *rs, const struct slice *arg, size_t argc,
 	return REDIS_DONE;
 }
 
-/* As Redis compares the words of an option: up to a NUL. */
-static bool
-is_option(struct slice s, const char *word)
+bool
+redis_is_option(struct slice s, const char *word)
 {
 	size_t n = strlen(word);
 
@@ -346,18 +348,18 @@ is_option(struct slice s, const char *word)
 static enum redis_did
 run_tracking(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
-	if (is_option(arg[2], "off")) {
+	if (redis_is_option(arg[2], "off")) {
 		rs->stained |= (rs->hold & REDIS_TRACKS) != 0;
 		rs->hold &= ~(unsigned)REDIS_TRACKS;
 		return rs->s.lessee.server ? run_alone(rs, arg, argc, 0)
 					   : redis_forward(rs, arg, argc);
 	}
 	for (size_t i = 3; i < argc; i++)
-		if (is_option(arg[i], "redirect"))
+		if (redis_is_option(arg[i], "redirect"))
 			return redis_say_error(
 			    rs, "ERR weir: CLIENT TRACKING with REDIRECT is "
 				"not supported");
-	if (!is_option(arg[2], "on") || (rs->hold & REDIS_TRACKS))
+	if (!redis_is_option(arg[2], "on") || (rs->hold & REDIS_TRACKS))
 		return redis_forward(rs, arg, argc);
 	return run_talking(rs, arg, argc, REDIS_TRACKS);
 }

@@ -247,7 +247,7 @@ redis_answered(struct redis_session *rs, uint32_t n)
 	if (redis_is_idle(rs))
 		rs->blocked = false;
 	rs->midway = redis_multi_tells(rs);
-	if (rs->caught != NULL)
+	if (n > 0 && rs->caught != NULL) /* 0: of what nobody asked */
 		redis_tell_caught(rs);
 	if (session_is_over(&rs->s) || redis_multi_tells(rs))
 		return;

@@ -196,6 +196,10 @@ void	       redis_rehome(struct redis_session *);	/* commands go elsewhere from 
 void	       redis_leave_queue(struct redis_session *);
 
 /* redis_own.c */
+/* For one more on the connection it has; false: it is to come again, and is called when there is. */
+bool redis_has_room(struct redis_session *, struct server *);
+/* As Redis compares the words of an option: up to a NUL. */
+bool redis_is_option(struct slice, const char *word);
 /* A command of class REDIS_DEDICATED; none is held. */
 enum redis_did redis_own(struct redis_session *, const struct redis_cmd *,
     const struct slice *arg, size_t argc);
@@ -212,7 +216,7 @@ enum redis_did redis_reject(struct redis_session *, const char *text);
 enum redis_did redis_reject_here(struct redis_session *, const struct redis_cmd *, const char *where);
 /* SELECT of a database it may have, while a connection is held. */
 enum redis_did redis_own_select(struct redis_session *, const struct slice *arg, size_t argc, unsigned db);
-/* HELLO of another version, while a connection is held. */
+/* HELLO of another version, while a connection is held that has room. */
 void	       redis_own_hello(struct redis_session *, unsigned version);
 /* Are the bytes it gets an invalidation?  That is heard even if replies are not. */
 bool	       redis_own_is_push(const struct redis_session *);

@@ -32,7 +32,7 @@ a_transaction_that_is_not_plain_gets_a_connection_of_its_own(void **state)
 	static const char *const inside[][2] = {
 		{ "*1\r\n$4\r\nPING\r\n", "*1\r\n$4\r\nPING\r\n" },
 		{ "*1\r\n$3\r\nSET\r\n", SPOIL },
-		{ "AUTH x\r\n", SPOIL },
+		{ "SYNC\r\n", SPOIL },
 		{ BLPOP, BLPOP },
 	};
 	int a = client(0), own = -1;
@@ -241,13 +241,13 @@ an_error_of_ours_makes_exec_fail_upstream(void **state)
 	says(a, MULTI);
 	own = upstream(0, AUTH CLIENT_ID PING);
 	says(a, "SET\r\n");
-	says(a, "PING a b\r\nAUTH x\r\n" EXEC);
+	says(a, "PING a b\r\nSYNC\r\n" EXEC);
 	hears(own, MULTI SPOIL);
 	hears(own, "*3\r\n$4\r\nPING\r\n$1\r\na\r\n$1\r\nb\r\n" SPOIL EXEC);
 	says(own, "+OK\r\n-ERR 1\r\n-ERR 2\r\n-ERR 3\r\n-EXECABORT x\r\n");
 	hears(a, "+OK\r\n-ERR wrong number of arguments for 'set' command\r\n"
 		 "-ERR 2\r\n"
-		 "-ERR weir: auth is not supported inside MULTI\r\n"
+		 "-ERR weir: sync is not supported inside MULTI\r\n"
 		 "-EXECABORT x\r\n");
 }
 
@@ -278,6 +278,126 @@ what_is_ours_in_a_transaction_is_told_wherever_the_reply_is_cut(void **state)
 		hears(a, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n$-1\r\n"
 			 "*1\r\n$3\r\na\r\n\r\n");
 	}
+}
+
+/* A node of a cluster would do it, and stay like that for the next. */
+static void
+how_a_node_is_to_be_read_is_not_asked_in_a_transaction_either(void **state)
+{
+	int a = client(0), own;
+
+	(void)state;
+	says(a, MULTI "READONLY\r\nASKING\r\n" EXEC);
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, MULTI PING PING);
+	says(own, "+OK\r\n+QUEUED\r\n+QUEUED\r\n");
+	hears(own, EXEC);
+	says(own, "*2\r\n+PONG\r\n+PONG\r\n");
+	hears(a, "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n"
+		 "-ERR This instance has cluster support disabled\r\n"
+		 "-ERR This instance has cluster support disabled\r\n");
+}
+
+/* What it is told unasked may come before EXEC is answered, and in between. */
+static void
+an_invalidation_is_heard_while_exec_is_awaited(void **state)
+{
+	static const char push[] =
+	    ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
+	int a = client(0), own;
+
+	(void)state;
+	says(a, "CLIENT TRACKING ON\r\n");
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, "*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n");
+	says(own, "+OK\r\n");
+	says(a, MULTI GETNAME EXEC);
+	hears(own, MULTI PING);
+	says(own, "+OK\r\n+QUEUED\r\n");
+	hears(own, EXEC);
+	hears(a, "+OK\r\n+OK\r\n+QUEUED\r\n");
+	says(own, push);
+	hears(a, push);
+	says(own, ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n*1\r\n+PO");
+	hears(a, push);
+	says(own, "NG\r\n");
+	hears(a, "*1\r\n$-1\r\n");
+	says(own, push);
+	hears(a, push);
+}
+
+/* Each is answered here at once, and asked there as well. */
+static void
+who_changes_the_protocol_without_end_waits_for_the_server(void **state)
+{
+	static const char hello[] = "HELLO 3\r\nHELLO 2\r\n";
+	int a = client(0), own;
+	size_t size = sizeof(hello) - 1, n = 9000, sent = 0;
+	char *all = malloc(size * n);
+	char got[4096];
+
+	(void)state;
+	assert_non_null(all);
+	for (size_t i = 0; i < n; i++)
+		memcpy(all + i * size, hello, size);
+	says(a, "CLIENT REPLY OFF\r\n" WATCH);
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, WATCH);
+	says(own, "+OK\r\n");
+	for (int i = 0; sent < size * n && i < 2000; i++) {
+		ssize_t k = send(a, all + sent, size * n - sent, 0);
+
+		sent += k > 0 ? (size_t)k : 0;
+		turns(1);
+	}
+	free(all);
+	/* It has been asked for so much, and not for all of it. */
+	for (size_t more = 0, k = 0; k < 200; k++, turns(1)) {
+		ssize_t r = recv(own, got, sizeof(got), 0);
+
+		more += r > 0 ? (size_t)r : 0;
+		assert_true(more < (1 << 14) * 23);
+	}
+}
+
+/* Whoever answers what it has not got yet is in no state we know. */
+static void
+a_connection_that_answers_half_a_request_is_used_no_more(void **state)
+{
+	static const char head[] = "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n";
+	enum { SIZE = 24 << 20 }; /* more than any socket takes */
+	char *value = calloc(SIZE, 1), line[32];
+	int a = client(0), up, few = 4096;
+
+	(void)state;
+	assert_non_null(value);
+	assert_return_code(
+	    setsockopt(rig.listener, SOL_SOCKET, SO_RCVBUF, &few, sizeof(few)),
+	    0);
+	for (int lent = 0; lent < 2; lent++) {
+		says(a, lent ? WATCH : GET_K);
+		up = upstream(lent, lent ? AUTH CLIENT_ID PING : AUTH PING);
+		hears(up, lent ? WATCH : GET_K);
+		says(up, "+OK\r\n");
+		hears(a, "+OK\r\n");
+		says(a, head);
+		snprintf(line, sizeof(line), "$%d\r\n", SIZE);
+		says(a, line);
+		for (size_t sent = 0; sent < SIZE; turns(1)) {
+			ssize_t n = send(a, value + sent, SIZE - sent, 0);
+
+			sent += n > 0 ? (size_t)n : 0;
+		}
+		says(a, "\r\n");
+		turns(10);
+		says(up, "+OK\r\n");
+		hears(a, "+OK\r\n");
+		if (lent)
+			hears_the_end(a);
+		close(up);
+		rig.up[lent] = -1;
+	}
+	free(value);
 }
 
 /* Whatever becomes of it, the connection is reset before the next has it. */
@@ -621,6 +741,10 @@ main(void)
 		T(a_connection_that_is_not_reset_is_closed),
 		T(an_error_of_ours_makes_exec_fail_upstream),
 		T(what_is_ours_in_a_transaction_is_told_wherever_the_reply_is_cut),
+		T(how_a_node_is_to_be_read_is_not_asked_in_a_transaction_either),
+		T(an_invalidation_is_heard_while_exec_is_awaited),
+		T(who_changes_the_protocol_without_end_waits_for_the_server),
+		T(a_connection_that_answers_half_a_request_is_used_no_more),
 		T(a_database_selected_in_a_transaction_counts_once_exec_says_so),
 		T(an_exec_that_tells_of_another_number_closes_both),
 		T(who_leaves_before_a_transaction_is_told_leaves_nothing_behind),

@@ -52,6 +52,7 @@ multi|client kill 1.1.1.1:1|client kill id 99999999|client kill foo bar|client k
 multi|client getredir|client trackinginfo|client caching yes|client caching no|exec
 multi|client tracking on|client trackinginfo|client getredir|exec|client trackinginfo|client tracking off|client trackinginfo
 multi|client tracking on optin|client caching yes|get a|client tracking off|exec|client trackinginfo
+multi|client tracking on\0x|get a|exec|client trackinginfo|client tracking off
 multi|client tracking maybe|client tracking on prefix p|client tracking off|exec|client trackinginfo
 multi|client tracking on|discard|client trackinginfo
 multi|client help|exec
@@ -226,6 +227,7 @@ def test_what_is_tracked_in_a_transaction_is_invalidated(proxy, rd):
     ("HELLO 3 AUTH acme_app acme-secret", "hello is not supported as another user inside MULTI"),
     ("SYNC", "sync is not supported inside MULTI"),
     ("CLIENT TRACKING ON REDIRECT 5", "client|tracking is not supported with REDIRECT"),
+    ("CLIENT TRACKING ON REDIRECT\0x 5", "client|tracking is not supported with REDIRECT"),
     ("CLIENT TRACKING ON|SUBSCRIBE a", "subscribe is not supported inside MULTI while keys are"
      " tracked"),
     ("SUBSCRIBE a|CLIENT TRACKING ON", "client|tracking is not supported there inside MULTI"),
