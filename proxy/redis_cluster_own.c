@@ -113,8 +113,8 @@ redis_cluster_multi(struct redis_session *rs)
 	struct redis_cluster_own *own = own_of(rs);
 
 	assert(!(rs->hold & REDIS_IN_MULTI));
-	/* WATCH may have to be sent again. */
-	if ((rs->hold & REDIS_WATCHES) && !redis_is_idle(rs))
+	/* What is there may have to be sent again, and is answered first. */
+	if (rs->s.lessee.server != NULL && !redis_is_idle(rs))
 		return REDIS_LATER;
 	queue_forget(own);
 	queue_put(own, &multi, 1);

@@ -803,6 +803,24 @@ def test_slots_move_while_clients_watch_and_wait_and_none_is_told_twice(start, c
             assert int(r.ask("GET", "{%d}count" % i)) == sum(done[i::2])
 
 
+def test_what_stands_behind_a_connection_of_its_own_is_answered_behind_it(start, cluster):
+    """A transaction in pieces needs no connection of its own; its turn it has to wait for."""
+    proxy = start()
+    (_, k), (home, l), *_ = each_home(cluster).items()
+    with contextlib.closing(proxy.resp()) as r, contextlib.closing(proxy.resp()) as other:
+        for _ in range(10):
+            r.send(encode("WATCH", l), encode("MULTI"), encode("SET", l, 1), encode("EXEC"),
+                   encode("MULTI"), encode("SET", k, 2), encode("EXEC"), encode("GET", k))
+            assert r.replies(8) == ["OK", "OK", "QUEUED", ["OK"], "OK", "QUEUED", ["OK"], b"2"]
+            assert r.ask("DEL", l) == 1
+            r.send(encode("BLPOP", l, 0), encode("MULTI"), encode("GET", k), encode("EXEC"),
+                   encode("MULTI"), encode("EXEC"), encode("MULTI"), encode("DISCARD"))
+            waits(home)
+            assert other.ask("RPUSH", l, "v") == 1
+            assert r.replies(8) == [[l.encode(), b"v"], "OK", "QUEUED", [b"2"], "OK", [], "OK",
+                                    "OK"]
+
+
 @contextlib.contextmanager
 def replica_of(cluster, master, folder):
     """One more node, gone in the end, when the others are what they were."""
