@@ -335,6 +335,8 @@ budget_failed(struct budgets *all, struct budget *b, uint64_t now_ns,
 bool
 budget_recovered(struct budget *b)
 {
+	if (atomic_load(&b->doubted))
+		atomic_store(&b->doubted, false);
 	if (atomic_load(&b->failures) == 0)
 		return false;
 	atomic_store(&b->retry_ns, 0);

@@ -61,6 +61,7 @@ struct budget {
 	_Atomic uint64_t   idle;	/* a bit a worker: may have idle servers */
 	_Atomic unsigned   failures;	/* attempts to open a server, failed in a row */
 	_Atomic uint64_t   retry_ns;	/* no new attempt before this */
+	_Atomic bool	   doubted;	/* a server was no good behind its log-in: that alone proves nothing */
 	char		   error[BUDGET_ERROR_MAX];	/* of the last; under the registry's lock */
 	char		   sqlstate[6];
 	struct buf	   welcome;	/* what a server said at its log-in; under the lock */

@@ -409,8 +409,9 @@ login_auth(struct server *v, const uint8_t *body, size_t n)
 
 /* ---- the rest --------------------------------------------------------- */
 
+/* It says why it ends. */
 static void
-login_error(struct server *v, const uint8_t *body, size_t n)
+login_refused(struct server *v, enum why w, const uint8_t *body, size_t n)
 {
 	struct slice code = pg_error_field(body, n, 'C');
 	struct slice text = pg_error_field(body, n, 'M');
@@ -420,15 +421,32 @@ login_error(struct server *v, const uint8_t *body, size_t n)
 		memcpy(sqlstate, code.p, 5);
 	snprintf(message, sizeof(message), "%.*s", (int)text.n,
 		 (const char *)text.p);
-	/* sslmode allow: in clear first, as libpq does it; refused, this pool
-	 * goes on with TLS. */
-	if (v->pool->postgres->sslmode == SSLMODE_ALLOW && !v->pool->want_tls) {
-		v->pool->want_tls = true;
-		server_close(v, WHY_RECONFIGURED, NULL, message);
-		return;
-	}
-	server_close(v, WHY_UPSTREAM_DOWN, sqlstate[0] ? sqlstate : NULL,
-		     message);
+	server_close(v, w, sqlstate[0] ? sqlstate : NULL, message);
+}
+
+/* sslmode allow: in clear first, as libpq does it; refused, this pool goes on
+ * with TLS. */
+static void
+login_error(struct server *v, const uint8_t *body, size_t n)
+{
+	bool again =
+	    v->pool->postgres->sslmode == SSLMODE_ALLOW && !v->pool->want_tls;
+
+	v->pool->want_tls |= again;
+	login_refused(v, again ? WHY_RECONFIGURED : WHY_UPSTREAM_DOWN, body, n);
+}
+
+/* Nothing was asked.  It may have been ended in this very moment. */
+static void
+login_behind_ready(struct server *v, const uint8_t *p, size_t n)
+{
+	struct pg_frame f;
+
+	if (pg_frame_next(&f, p, n) > 0 && f.type == 'E' && n >= f.size)
+		login_refused(v, WHY_UPSTREAM_DOWN, p + PG_HEADER,
+			      f.size - PG_HEADER);
+	else
+		login_fail(v, "bytes after ReadyForQuery");
 }
 
 static bool
@@ -606,8 +624,9 @@ pg_login_input(struct server *v)
 		stream_consume(&v->stream, f.size);
 		if (type != 'Z')
 			continue;
-		if (stream_peek(&v->stream, &n), n > 0)
-			login_fail(v, "bytes after ReadyForQuery");
+		p = stream_peek(&v->stream, &n);
+		if (n > 0)
+			login_behind_ready(v, p, n);
 		else if (login_wants_role(v))
 			login_ask_role(v);
 		else if (login_wants_pid(v))

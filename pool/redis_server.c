@@ -348,6 +348,7 @@ redis_pay(struct redis_server *rv, struct run *r, struct lessee *to)
 	bool now = e->arg != 0 || e->kind == JUDGED;
 
 	ledger_pop(&rv->s.ledger);
+	server_proves(&rv->s);
 	rv->paid++;
 	rv->passed = rv->s.hung = false;
 	r->failed = rv->failed;

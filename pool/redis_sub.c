@@ -28,8 +28,10 @@ sub_replies(struct server *v)
 		if (used > 0)
 			at += (size_t)used;
 	}
-	if (at > 0)
+	if (at > 0) {
+		server_proves(v);
 		v->lessee->ops->reply(v->lessee, p, at);
+	}
 	if (v->state == SERVER_DEAD)
 		return;
 	stream_consume(&v->stream, at);

@@ -225,7 +225,8 @@ void
 server_ready(struct server *v)
 {
 	struct pool *p = v->pool;
-	bool was_down = budget_recovered(p->budget);
+	bool was_down =
+	    !atomic_load(&p->budget->doubted) && budget_recovered(p->budget);
 
 	v->ready = true;
 	p->served = true;
@@ -247,6 +248,21 @@ server_ready(struct server *v)
 	    log_str("host", v->host->name), log_num("port", v->host->port),
 	    log_str("tls",
 		    v->stream.ssl ? SSL_get_version(v->stream.ssl) : "off"));
+	pool_touch(p);
+}
+
+void
+server_proves(struct server *v)
+{
+	struct pool *p = v->pool;
+
+	if (v->proven)
+		return;
+	v->proven = true;
+	if (!atomic_load(&p->budget->doubted) || !budget_recovered(p->budget))
+		return;
+	LOG(p->home->log, LOG_INFO, LOG_EV_UPSTREAM_UP,
+	    log_str("pool", p->key));
 	pool_touch(p);
 }
 
@@ -350,7 +366,8 @@ server_release(struct server *v)
 /* ---- closing ---------------------------------------------------------- */
 
 static void
-server_log_close(struct server *v, enum why w, const char *text)
+server_log_close(struct server *v, enum why w, const char *sqlstate,
+		 const char *text)
 {
 	struct pools *home = v->pool->home;
 	enum log_level level =
@@ -360,6 +377,7 @@ server_log_close(struct server *v, enum why w, const char *text)
 	    log_id("server", v->worker, v->id), log_str("pool", v->pool->key),
 	    log_str("state", server_state_name(v->state)),
 	    log_str("why", why_table[w].name),
+	    log_str("sqlstate", sqlstate ? sqlstate : ""),
 	    log_str("error", text ? text : ""));
 }
 
@@ -392,19 +410,37 @@ server_unopened(struct server *v, enum why w, const char *sqlstate,
 	pool_failed(v->pool, w, sqlstate, text);
 }
 
+/*
+ * Logged in, and then of no use to anybody: what it says is nonsense, or it is
+ * gone at once, before it was asked for anything.  That is an attempt that
+ * failed, or nothing would keep the next from being made this very turn.
+ */
+static bool
+server_is_dud(const struct server *v, enum why w)
+{
+	const struct pool *p = v->pool;
+
+	if (!v->ready || v->proven || p->replication != NULL)
+		return false;
+	return w == WHY_UPSTREAM_SENSE ||
+	       (w == WHY_UPSTREAM_LOST && v->state != SERVER_LEASED &&
+		v->ledger.n == 0 &&
+		p->home->streams->now_ns < v->opened_ns + POOL_RETRY_FIRST_NS);
+}
+
 void
 server_close(struct server *v, enum why w, const char *sqlstate,
 	     const char *text)
 {
 	struct pool *p = v->pool;
 	struct pools *home = p->home;
-	bool opening = is_opening(v);
+	bool opening = is_opening(v), dud = server_is_dud(v, w);
 	struct lessee *l = v->lessee;
 
 	assert(v->magic == SERVER_MAGIC);
 	if (v->state == SERVER_DEAD)
 		return;
-	server_log_close(v, w, text);
+	server_log_close(v, w, sqlstate, text);
 	if (l != NULL)
 		server_part(v);
 	v->ops->goodbye(v);
@@ -420,6 +456,10 @@ server_close(struct server *v, enum why w, const char *sqlstate,
 		server_unopened(v, w, sqlstate, text);
 	else if (sqlstate != NULL && strncmp(sqlstate, "57P0", 4) == 0)
 		host_doubt(v->host); /* it may come back as something else */
+	if (dud) {
+		atomic_store(&p->budget->doubted, true);
+		pool_host_failed(p, v->host, v->began_ns, w, sqlstate, text);
+	}
 	if (l != NULL)
 		l->ops->lost(l, w, sqlstate, text);
 	if (v->ops->lost != NULL)

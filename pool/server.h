@@ -78,6 +78,7 @@ struct server {
 	uint64_t		 opened_ns;	/* monotonic; when it became usable */
 	uint64_t		 idle_ns;
 	bool			 ready;		/* counted in its budget as logged in */
+	bool			 proven;	/* it has answered something since */
 	struct host		*host;		/* whose connection it is */
 	struct target		*target;	/* DIAL: where its addresses are */
 	unsigned		 first, tried;	/* DIAL: with which it began, how many were tried */
@@ -106,6 +107,7 @@ int  server_start_tls(struct server *, SSL_CTX *, const char *host, bool verify_
     __attribute__((warn_unused_result));
 void	       server_ready(struct server *);	/* logged in */
 void	       server_rest(struct server *);	/* cleaned */
+void	       server_proves(struct server *);	/* it answered what it was asked behind its log-in */
 const char    *server_state_name(enum server_state);
 bool	       server_may_go(enum server_state from, enum server_state to);
 

@@ -708,9 +708,13 @@ pg_rest(struct lessee *l)
 static const char *
 code_for_client(enum why w, const char *sqlstate)
 {
+	const char *own = w == WHY_UPSTREAM_LOST   ? "123"
+			  : w == WHY_UPSTREAM_DOWN ? "12"
+						   : "";
+
 	if (sqlstate == NULL || strncmp(sqlstate, "28", 2) == 0 ||
-	    (w == WHY_UPSTREAM_LOST && strncmp(sqlstate, "57P0", 4) == 0 &&
-	     strchr("123", sqlstate[4]) != NULL))
+	    (strncmp(sqlstate, "57P0", 4) == 0 && sqlstate[4] != '\0' &&
+	     strchr(own, sqlstate[4]) != NULL))
 		return why_table[w].sqlstate;
 	return sqlstate;
 }

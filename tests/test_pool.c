@@ -133,6 +133,7 @@ opens_in_the_background_what_is_missing(void **state)
 	assert_int_equal(logs_in(&t), 2);
 	assert_int_equal(p->n[SERVER_IDLE], 2);
 	/* Lost ones are replaced. */
+	age_servers(p, POOL_RETRY_FIRST_NS);
 	server_close(p->list[SERVER_IDLE], WHY_UPSTREAM_LOST, NULL, NULL);
 	assert_int_equal(logs_in(&t), 1);
 	assert_int_equal(p->budget->count, 2);
@@ -140,6 +141,60 @@ opens_in_the_background_what_is_missing(void **state)
 	server_close(t.w.pool->list[SERVER_IDLE], WHY_UPSTREAM_LOST, NULL,
 		     NULL);
 	assert_int_equal(logs_in(&t), 0);
+	town_close(&t);
+}
+
+/* Whoever waits for the next attempt waits no longer. */
+static void
+retries_at_once(struct town *t)
+{
+	atomic_store(&t->w.pool->budget->retry_ns, 0);
+	pool_touch(t->w.pool);
+}
+
+static void
+one_that_is_no_good_behind_its_log_in_is_an_attempt_that_failed(void **state)
+{
+	struct budget *b;
+	struct client c;
+	struct pool *p;
+	struct town t;
+
+	(void)state;
+	town_open(&t);
+	b = t.w.pool->budget;
+	t.w.upstream.min_pool_size = 2;
+	p = t.w.pool;
+	pool_join(p);
+	assert_int_equal(logs_in(&t), 2);
+	p->list[SERVER_IDLE]->opened_ns += POOL_RETRY_FIRST_NS;
+	server_close(p->list[SERVER_IDLE], WHY_UPSTREAM_LOST, NULL, NULL);
+	assert_int_equal(b->failures, 1);
+	assert_int_equal(logs_in(&t), 0);
+	/* A log-in alone proves nothing any more: one at a time. */
+	server_close(p->list[SERVER_IDLE], WHY_UPSTREAM_SENSE, NULL, "what?");
+	assert_int_equal(b->failures, 2);
+	assert_int_equal(logs_in(&t), 0);
+	retries_at_once(&t);
+	assert_int_equal(logs_in(&t), 1);
+	assert_int_equal(b->failures, 2);
+	server_close(p->list[SERVER_IDLE], WHY_UPSTREAM_SENSE, NULL, "what?");
+	assert_int_equal(b->failures, 3);
+	assert_true(atomic_load(&b->retry_ns) > t.w.streams.now_ns);
+	/* An answer does; and who has answered may be lost. */
+	retries_at_once(&t);
+	assert_int_equal(logs_in(&t), 1);
+	client_open(&c, &t.w, NULL, NULL);
+	wants(&c, p);
+	server_proves(c.l.server);
+	assert_int_equal(b->failures, 0);
+	assert_int_equal(logs_in(&t), 1);
+	gives(&c);
+	client_close(&c);
+	server_close(p->list[SERVER_IDLE], WHY_UPSTREAM_SENSE, NULL, "what?");
+	assert_int_equal(b->failures, 0);
+	assert_int_equal(logs_in(&t), 1);
+	pool_leave(&p);
 	town_close(&t);
 }
 
@@ -788,6 +843,8 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(opens_in_the_background_what_is_missing),
 		cmocka_unit_test(keeps_idle_servers_down_to_the_least),
+		cmocka_unit_test(
+		    one_that_is_no_good_behind_its_log_in_is_an_attempt_that_failed),
 		cmocka_unit_test(a_pool_known_beforehand_needs_no_client),
 		cmocka_unit_test(the_reserve_is_for_those_who_have_waited),
 		cmocka_unit_test(an_idle_server_makes_room_for_another_pool),

@@ -12,12 +12,13 @@ hold[text] is an Event to wait for before answering.  keep_cancels: a cancel
 connection stays open until let_cancels_go().
 
 `said` are the bodies of what was answered, when all of that has left, and
-`dead` holds the numbers of the connections whose other end has closed them.
+`times` are those of its log-ins, and `dead` holds the numbers of the connections whose other end has closed them.
 """
 import contextlib
 import socket
 import struct
 import threading
+import time
 
 import pgwire
 from pgwire import I16, I32, message
@@ -63,6 +64,7 @@ class FakePg:
         self.tls = None
         self.accepted, self.cancels = 0, []
         self.dead, self.seen, self.said, self.sockets = set(), [], [], []
+        self.times = []
         self.listener = socket.create_server(("127.0.0.1", self.port))
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -119,6 +121,7 @@ class FakePg:
                     return
                 else:
                     break
+            self.times.append(time.monotonic())
             self.accepted += 1
             number = self.accepted
             self.sockets.append(sock)

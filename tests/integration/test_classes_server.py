@@ -253,6 +253,28 @@ def test_what_comes_behind_the_log_in_is_no_answer(proxy, fake):
     wait_for(lambda: number(proxy.wire(USER)), 5)
 
 
+@pytest.mark.parametrize("cut", [0, 1], ids=["whole", "cut off"])
+def test_a_server_that_is_ended_in_its_log_in_is_told_to_have_been(weir, fake, workers, cut):
+    error = fields(S="FATAL", V="FATAL", C="57P01", M="gone by an administrator")
+    fake.at_once = error[:len(error) - cut]
+    w = weir({"postgres main": {"port": fake.port, "password": None}}, workers)
+    wire = w.wire("open_app", login=False)
+    wire.send(pgwire.startup("open_app", "collab"))
+    closed = w.event("server-close")[0]
+    fake.at_once = b""
+    assert closed["why"] == "UPSTREAM_DOWN"
+    assert (closed["sqlstate"], closed["error"]) == (
+        ("", "bytes after ReadyForQuery") if cut
+        else ("57P01", "gone by an administrator"))
+    # It was not the client that was told to go.
+    assert [e["C"] for e in errors(hears(wire)[0])] == ["08006"]
+
+    def back():
+        with contextlib.suppress(pgwire.Failed):
+            return number(w.wire(USER))
+    wait_for(back, 5, "never tried again")
+
+
 @pytest.mark.parametrize("name, data", {"notice": NOTICE, "notification": NOTIFICATION,
                                         "parameter": PARAMETER}.items(),
                          ids=["notice", "notification", "parameter"])
