@@ -11,8 +11,9 @@ answers an SSLRequest, and with `tls`, a context, TLS begins there.
 hold[text] is an Event to wait for before answering.  keep_cancels: a cancel
 connection stays open until let_cancels_go().
 
-`said` are the bodies of what was answered, when all of that has left, and
-`times` are those of its log-ins, and `dead` holds the numbers of the connections whose other end has closed them.
+`said` are the bodies of what was answered, once all of that has left;
+`times` those of its log-ins; `dead` the numbers of the connections whose other
+end has closed them.
 """
 import contextlib
 import socket

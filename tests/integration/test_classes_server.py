@@ -339,7 +339,7 @@ def test_a_client_that_leaves_before_all_is_read_costs_its_server(proxy, fake):
     wait_for(lambda: bad in fake.dead, 5, "the server was not closed")
 
 
-def test_who_waits_is_not_given_what_came_behind_another_record(weir, fake, authority, workers):
+def test_who_waits_is_not_given_what_came_behind_another_record(weir, fake, authority):
     """Of two records of TLS weir reads one; the turn does not end before the grant."""
     fake.answer_tls, fake.tls = b"S", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     fake.tls.load_cert_chain(*authority.issue("fake"))
@@ -350,6 +350,7 @@ def test_who_waits_is_not_given_what_came_behind_another_record(weir, fake, auth
     try:
         asker, other = w.wire(USER), w.wire(USER)
         bad = number(asker)
+        fake.said.clear()
         asker.send(query("two"))
         waits_behind(w, other)
         with w.stopped():
