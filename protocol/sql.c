@@ -152,14 +152,16 @@ skip_dollar(struct lexer *l)
 static enum token
 next_name(struct lexer *l)
 {
-	const char *start = l->p;
+	const char *start = l->p, *end = l->end, *p = start;
 
-	while (l->p < l->end && is_word_char(*l->p))
-		l->p++;
+	while (p < end && is_word_char(*p))
+		p++;
+	l->p = p;
 	l->word = start;
-	l->word_n = (size_t)(l->p - start);
+	l->word_n = (size_t)(p - start);
 	l->quoted = false;
-	doubt_end(l, start, false);
+	if (p > start && (p[-1] & 0x80))
+		doubt_end(l, start, false);
 	if (l->word_n == 1 && l->p < l->end && *l->p == '\'') {
 		/* E'..\'..', B'..', X'..', N'..' */
 		l->escapes = (start[0] | 32) == 'e';
@@ -186,65 +188,104 @@ next_quoted_name(struct lexer *l)
 }
 
 static enum token
+next_number(struct lexer *l)
+{
+	const char *start = l->p;
+
+	while (l->p < l->end && (is_word_char(*l->p) || *l->p == '.'))
+		l->p++;
+	doubt_end(l, start, false);
+	return OTHER;
+}
+
+/* What is neither space, comment nor name. */
+static enum token
+next_other(struct lexer *l, bool goes_on)
+{
+	char c = *l->p;
+
+	switch (c) {
+	case '\'':
+		/* E'a' and 'b' on the next line are one E'ab'. */
+		l->escapes = goes_on;
+		skip_quoted(l, '\'', goes_on);
+		return OTHER;
+	case '"':
+		return next_quoted_name(l);
+	case '$':
+		skip_dollar(l);
+		return OTHER;
+	default:
+		if (is_kind(c, DIGIT))
+			return next_number(l);
+		l->punct = c;
+		l->p++;
+		return PUNCT;
+	}
+}
+
+static inline bool
+is_two(const struct lexer *l, char a, char b)
+{
+	return l->end - l->p > 1 && l->p[0] == a && l->p[1] == b;
+}
+
+static enum token
 next_token(struct lexer *l)
 {
 	bool goes_on = l->escapes;
 
 	l->escapes = false;
-	while (l->p < l->end) {
-		char c = *l->p;
+	for (;;) {
+		const char *p = l->p, *end = l->end;
 
-		if (is_kind(c, SPACE)) {
-			l->p++;
-		} else if (c == '-' && l->end - l->p > 1 && l->p[1] == '-') {
-			skip_line_comment(l);
-		} else if (c == '/' && l->end - l->p > 1 && l->p[1] == '*') {
-			skip_block_comment(l);
-		} else if (c == '\'') {
-			/* E'a' and 'b' on the next line are one E'ab'. */
-			l->escapes = goes_on;
-			skip_quoted(l, '\'', goes_on);
-			return OTHER;
-		} else if (c == '"') {
-			return next_quoted_name(l);
-		} else if (c == '$') {
-			skip_dollar(l);
-			return OTHER;
-		} else if (is_word_start(c)) {
+		while (p < end && is_kind(*p, SPACE))
+			p++;
+		l->p = p;
+		if (p == end)
+			return END;
+		if (is_word_start(*p))
 			return next_name(l);
-		} else if (is_kind(c, DIGIT)) {
-			const char *start = l->p;
-
-			while (l->p < l->end &&
-			       (is_word_char(*l->p) || *l->p == '.'))
-				l->p++;
-			doubt_end(l, start, false);
-			return OTHER;
-		} else {
-			l->punct = c;
-			l->p++;
-			return PUNCT;
-		}
+		if (is_two(l, '-', '-'))
+			skip_line_comment(l);
+		else if (is_two(l, '/', '*'))
+			skip_block_comment(l);
+		else
+			return next_other(l, goes_on);
 	}
-	return END;
 }
 
-static bool
+/* Most differ in their first letters: there is nothing to call. */
+static inline bool
+same_letters(const char *word, const char *lower, size_t n)
+{
+	size_t i = 0;
+
+	while (i < n &&
+	       (word[i] == lower[i] || (word[i] >= 'A' && word[i] <= 'Z' &&
+					(word[i] | 32) == lower[i])))
+		i++;
+	return i == n;
+}
+
+static inline bool
 is(const struct lexer *l, const char *word)
 {
-	return slice_is_word(slice_of(l->word, l->word_n), word);
+	size_t n = strlen(word);
+
+	return l->word_n == n && same_letters(l->word, word, n);
 }
 
-static bool
+static inline bool
 begins(const struct lexer *l, const char *prefix)
 {
 	size_t n = strlen(prefix);
 
-	return l->word_n >= n && strncasecmp(l->word, prefix, n) == 0;
+	return l->word_n >= n && same_letters(l->word, prefix, n);
 }
 
 /* An unquoted one: what can be a keyword. */
-static bool
+static inline bool
 is_key(const struct lexer *l, const char *word)
 {
 	return !l->quoted && is(l, word);
@@ -1040,6 +1081,37 @@ skip_work(struct lexer *l)
 		*l = after;
 }
 
+/* What two letters a text begins with, or 0 if it does not begin so. */
+static unsigned
+opening(struct slice text)
+{
+	const char *p = (const char *)text.p, *end = p + text.n;
+
+	while (p < end && is_kind(*p, SPACE))
+		p++;
+	if (end - p < 2 || !is_word_start(p[0]) || !is_word_start(p[1]))
+		return 0;
+	return (unsigned)((uint8_t)p[0] | 32) << 8 | (uint8_t)(p[1] | 32);
+}
+
+/* May it speak of a transaction?  Most do not, and need no more reading. */
+static bool
+may_transact(struct slice text)
+{
+	switch (opening(text)) {
+	case 0: /* behind a comment, say */
+	case 'b' << 8 | 'e':
+	case 's' << 8 | 't':
+	case 'c' << 8 | 'o':
+	case 'e' << 8 | 'n':
+	case 'r' << 8 | 'o':
+	case 'a' << 8 | 'b':
+		return true;
+	default:
+		return false;
+	}
+}
+
 enum sql_xact
 sql_transaction(struct slice text, unsigned *modes)
 {
@@ -1049,7 +1121,7 @@ sql_transaction(struct slice text, unsigned *modes)
 	bool good;
 
 	*modes = 0;
-	if (text.n == 0 || !next_word(&l))
+	if (text.n == 0 || !may_transact(text) || !next_word(&l))
 		return SQL_NO_XACT;
 	if (is(&l, "begin"))
 		xact = SQL_BEGIN;

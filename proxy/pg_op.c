@@ -599,22 +599,31 @@ may_take(struct pg_session *ps, const struct pg_frame *m)
 	       !stream_is_high(&ps->s.stream);
 }
 
+static enum op_take
+take_draft(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
+{
+	struct draft d = { .ps = ps, .p = f->p + f->at, .end = f->p + f->n };
+	enum op_take did;
+
+	buf_init(&d.news, PUBLISH_NEWS_MAX);
+	did = m->type == 'Q' ? draft_query(&d, m) : draft_extended(&d);
+	if (did == OP_TAKEN)
+		did = ps->begun != 0 ? hold(&d, f) : take(&d, f);
+	insert_free(&d.query);
+	buf_free(&d.news);
+	return did;
+}
+
 enum op_take
 pg_op_take(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 {
-	struct draft d = { .ps = ps, .p = f->p + f->at, .end = f->p + f->n };
 	enum op_take did = OP_NONE;
 
 	assert(ps->s.lessee.server == NULL);
 	if (ps->kept > 0)
 		return OP_LATER;
-	buf_init(&d.news, PUBLISH_NEWS_MAX);
 	if (may_take(ps, m))
-		did = m->type == 'Q' ? draft_query(&d, m) : draft_extended(&d);
-	if (did == OP_TAKEN)
-		did = ps->begun != 0 ? hold(&d, f) : take(&d, f);
-	insert_free(&d.query);
-	buf_free(&d.news);
+		did = take_draft(ps, f, m);
 	return did == OP_NONE && ps->ops != NULL ? OP_LATER : did;
 }
 

@@ -226,7 +226,8 @@ may_ask(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	const struct why_row *row = &why_table[WHY_RATE_QUERIES];
 	int failed;
 
-	if (ps->begun != 0 || pg_message_is_free(f, m) || seat_pay_ahead(s, 1))
+	if (s->rates == NULL || ps->begun != 0 || pg_message_is_free(f, m) ||
+	    seat_pay_ahead(s, 1))
 		return true;
 	failed =
 	    pg_put_retry(out, "ERROR", row->sqlstate, row->text, s->retry_ms);
