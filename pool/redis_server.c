@@ -195,6 +195,23 @@ redis_server_spend(struct server *v)
 	return rv->client_id;
 }
 
+int64_t
+redis_server_id(const struct server *v)
+{
+	assert(v->state == SERVER_LEASED);
+	return ((const struct redis_server *)(const void *)v)->client_id;
+}
+
+void
+redis_server_peer(const struct server *v, struct sockaddr_storage *peer)
+{
+	socklen_t len = sizeof(*peer);
+
+	memset(peer, 0, sizeof(*peer));
+	if (getpeername(v->stream.fd, (struct sockaddr *)peer, &len) != 0)
+		memset(peer, 0, sizeof(*peer));
+}
+
 /* ---- slow readers ----------------------------------------------------- */
 
 static void

@@ -39,6 +39,8 @@
 #ifndef POOL_REDIS_SERVER_H
 #define POOL_REDIS_SERVER_H
 
+#include <sys/socket.h>
+
 #include "pool/pool.h"
 #include "pool/server.h"
 #include "protocol/resp.h"
@@ -121,6 +123,11 @@ void redis_server_soil(struct server *);
  * reaches nobody who borrows later.
  */
 int64_t redis_server_spend(struct server *);
+
+/* Lent: the same for who may use it only while this lease lasts. */
+int64_t redis_server_id(const struct server *);
+/* Which server it is: the address at its end; zeroed: none. */
+void redis_server_peer(const struct server *, struct sockaddr_storage *);
 
 /* False: it waits for another already; ask again at the next reply. */
 bool redis_server_pause(struct server *, struct lessee *);

@@ -12,6 +12,7 @@
 #include "proxy/redis_cluster.h"
 #include "proxy/redis_multi.h"
 #include "proxy/redis_pubsub.h"
+#include "proxy/redis_redirect.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -40,7 +41,7 @@ struct redis_roll {
 	struct weir *weir;
 	unsigned home,
 	    at; /* workers: whose command it is; where it is called */
-	uint64_t asker;
+	int64_t asker;
 	uint64_t below; /* sessions with a smaller id are still to be called */
 	char *organization, *upstream; /* of the asker; or NULL */
 	/* Who is meant; 0 or NULL: anybody. */
@@ -68,6 +69,22 @@ int64_t
 redis_client_id(const struct session *s)
 {
 	return (int64_t)(s->id << WORKER_BITS | s->worker->id);
+}
+
+unsigned
+redis_client_worker(int64_t id)
+{
+	return (unsigned)((uint64_t)id & ((1u << WORKER_BITS) - 1));
+}
+
+struct session *
+redis_client_find(struct worker *w, int64_t id)
+{
+	struct session *s = w->sessions;
+
+	while (s != NULL && redis_client_id(s) != id)
+		s = s->next;
+	return s;
 }
 
 /* ---- a line ----------------------------------------------------------- */
@@ -113,6 +130,8 @@ put_flags(const struct redis_session *rs, char out[FLAGS_MAX])
 		*p++ = 'b';
 	if (rs->hold & REDIS_TRACKS)
 		*p++ = 't';
+	if ((rs->hold & REDIS_TRACKS) && redis_redirect_is_broken(rs))
+		*p++ = 'R';
 	if (rs->s.is_unix)
 		*p++ = 'U';
 	if (p == out)
@@ -148,7 +167,8 @@ put_line(const struct redis_session *rs, char *line)
 	    " idle=%" PRIu64
 	    " flags=%s db=%u sub=%zu psub=%zu ssub=%zu multi=%" PRId64 " "
 	    "qbuf=%zu qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=%zu "
-	    "oll=0 omem=0 tot-mem=%zu events=%s cmd=%s user=%.255s redir=%d "
+	    "oll=0 omem=0 tot-mem=%zu events=%s cmd=%s user=%.255s "
+	    "redir=%" PRId64 " "
 	    "resp=%u",
 	    redis_client_id(s), addr, laddr, s->stream.fd,
 	    rs->name ? rs->name : "", seconds_since(s, s->opened_ns),
@@ -157,7 +177,8 @@ put_line(const struct redis_session *rs, char *line)
 	    redis_pubsub_count(rs, RESP_PATTERN),
 	    redis_pubsub_count(rs, RESP_SHARD), queued(rs), in, out, in + out,
 	    out > 0 ? "rw" : "r", rs->ran != NULL ? rs->ran->name : "NULL",
-	    s->user->name, rs->hold & REDIS_TRACKS ? 0 : -1, rs->resp);
+	    s->user->name, rs->hold & REDIS_TRACKS ? redis_redirect_id(rs) : -1,
+	    rs->resp);
 	assert(n > 0 && n < LINE_ROOM);
 	return (size_t)n;
 }
@@ -220,7 +241,7 @@ has_address(const struct session *s, const char *want,
 static bool
 is_asker(const struct redis_roll *r, const struct session *s)
 {
-	return s->worker->id == r->home && s->id == r->asker;
+	return redis_client_id(s) == r->asker;
 }
 
 static enum kind
@@ -308,26 +329,17 @@ call_kill(struct redis_roll *r, struct session *s)
 }
 
 static void
-peer_of(const struct server *v, struct sockaddr_storage *peer)
-{
-	socklen_t len = sizeof(*peer);
-
-	memset(peer, 0, sizeof(*peer));
-	if (getpeername(v->stream.fd, (struct sockaddr *)peer, &len) != 0)
-		memset(peer, 0, sizeof(*peer));
-}
-
-static void
 call_unblock(struct redis_roll *r, struct session *s)
 {
 	const struct redis_session *rs = redis_session(s);
 	struct server *v = s->lessee.server;
 
-	if (!rs->blocked || v == NULL)
+	/* What waits may be elsewhere. */
+	if (!rs->blocked || v == NULL || rs->via != v || v->ledger.n == 0)
 		return;
 	r->blocked = true;
 	r->there = redis_server_spend(v);
-	peer_of(v, &r->peer);
+	redis_server_peer(v, &r->peer);
 	if (v->pool->node == NULL)
 		return;
 	r->node = mem_text(v->pool->node, strlen(v->pool->node));
@@ -374,10 +386,8 @@ call_some(struct redis_roll *r, struct worker *w)
 static void
 come_home(struct redis_roll *r, struct worker *w)
 {
-	struct session *s = w->sessions;
+	struct session *s = redis_client_find(w, r->asker);
 
-	while (s != NULL && s->id != r->asker)
-		s = s->next;
 	if (s == NULL || session_is_over(s)) {
 		roll_free(&r);
 		return;
@@ -423,7 +433,7 @@ roll_open(const struct redis_session *rs)
 	r->message.run = visit;
 	r->weir = s->worker->weir;
 	r->home = s->worker->id;
-	r->asker = s->id;
+	r->asker = redis_client_id(s);
 	r->below = UINT64_MAX;
 	buf_init(&r->text, ROLL_MAX);
 	if (s->lessee.tenant != NULL)
@@ -779,7 +789,7 @@ is_same_server(const struct redis_roll *r, const struct server *v)
 {
 	struct sockaddr_storage peer;
 
-	peer_of(v, &peer);
+	redis_server_peer(v, &peer);
 	return memcmp(&peer, &r->peer, sizeof(peer)) == 0;
 }
 
@@ -885,7 +895,7 @@ redis_clients_unblock(struct redis_session *rs, const struct slice *arg,
 		r = roll_open(rs);
 		r->what = ROLL_UNBLOCK;
 		add_id(r, id);
-		r->at = (unsigned)id & ((1u << WORKER_BITS) - 1);
+		r->at = redis_client_worker(id);
 		if (r->at < r->weir->workers)
 			return send_out(rs, r);
 		rs->roll = r;

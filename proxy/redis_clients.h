@@ -36,6 +36,8 @@ struct redis_roll;
 
 /* CLIENT ID: never reused, and another one on every worker. */
 int64_t redis_client_id(const struct session *);
+unsigned redis_client_worker(int64_t id);	/* where it is; maybe none */
+struct session *redis_client_find(struct worker *, int64_t id);	/* there; or NULL */
 
 redis_run redis_clients_info, redis_clients_list, redis_clients_kill, redis_clients_unblock;
 

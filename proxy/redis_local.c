@@ -11,6 +11,7 @@
 #include "proxy/redis_clients.h"
 #include "proxy/redis_multi.h"
 #include "proxy/redis_pubsub.h"
+#include "proxy/redis_redirect.h"
 #include "proxy/redis_session.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
@@ -158,6 +159,7 @@ come_in(struct redis_session *rs, struct route *r)
 		tenant_unref(&r->tenant);
 		return;
 	}
+	redis_redirect_deafen(rs);
 	redis_rehome(rs);
 	/* What it selected was a database of where it was. */
 	if (rs->redis != r->redis || s->lessee.tenant != r->tenant)
@@ -616,6 +618,7 @@ run_reset(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;
 	redis_pubsub_end(rs);
+	redis_redirect_deafen(rs);
 	redis_rehome(rs);
 	free(rs->name);
 	rs->name = NULL;
@@ -967,8 +970,8 @@ static const struct {
 	{ "client|reply", run_reply },
 	{ "client|no-evict", run_switch },
 	{ "client|no-touch", run_switch },
-	{ "client|getredir", redis_forward },
-	{ "client|trackinginfo", redis_forward },
+	{ "client|getredir", redis_redirect_tell },
+	{ "client|trackinginfo", redis_redirect_tell },
 	{ "client|help", redis_forward },
 	{ "info", run_info },
 	{ "acl|whoami", run_whoami },

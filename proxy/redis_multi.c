@@ -9,6 +9,7 @@
 #include "protocol/resp_number.h"
 #include "proxy/redis_cluster.h"
 #include "proxy/redis_pubsub.h"
+#include "proxy/redis_redirect.h"
 #include "proxy/worker.h"
 
 /* What the server was given for it. */
@@ -145,6 +146,53 @@ queue_select(struct redis_session *rs, const struct redis_cmd *cmd,
 	return queue(rs, cmd, ITSELF, arg, argc);
 }
 
+/* Others are asked before it is done. */
+static bool
+takes_time(const struct redis_session *rs, const struct redis_cmd *cmd)
+{
+	return is_row(cmd, "auth") || is_row(cmd, "hello") ||
+	       is_row(cmd, "subscribe") || is_row(cmd, "psubscribe") ||
+	       is_row(cmd, "client|list") || is_row(cmd, "client|kill") ||
+	       is_row(cmd, "client|unblock") ||
+	       (redis_pubsub_is_on(rs) && strstr(cmd->name, "unsubscribe"));
+}
+
+#define WHILE_TRACKED "inside MULTI while keys are tracked"
+
+/* What the server says unasked would come between. */
+static bool
+may_wait(const struct redis_session *rs)
+{
+	return !(rs->hold & REDIS_TRACKS) &&
+	       (rs->multi == NULL || !rs->multi->tracks);
+}
+
+/* Who it is may have to be looked up. */
+static bool
+names_user(const struct slice *arg, size_t argc)
+{
+	for (size_t i = 2; i < argc; i++)
+		if (slice_is_word(arg[i], "auth"))
+			return true;
+	return false;
+}
+
+static enum redis_did
+queue_ours(struct redis_session *rs, const struct redis_cmd *cmd,
+	   const struct slice *arg, size_t argc)
+{
+	enum redis_did did;
+
+	if (!takes_time(rs, cmd))
+		return queue(rs, cmd, A_PING, arg, argc);
+	if (!may_wait(rs))
+		return redis_reject_here(rs, cmd, WHILE_TRACKED);
+	did = queue(rs, cmd, A_PING, arg, argc);
+	if (rs->multi != NULL)
+		rs->multi->waits = true;
+	return did;
+}
+
 /*
  * The server runs what is queued behind it as who we are there, and has begun
  * when the credentials count.  So they may say who it is by another name here,
@@ -165,7 +213,7 @@ queue_auth(struct redis_session *rs, const struct redis_cmd *cmd,
 	if (who == REDIS_ANOTHER)
 		return redis_reject_here(rs, cmd,
 					 "as another user inside MULTI");
-	return queue(rs, cmd, A_PING, arg, argc);
+	return queue_ours(rs, cmd, arg, argc);
 }
 
 /* Will it be done, and who is it then? */
@@ -209,8 +257,12 @@ queue_hello(struct redis_session *rs, const struct redis_cmd *cmd,
 	if (who == REDIS_ANOTHER)
 		return redis_reject_here(rs, cmd,
 					 "as another user inside MULTI");
-	if (who == REDIS_NOBODY)
+	if (who == REDIS_NOBODY && !names_user(arg, argc))
 		return queue(rs, cmd, A_PING, arg, argc);
+	if (who == REDIS_NOBODY)
+		return queue_ours(rs, cmd, arg, argc);
+	if (names_user(arg, argc) && !may_wait(rs))
+		return redis_reject_here(rs, cmd, WHILE_TRACKED);
 	if (!may_note(rs, arg, argc))
 		return redis_reject_here(rs, cmd, "so often inside one MULTI");
 	did = redis_forward(rs, ask, 2);
@@ -218,6 +270,7 @@ queue_hello(struct redis_session *rs, const struct redis_cmd *cmd,
 		return did;
 	note(rs, cmd, ITSELF, arg, argc);
 	rs->stained = true;
+	rs->multi->waits |= names_user(arg, argc);
 	return did;
 }
 
@@ -227,43 +280,13 @@ queue_tracking(struct redis_session *rs, const struct redis_cmd *cmd,
 {
 	enum redis_did did;
 
-	for (size_t i = 3; i < argc; i++)
-		if (redis_is_option(arg[i], "redirect"))
-			return redis_reject_here(rs, cmd, "with REDIRECT");
+	if (redis_redirect_is_asked(arg, argc))
+		return redis_reject_here(rs, cmd, "with REDIRECT inside MULTI");
 	if (rs->multi != NULL && rs->multi->waits)
 		return redis_reject_here(rs, cmd, "there inside MULTI");
 	did = queue(rs, cmd, ITSELF, arg, argc);
 	if (rs->multi != NULL)
 		rs->multi->tracks = true;
-	return did;
-}
-
-/* Others are asked before it is done. */
-static bool
-takes_time(const struct redis_session *rs, const struct redis_cmd *cmd)
-{
-	return is_row(cmd, "subscribe") || is_row(cmd, "psubscribe") ||
-	       is_row(cmd, "client|list") || is_row(cmd, "client|kill") ||
-	       is_row(cmd, "client|unblock") ||
-	       (redis_pubsub_is_on(rs) && strstr(cmd->name, "unsubscribe"));
-}
-
-/* What the server says unasked would come between. */
-static enum redis_did
-queue_ours(struct redis_session *rs, const struct redis_cmd *cmd,
-	   const struct slice *arg, size_t argc)
-{
-	enum redis_did did;
-
-	if (!takes_time(rs, cmd))
-		return queue(rs, cmd, A_PING, arg, argc);
-	if ((rs->hold & REDIS_TRACKS) ||
-	    (rs->multi != NULL && rs->multi->tracks))
-		return redis_reject_here(rs, cmd,
-					 "inside MULTI while keys are tracked");
-	did = queue(rs, cmd, A_PING, arg, argc);
-	if (rs->multi != NULL)
-		rs->multi->waits = true;
 	return did;
 }
 
@@ -293,16 +316,10 @@ is_ours(const struct redis_cmd *cmd)
 static bool
 is_its_own(const struct redis_session *rs, const struct redis_cmd *cmd)
 {
-	static const char *const alike[] = { "ping",
-					     "echo",
-					     "role",
-					     "unwatch",
-					     "client|getredir",
-					     "client|trackinginfo",
-					     "client|help",
-					     "client|caching",
-					     "client|pause",
-					     "client|unpause" };
+	static const char *const alike[] = { "ping",         "echo",
+					     "role",         "unwatch",
+					     "client|help",  "client|caching",
+					     "client|pause", "client|unpause" };
 
 	for (size_t i = 0; i < sizeof(alike) / sizeof(alike[0]); i++)
 		if (is_row(cmd, alike[i]))
@@ -349,6 +366,14 @@ queue_apart(struct redis_session *rs, const struct redis_cmd *cmd,
 	return queue(rs, cmd, ITS_ANSWER, arg, argc);
 }
 
+/* In its answer an id has to be put right. */
+static bool
+tells_redirect(const struct redis_cmd *cmd)
+{
+	return is_row(cmd, "client|getredir") ||
+	       is_row(cmd, "client|trackinginfo");
+}
+
 static enum redis_did
 queued(struct redis_session *rs, const struct redis_cmd *cmd,
        const struct slice *arg, size_t argc)
@@ -364,6 +389,8 @@ queued(struct redis_session *rs, const struct redis_cmd *cmd,
 		return queue_auth(rs, cmd, arg, argc);
 	if (is_row(cmd, "client|tracking"))
 		return queue_tracking(rs, cmd, arg, argc);
+	if (tells_redirect(cmd))
+		return queue(rs, cmd, ITS_ANSWER, arg, argc);
 	if (is_ours(cmd))
 		return queue_ours(rs, cmd, arg, argc);
 	if (is_told_apart(rs, cmd))
@@ -412,6 +439,9 @@ tell(struct redis_session *rs, const uint8_t *p, size_t n)
 static void
 set_tracking(struct redis_session *rs, struct slice how)
 {
+	const struct redis_aim nobody = { 0 };
+
+	redis_redirect_is(rs, nobody);
 	if (!redis_is_option(how, "on")) {
 		rs->hold &= ~(unsigned)REDIS_TRACKS;
 		return;
@@ -473,6 +503,18 @@ do_ours(struct redis_session *rs, const struct redis_cmd *cmd,
 	return redis_local(rs, cmd, arg, argc);
 }
 
+static void
+tell_its_answer(struct redis_session *rs, const struct redis_cmd *cmd,
+		const struct slice *arg, size_t argc, struct slice reply)
+{
+	if (is_row(cmd, "info"))
+		redis_local_tell_info(rs, arg, argc, reply);
+	else if (rs->mute == REDIS_LOUD &&
+		 redis_redirect_put(rs, stream_out(&rs->s.stream), reply.p,
+				    reply.n) != 0)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+}
+
 static enum redis_did
 tell_noted(struct redis_session *rs, const struct note *note,
 	   struct slice reply)
@@ -484,7 +526,7 @@ tell_noted(struct redis_session *rs, const struct note *note,
 			      REDIS_REQUEST_MAX) != (ssize_t)note->n)
 		abort(); /* we wrote it */
 	if (note->instead == ITS_ANSWER)
-		redis_local_tell_info(rs, r.arg, r.argc, reply);
+		tell_its_answer(rs, note->cmd, r.arg, r.argc, reply);
 	else if (note->instead == ITSELF)
 		did = did_itself(rs, note->cmd, r.arg, r.argc, reply);
 	else

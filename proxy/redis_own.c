@@ -14,6 +14,7 @@
 #include "protocol/resp_number.h"
 #include "proxy/redis_cluster.h"
 #include "proxy/redis_multi.h"
+#include "proxy/redis_redirect.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -345,23 +346,40 @@ redis_is_option(struct slice s, const char *word)
 	       (s.n == n || s.p[n] == '\0');
 }
 
+/* It stays as it was if the server says no. */
+enum redis_did
+redis_own_track(struct redis_session *rs, const struct slice *arg, size_t argc,
+		struct redis_aim aim)
+{
+	bool tracks = (rs->hold & REDIS_TRACKS) != 0;
+	enum redis_did did = run_talking(rs, arg, argc, REDIS_TRACKS);
+
+	if (did != REDIS_DONE || redis_is_idle(rs))
+		return did;
+	if (tracks)
+		rs->judged = 0;
+	rs->aims = true;
+	rs->next_aim = aim;
+	return REDIS_DONE;
+}
+
 static enum redis_did
 run_tracking(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
-	if (redis_is_option(arg[2], "off")) {
+	const struct redis_aim nobody = { 0 };
+	bool on = redis_is_option(arg[2], "on");
+
+	if (redis_redirect_is_asked(arg, argc))
+		return on ? redis_redirect_on(rs, arg, argc)
+			  : redis_say_error(rs, "ERR syntax error");
+	if (redis_is_option(arg[2], "off") && argc == 3) {
 		rs->stained |= (rs->hold & REDIS_TRACKS) != 0;
 		rs->hold &= ~(unsigned)REDIS_TRACKS;
 		return rs->s.lessee.server ? run_alone(rs, arg, argc, 0)
 					   : redis_forward(rs, arg, argc);
 	}
-	for (size_t i = 3; i < argc; i++)
-		if (redis_is_option(arg[i], "redirect"))
-			return redis_say_error(
-			    rs, "ERR weir: CLIENT TRACKING with REDIRECT is "
-				"not supported");
-	if (!redis_is_option(arg[2], "on") || (rs->hold & REDIS_TRACKS))
-		return redis_forward(rs, arg, argc);
-	return run_talking(rs, arg, argc, REDIS_TRACKS);
+	return on ? redis_own_track(rs, arg, argc, nobody)
+		  : redis_forward(rs, arg, argc);
 }
 
 enum redis_did
@@ -497,6 +515,8 @@ redis_own_held(struct redis_session *rs, const struct redis_cmd *cmd,
 void
 redis_own_judged(struct redis_session *rs, bool done)
 {
+	if (rs->aims && done)
+		redis_redirect_is(rs, rs->next_aim);
 	if (rs->selects && done) {
 		rs->db = rs->next_db;
 		rs->moved = true;
@@ -504,6 +524,6 @@ redis_own_judged(struct redis_session *rs, bool done)
 		rs->hold &= ~rs->judged;
 		rs->stained = true;
 	}
-	rs->selects = false;
+	rs->selects = rs->aims = false;
 	rs->judged = 0;
 }

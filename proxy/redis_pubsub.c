@@ -104,6 +104,18 @@ redis_pubsub_is_slow(struct redis_session *rs)
 	return false;
 }
 
+static struct redis_sub *
+sub_make(struct redis_session *rs)
+{
+	struct redis_sub *sub = mem_zero(1, sizeof(*sub), "a subscriber");
+
+	sub->rs = rs;
+	buf_init(&sub->held, REDIS_OUT_MAX);
+	buf_init(&sub->said, REDIS_OUT_MAX);
+	wheel_entry_init(&sub->soft, on_soft);
+	return sub;
+}
+
 /* ---- what it hears ---------------------------------------------------- */
 
 static struct buf *
@@ -134,6 +146,36 @@ hear_message(struct hub_member *m, const uint8_t *p, size_t n)
 		return;
 	}
 	if (buf_put(out, type, 1) != 0 || buf_put(out, p + 1, n - 1) != 0) {
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+		return;
+	}
+	stats_add(&rs->s.worker->stats, STAT_REDIS_MESSAGES, 1);
+	redis_pubsub_is_slow(rs);
+}
+
+void
+redis_pubsub_invalidate(struct redis_session *rs, struct slice value)
+{
+	const struct slice push = slice_str(">2\r\n$10\r\ninvalidate\r\n");
+	const struct slice message =
+	    slice_str("*3\r\n$7\r\nmessage\r\n"
+		      "$20\r\n__redis__:invalidate\r\n");
+	struct slice head = rs->resp == 3 ? push : message;
+	struct buf *out;
+
+	if (rs->resp == 2 && !redis_pubsub_is_on(rs))
+		return;
+	if (tenant_is_gone(rs->s.lessee.tenant)) {
+		session_close(&rs->s, WHY_TENANT_GONE, NULL, NULL);
+		return;
+	}
+	if (rs->sub == NULL)
+		rs->sub = sub_make(rs);
+	if (rs->resp == 2 && value.p[0] == '_')
+		value = slice_str("$-1\r\n");
+	out = push_out(rs);
+	if (buf_put(out, head.p, head.n) != 0 ||
+	    buf_put(out, value.p, value.n) != 0) {
 		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
 		return;
 	}
@@ -286,18 +328,6 @@ kind_of(struct slice command)
 		       slice_is_word(command, "sunsubscribe")
 		   ? RESP_SHARD
 		   : RESP_CHANNEL;
-}
-
-static struct redis_sub *
-sub_make(struct redis_session *rs)
-{
-	struct redis_sub *sub = mem_zero(1, sizeof(*sub), "a subscriber");
-
-	sub->rs = rs;
-	buf_init(&sub->held, REDIS_OUT_MAX);
-	buf_init(&sub->said, REDIS_OUT_MAX);
-	wheel_entry_init(&sub->soft, on_soft);
-	return sub;
 }
 
 static bool

@@ -76,6 +76,9 @@ redis_run redis_pubsub_numsub;
 /* What the nodes of a cluster say to the same, in sum, is corrected in place. */
 void	  redis_pubsub_count_ours(const struct redis_session *, enum resp_channel, struct buf *);
 
+/* What somebody tracks for it has changed: the keys, or null for all of them. */
+void redis_pubsub_invalidate(struct redis_session *, struct slice value);
+
 /* A reply has ended: what waited for that. */
 void redis_pubsub_go_on(struct redis_session *);
 /* Has it too much unread?  Then it is closed. */

@@ -11,6 +11,7 @@
 #include "proxy/redis_cluster.h"
 #include "proxy/redis_multi.h"
 #include "proxy/redis_pubsub.h"
+#include "proxy/redis_redirect.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
@@ -129,6 +130,8 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 	assert(rs->via != NULL &&
 	       (rs->via == s->lessee.server || rs->via->pool == s->pool));
 	if (redis_in_cluster(rs) && !redis_cluster_hears(rs, &p, &n))
+		return;
+	if (redis_redirect_hears(rs, p, n))
 		return;
 	if (rs->mute != REDIS_LOUD && rs->caught == NULL &&
 	    !redis_own_is_push(rs))
@@ -289,6 +292,8 @@ redis_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	case REDIS_ANSWERED:
 		if (arg == 1)
 			redis_own_judged(rs, done);
+		else if (arg == 0)
+			redis_redirect_heard(rs);
 		redis_answered(rs, arg);
 		break;
 	case REDIS_UNANSWERED:
@@ -353,7 +358,7 @@ redis_lost_own(struct redis_session *rs)
 {
 	rs->cut = rs->hold != 0;
 	rs->hold = rs->judged = 0;
-	rs->selects = rs->blocked = false;
+	rs->selects = rs->aims = rs->blocked = false;
 	redis_own_over(rs);
 	session_enter(&rs->s, SESSION_IDLE);
 	session_wake(&rs->s);
@@ -810,8 +815,9 @@ redis_may_go(const struct redis_session *rs)
 	return buf_len(&rs->s.stream.out) <= redis_out_max(rs) &&
 	       rs->sent - rs->answered < redis_depth(rs) &&
 	       buf_len(&rs->held) <= REDIS_HELD_MAX && !rs->s.lessee.midway &&
-	       rs->judged == 0 && !rs->selects && !redis_pubsub_waits(rs) &&
-	       rs->caught == NULL && !redis_multi_tells(rs);
+	       rs->judged == 0 && !rs->selects && !rs->aims &&
+	       !redis_pubsub_waits(rs) && rs->caught == NULL &&
+	       !redis_multi_tells(rs);
 }
 
 /* Told in Redis's words once all before it is answered; then closed. */
@@ -1232,6 +1238,7 @@ redis_part(struct session *s)
 	bool idle = redis_is_idle(rs);
 
 	redis_pubsub_end(rs);
+	redis_redirect_part(rs);
 	redis_leave_queue(rs);
 	redis_cluster_part(rs);
 	redis_clients_part(rs);
@@ -1254,6 +1261,7 @@ redis_fini(struct session *s)
 
 	assert(redis_is_idle(rs) && rs->slow == NULL);
 	redis_pubsub_fini(rs);
+	redis_redirect_fini(rs);
 	redis_multi_forget(rs);
 	redis_cluster_fini(rs);
 	redis_forget_caught(rs);

@@ -4,8 +4,8 @@
  * redis_session.c moves commands and replies; redis_local.c knows the commands
  * weir answers itself, among them all that say who the client is; redis_own.c
  * those that need a connection of their own, redis_multi.c what is asked in a
- * transaction there; redis_pubsub.c those that subscribe; redis_clients.c tells
- * of the others.
+ * transaction there; redis_pubsub.c those that subscribe; redis_redirect.c who
+ * hears what another tracks; redis_clients.c tells of the others.
  *
  * Order: forwarded commands all go to one shared server and come back in
  * order.  A local reply that stands behind outstanding ones is held until so
@@ -98,6 +98,11 @@ enum redis_mute {
 	REDIS_SKIPS	/* that one's reply is to come */
 };
 
+/* To whom a client redirects what it tracks, as we and as Redis have it; 0: to nobody. */
+struct redis_aim {
+	int64_t to, there;
+};
+
 struct redis_session {
 	struct session	    s;
 	struct resp_request request;	/* memory only while half a request is there */
@@ -120,6 +125,10 @@ struct redis_session {
 	struct redis_caught *caught;	/* the reply under way is not for the client as it is */
 	struct redis_cluster_own *own;	/* the same, of what it has of its own there; or NULL */
 	struct redis_multi *multi;	/* what is to be done behind EXEC (redis_multi.h); NULL: nothing */
+	struct redis_witness *witness;	/* by which it hears what others track (redis_redirect.h); or NULL */
+	struct redis_redirect *redirect;	/* who hears what it tracks; NULL: nobody ever did */
+	struct redis_look  *look;	/* who that is to be: the answer */
+	struct redis_aim    next_aim;	/* with `aims` */
 	struct redis_cluster *cluster;	/* its commands in one (redis_cluster.h); NULL: none yet */
 	size_t		    more;	/* bytes taken behind the request being run */
 	uint64_t	    since_ns;	/* outstanding: for so long at most; idle: likewise */
@@ -132,6 +141,7 @@ struct redis_session {
 	bool		    heavy;	/* the command being run is */
 	bool		    waited;	/* in this step, for a connection */
 	bool		    selects;
+	bool		    aims;	/* CLIENT TRACKING ON is under way */
 	bool		    moved;	/* that one is in another database, or RESP, than its pool's */
 	bool		    stained;	/* and is in a state of which we are not sure */
 	bool		    fresh;	/* one was just granted: for the command that waits */
@@ -218,6 +228,9 @@ enum redis_did redis_reject_here(struct redis_session *, const struct redis_cmd 
 enum redis_did redis_own_select(struct redis_session *, const struct slice *arg, size_t argc, unsigned db);
 /* HELLO of another version, while a connection is held that has room. */
 void	       redis_own_hello(struct redis_session *, unsigned version);
+/* CLIENT TRACKING ON, on the connection it has or is to have; all its replies are in. */
+enum redis_did redis_own_track(struct redis_session *, const struct slice *arg, size_t argc,
+    struct redis_aim);
 /* Are the bytes it gets an invalidation?  That is heard even if replies are not. */
 bool	       redis_own_is_push(const struct redis_session *);
 /* A command that stood alone was answered. */
