@@ -169,14 +169,22 @@ give_back(struct pg_session *ps)
 		session_wake(s); /* its step ends it if it is quiet */
 }
 
-/* What it has sent is not looked at before its server has said something. */
+/* What it has asked waits for an organization: the answer wakes it. */
+static bool
+is_looked_up(const struct pg_session *ps)
+{
+	return ps->s.directory.ask != NULL && !ps->s.directory.home;
+}
+
+/* What it has sent is not looked at before its server, or the directory, has
+ * said something. */
 static bool
 is_held_back(const struct pg_session *ps)
 {
 	const struct server *v = ps->s.lessee.server;
 
-	return ps->checks > 0 || ps->bound_wait || pg_hold_is_running(ps) ||
-	       (v != NULL && pg_server_is_asked(v));
+	return is_looked_up(ps) || ps->checks > 0 || ps->bound_wait ||
+	       pg_hold_is_running(ps) || (v != NULL && pg_server_is_asked(v));
 }
 
 static bool
@@ -967,7 +975,7 @@ pg_leave(struct session *s)
 {
 	struct pg_session *ps = pg_session(s);
 
-	if (pg_hold_is_running(ps))
+	if (pg_hold_is_running(ps) || (ps->hello == NULL && is_looked_up(ps)))
 		return true; /* it is looked at again behind that */
 	/* What it has sent may have had to wait: its step is about to run. */
 	if (s->awake && s->proto->step[s->state] != pg_wait_step &&

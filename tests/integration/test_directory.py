@@ -8,6 +8,7 @@ Method: a table behind a function that counts how often it was asked and waits
 when told to; NOTIFY; a relay that breaks the line to it.
 """
 import contextlib
+import socket
 import time
 
 import pytest
@@ -440,6 +441,27 @@ def test_while_it_is_looked_up_its_session_waits_and_others_do_not(weir, workers
                   pgwire.extended(own))
         wait_for(lambda: source.run(waiting), 10, "a question")
     assert [pgwire.rows(kept.until()) for _ in range(2)] == [[["later"]], [[ID % 3]]]
+
+
+@pytest.mark.parametrize("before", ["between transactions", "inside a transaction",
+                                    "on a server that is kept"])
+def test_who_closes_its_side_while_one_is_looked_up_is_answered(weir, source, table, before):
+    table("newco", id=ID % 1)
+    w = weir(config(source, notify_channel=None), 1)
+    wire = enter(w, None)
+    for sql in BEFORE[before]:
+        wire.run(pgwire.query(sql))
+    with held(source):
+        wire.send(pgwire.query("SET weir.organization = newco"),
+                  pgwire.query("SELECT current_setting('%s')" % TENANT))
+        wait_for(lambda: source.run("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"
+                                    " AND objid = 77 AND NOT granted"), 10, "a question")
+        wire.sock.shutdown(socket.SHUT_WR)
+        w.wire("acme_app").value("SELECT 1")        # it has been heard
+    assert pgwire.kinds(reply := wire.until_closed()) == "CZTDCZ"
+    assert pgwire.rows(reply) == [[ID % 1]]
+    w.hang_up()
+    w.settled()
 
 
 @pytest.mark.parametrize("before", BEFORE)
