@@ -1349,6 +1349,29 @@ pg_makes_sense(const struct pg_server *pg, const uint8_t *p, size_t n)
 	       (n < 6 || (p[5] != '\0' && strchr("ITE", p[5]) != NULL));
 }
 
+/*
+ * Rows are many, and one behind another says nothing new: those that are here
+ * as a whole go the way of the last.  Bytes used.
+ */
+static size_t
+pg_rows(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
+{
+	uint8_t type = pg->streaming;
+	struct pg_frame f;
+	size_t at = 0;
+
+	if ((type != 'D' && type != 'd') || pg->remain > 0 || pg->asking ||
+	    pg->role_asked || pg_fits(pg, type) != FITS ||
+	    pg_calls_back(pg, type) || pg_route(pg, type) != pg->route_to)
+		return 0;
+	while (at < n && p[at] == type &&
+	       pg_frame_next(&f, p + at, n - at) > 0 && f.size <= n - at)
+		at += f.size;
+	if (at > 0)
+		run_add(pg, r, pg->route_to, p, at);
+	return at;
+}
+
 /* One message.  Bytes used, 0: more are needed, -1: the server is closed. */
 static ssize_t
 pg_message(struct pg_server *pg, struct run *r, const uint8_t *p, size_t n)
@@ -1517,6 +1540,8 @@ pg_input(struct server *v)
 				      : pg_message(pg, &r, p + at, n - at);
 		if (used > 0)
 			at += (size_t)used;
+		if (used > 0 && at < n)
+			at += pg_rows(pg, &r, p + at, n - at);
 	}
 	if (used < 0)
 		return;

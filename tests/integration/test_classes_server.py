@@ -116,6 +116,10 @@ WRONG = {
     "ready without a status": (ANSWER + ready(b""), True),
     "ready with more behind its status": (ANSWER + ready(b"II"), True),
     "a length of 3": (ANSWER + b"D\0\0\0\3" + ready(), False),
+    "a length of 3 between rows": (
+        description(2) + data_row("wrong", "0") * 3 + b"D\0\0\0\3" + data_row("theirs", "0"), False),
+    "a row of another kind between rows": (
+        description(2) + data_row("wrong", "0") * 3 + message("V", b"") + data_row("a", "0"), False),
     "a length of 0": (ANSWER + b"D\0\0\0\0" + ready(), False),
     "a negative length": (ANSWER + b"D\xff\xff\xff\xff" + ready(), False),
     "a huge length": (ANSWER + b"C\x7f\xff\xff\xff" + ready(), False),
@@ -297,6 +301,20 @@ def test_what_may_come_at_any_time_is_for_the_client_that_is_there(proxy, fake, 
     wait_for(lambda: proxy.metric("server_received_bytes_total") > heard, 5, "not read")
     for w in (other, wire, proxy.wire(USER)):
         assert number(w)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 7, 64, 1000])
+def test_rows_that_come_in_pieces_of_any_size_arrive_as_they_are(proxy, fake, size):
+    """Rows that are here as a whole go along at once, and what is between them."""
+    wire, other = proxy.wire(USER), proxy.wire(USER)
+    row = [data_row("x" * n, str(n)) for n in range(40)]
+    said = description(2) + b"".join(row[:20]) + NOTICE + row[20] + NOTICE + \
+        b"".join(row[21:]) + complete("SELECT 40") + ready()
+    fake.says["rows"] = [said[i:i + size] for i in range(0, len(said), size)]
+    reply = wire.run(query("rows"))
+    assert kinds(reply) == "T" + "D" * 20 + "N" + "D" + "N" + "D" * 19 + "CZ"
+    assert rows(reply) == [["x" * n, str(n)] for n in range(40)]
+    assert number(other) and number(wire)
 
 
 def test_a_parameter_of_one_client_is_taken_back_for_the_next(proxy, fake):
