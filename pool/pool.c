@@ -486,19 +486,23 @@ pool_find_redis_node(struct pools *home, struct snapshot *snap,
 struct pool *
 pool_find_redis_sub(struct pools *home, struct snapshot *snap,
 		    const struct conf_redis *up, const char *user,
-		    const char *password)
+		    const char *password, const char *node, unsigned port)
 {
-	char key[1024];
+	char key[1024], kind[300] = "redis subscribe";
 	struct pool *p, like = { .ops = &redis_sub_ops,
 				 .snapshot = snap,
 				 .redis = up,
 				 .user = (char *)(uintptr_t)user,
 				 .password = (char *)(uintptr_t)password,
 				 .resp = 2,
-				 .subscribes = true };
+				 .subscribes = true,
+				 .node = (char *)(uintptr_t)node,
+				 .node_port = port };
 
-	if (!pool_key(key, sizeof(key), up->name, user ? user : "",
-		      "redis subscribe", 0))
+	if (node != NULL)
+		snprintf(kind, sizeof(kind), "redis subscribe %u %.255s", port,
+			 node);
+	if (!pool_key(key, sizeof(key), up->name, user ? user : "", kind, 0))
 		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)
 		return pool_renew(p, snap, password);

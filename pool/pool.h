@@ -186,9 +186,10 @@ struct pool *pool_find_redis_node(struct pools *, struct snapshot *, const struc
 /*
  * Of one connection, lent exclusively, that subscribes (redis_sub.h); asked
  * for on one worker only.  Its place is one of dedicated_connections, too.
+ * `node` at `port`: that of a cluster; NULL: the upstream, or any of its nodes.
  */
 struct pool *pool_find_redis_sub(struct pools *, struct snapshot *, const struct conf_redis *,
-    const char *user, const char *password);
+    const char *user, const char *password, const char *node, unsigned port);
 
 /*
  * A client has proved that it knows the password of this verifier, and here is

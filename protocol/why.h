@@ -53,6 +53,7 @@
 	X(UPSTREAM_DOWN,    1, "08006", "ERR",      "upstream is unreachable")                 \
 	X(WRONG_ROLE,       0, "08006", "ERR",      "host is not of the target_role")          \
 	X(UPSTREAM_LOST,    1, "08006", "ERR",      "upstream connection lost")                \
+	X(SLOT_MOVED,       0, "",      "",         "its slot moved to another node")           \
 	X(UPSTREAM_SENSE,   1, "08P01", "ERR",      "upstream broke the protocol")             \
 	X(DOUBT,            1, "08006", "ERR",      "state of the server connection in doubt") \
 	X(OUTCOME_UNKNOWN,  1, "08007", "ERR",      "upstream connection lost while it committed: nobody knows whether it has") \

@@ -871,7 +871,6 @@ redis_cluster_bars(const struct redis_cmd *cmd)
 		"monitor",         "move",
 		"replicaof",       "save",
 		"shutdown",        "slaveof",
-		"ssubscribe",      "sunsubscribe",
 		"swapdb",          NULL
 	};
 

@@ -77,6 +77,7 @@ hub_who_unref(struct hub_who **at)
 		return;
 	snapshot_unref(&who->snapshot);
 	free(who->user);
+	free(who->node);
 	free_secret(who->password);
 	free(who);
 }
@@ -94,10 +95,11 @@ home_of(const char *key, unsigned workers)
 
 static struct hub_who *
 who_make(const struct hubs *h, struct snapshot *snap,
-	 const struct conf_redis *redis, const char *user, const char *password)
+	 const struct conf_redis *redis, const char *user, const char *password,
+	 const char *node, unsigned port)
 {
-	const char *name = user ? user : "";
-	size_t n = strlen(redis->name) + strlen(name) + 2;
+	const char *name = user ? user : "", *at = node ? node : "";
+	size_t n = strlen(redis->name) + strlen(at) + strlen(name) + 16;
 	struct hub_who *who = mem_zero(1, sizeof(*who) + n, "a subscriber");
 
 	who->refs = 1;
@@ -105,8 +107,10 @@ who_make(const struct hubs *h, struct snapshot *snap,
 	who->redis = redis;
 	who->user = mem_copy(user);
 	who->password = mem_copy(password);
-	/* An upstream's name has no slash in it. */
-	snprintf(who->key, n, "%s/%s", redis->name, name);
+	who->node = mem_copy(node);
+	who->port = port;
+	/* An upstream's name has no slash in it, nor has a node's. */
+	snprintf(who->key, n, "%s/%s:%u/%s", redis->name, at, port, name);
 	who->home = home_of(who->key, h->w->weir->workers);
 	return who;
 }
@@ -434,9 +438,11 @@ hub_any(const struct hub_member *m, enum resp_channel kind)
 void
 hub_join(struct hubs *h, struct hub_member *m, const struct hub_ops *ops,
 	 struct snapshot *snap, const struct conf_redis *redis,
-	 const char *user, const char *password)
+	 const char *user, const char *password, const char *node,
+	 unsigned port)
 {
-	struct hub_who *who = who_make(h, snap, redis, user, password);
+	struct hub_who *who =
+	    who_make(h, snap, redis, user, password, node, port);
 	struct hub_ear *e = ear_find(h, who->key);
 
 	assert(m->ear == NULL && !h->stopped);
@@ -604,7 +610,10 @@ deliver(struct hub_ear *e, const struct resp_push *push, const uint8_t *p,
 	/* Each may leave over it, and the channel with the last of them. */
 	for (struct hub_claim *next, *k = c ? c->claims : NULL; k; k = next) {
 		next = k->next;
-		k->member->ops->message(k->member, p, n);
+		if (push->kind == RESP_PUSH_MESSAGE)
+			k->member->ops->message(k->member, p, n);
+		else
+			k->member->ops->lost(k->member, WHY_SLOT_MOVED);
 		count++;
 	}
 	return count;

@@ -21,6 +21,8 @@ struct due {
 	enum resp_channel channel;
 	/* Of a DROP: until it is done our connection still counts. */
 	struct redis_census_line *line;
+	char *name; /* of a DROP that a PING follows, which is what ends it */
+	size_t name_n;
 };
 
 /* The connection of one identity. */
@@ -201,6 +203,8 @@ due_pop(struct hub *b)
 	assert(b->due_n > 0);
 	uncount(b, d.line);
 	d.line = NULL;
+	free(d.name);
+	d.name = NULL;
 	b->due_head = (b->due_head + 1) % b->due_size;
 	b->due_n--;
 	return d;
@@ -274,6 +278,58 @@ hub_add_news(struct hub *b, uint64_t ears, const uint8_t *p, size_t n)
 
 /* ---- what upstream says ----------------------------------------------- */
 
+/* Does it owe, first of all, the end of a subscription on a cluster's node? */
+static bool
+owes_leave(const struct hub *b)
+{
+	return b->due_n > 0 && b->due[b->due_head].name != NULL;
+}
+
+/* Has it been asked to end this one? */
+static bool
+is_leaving(const struct hub *b, size_t from, size_t most, struct slice name)
+{
+	for (size_t i = from; i < b->due_n && i < most; i++) {
+		const struct due *d = &b->due[(b->due_head + i) % b->due_size];
+
+		if (d->name != NULL && d->name_n == name.n &&
+		    memcmp(d->name, name.p, name.n) == 0)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * A node of a cluster has ended a subscription to a shard channel: it was asked
+ * to, or the slot has moved, and what it says to an ask comes besides.
+ */
+static bool
+hub_hears_end(struct hub *b, const struct resp_push *push, const uint8_t *p,
+	      size_t n)
+{
+	struct interest *i;
+
+	if (push->name.p == NULL || is_leaving(b, 0, 1, push->name))
+		return push->name.p != NULL;
+	if ((i = interest_find(b, RESP_SHARD, push->name)) == NULL)
+		return is_leaving(b, 1, SIZE_MAX, push->name);
+	hub_add_news(b, i->ears, p, n);
+	interest_free(b, i);
+	return true;
+}
+
+/* Of SUNSUBSCRIBE, where the slot is not any more; the PONG is still to come. */
+static bool
+is_no_slot(struct slice text)
+{
+	static const char moved[] = "MOVED ", down[] = "CLUSTERDOWN ";
+
+	return (text.n >= sizeof(moved) - 1 &&
+		memcmp(text.p, moved, sizeof(moved) - 1) == 0) ||
+	       (text.n >= sizeof(down) - 1 &&
+		memcmp(text.p, down, sizeof(down) - 1) == 0);
+}
+
 /* The next name of the ask at the head is confirmed. */
 static bool
 hub_confirm(struct hub *b, const struct resp_push *push)
@@ -290,6 +346,9 @@ hub_confirm(struct hub *b, const struct resp_push *push)
 	if (kind != push->channel || name.n != push->name.n ||
 	    (name.n > 0 && memcmp(name.p, push->name.p, name.n) != 0))
 		return false;
+	/* It may have been ended in between. */
+	if (kind == RESP_SHARD)
+		interest_add(b, kind, name, a->from);
 	if (++a->confirmed < a->n)
 		return true;
 	due_pop(b);
@@ -306,6 +365,8 @@ hub_refuse(struct hub *b, struct slice text)
 
 	if (b->due_n == 0)
 		return false;
+	if (owes_leave(b) && is_no_slot(text))
+		return true;
 	d = b->due[b->due_head];
 	if (d.op == HUB_SUBSCRIBE && d.ask->confirmed > 0)
 		return false;
@@ -351,8 +412,14 @@ hub_take(struct hub *b, const struct resp_push *push, const uint8_t *p,
 	case RESP_PUSH_SUBSCRIBED:
 		return hub_confirm(b, push);
 	case RESP_PUSH_UNSUBSCRIBED:
+		if (b->who->node != NULL && push->channel == RESP_SHARD)
+			return hub_hears_end(b, push, p, n);
 		return hub_settle(b, HUB_DROP, push->channel);
 	case RESP_PUSH_PONG:
+		if (owes_leave(b)) {
+			due_pop(b);
+			return true;
+		}
 		return hub_settle(b, HUB_FENCE, RESP_CHANNEL);
 	case RESP_PUSH_ERROR:
 		return hub_refuse(b, push->text);
@@ -403,6 +470,21 @@ static const char *const unsubscribe_word[RESP_CHANNELS] = {
 	[RESP_SHARD] = "sunsubscribe",
 };
 
+static void
+hub_owes_drop(struct hub *b, enum resp_channel kind, struct slice name,
+	      struct redis_census_line *line)
+{
+	const struct slice ping = slice_str("PING");
+	struct due d = { .op = HUB_DROP, .channel = kind, .line = line };
+
+	if (b->who->node != NULL && kind == RESP_SHARD) {
+		d.name = mem_text((const char *)name.p, name.n);
+		d.name_n = name.n;
+		hub_put(b, &ping, 1);
+	}
+	due_push(b, d);
+}
+
 /* One answer each, though nobody reads it. */
 static void
 hub_send_drop(struct hub *b, struct hub_ask *a)
@@ -419,9 +501,7 @@ hub_send_drop(struct hub *b, struct hub_ask *a)
 			continue;
 		arg[0] = slice_str(unsubscribe_word[kind]);
 		hub_put(b, arg, 2);
-		due_push(b, (struct due){ .op = HUB_DROP,
-					  .channel = kind,
-					  .line = line });
+		hub_owes_drop(b, kind, arg[1], line);
 	}
 	hub_ask_free(a);
 }
@@ -472,7 +552,7 @@ hub_connect(struct hub *b)
 	if (b->lessee.waiting != NULL)
 		return;
 	p = pool_find_redis_sub(&b->hubs->w->pools, who->snapshot, who->redis,
-				who->user, who->password);
+				who->user, who->password, who->node, who->port);
 	if (p == NULL) {
 		hub_fail(b, WHY_ROOM);
 		return;

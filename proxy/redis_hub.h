@@ -2,7 +2,7 @@
  * redis_hub: subscriptions that many clients share: one upstream connection
  * an identity, for the whole process.
  *
- * An identity is an upstream and a user there.  Its *hub*, with the connection,
+ * An identity is an upstream, or a node of a cluster, and a user there.  Its *hub*, with the connection,
  * is on one worker, chosen by a hash; every worker with subscribers of it has
  * an *ear*, which knows who of them wants what.  Between them only messages of
  * mailboxes pass, in order:
@@ -25,6 +25,10 @@
  *
  * Lost connection: every member with a subscription hears lost(); see
  * redis_pubsub.h for why its client is closed.  Nothing is resubscribed here.
+ * A node whose slot moves away ends the subscriptions to channels of that slot,
+ * and says so, unasked: lost() is for who had those.  As it may say so while it
+ * is asked to end one, and has an error for that then, a PING follows SUNSUBSCRIBE
+ * there, whose answer stands behind all it may have to say.
  *
  * Owner:    the worker's struct hubs.  Ears and hubs go when unused; a hub
  *           keeps its connection for HUB_LINGER_NS, for who comes next.
@@ -72,7 +76,7 @@ struct hub_ops {
 	/* It did not.  `text`: what it said, or NULL and why there is no connection. */
 	void (*refused)(struct hub_member *, const char *text, enum why);
 	void (*fenced)(struct hub_member *);
-	void (*lost)(struct hub_member *, enum why);
+	void (*lost)(struct hub_member *, enum why);	/* of some of its subscriptions, or all */
 };
 
 /* A client's part, embedded. */
@@ -91,9 +95,10 @@ struct hubs *hubs_open(struct worker *);
 void	     hubs_stop(struct hubs *);
 void	     hubs_close(struct hubs **);	/* after hubs_stop(), and the last message */
 
-/* Becomes a member where this user's subscriptions are. */
+/* Becomes a member where this user's subscriptions are; `node` as of pool_find_redis_sub(). */
 void hub_join(struct hubs *, struct hub_member *, const struct hub_ops *, struct snapshot *,
-    const struct conf_redis *, const char *user, const char *password);
+    const struct conf_redis *, const char *user, const char *password, const char *node,
+    unsigned port);
 /* Gives up everything, an ask included. */
 void hub_leave(struct hub_member *);
 

@@ -20,6 +20,8 @@ struct hub_who {
 	struct snapshot		*snapshot;	/* counted */
 	const struct conf_redis *redis;		/* in it */
 	char			*user, *password;	/* NULL: none */
+	char			*node;		/* of a cluster, at this port; NULL: the upstream */
+	unsigned		 port;
 	unsigned		 home;		/* the hub's worker */
 	char			 key[];
 };

@@ -6,17 +6,42 @@
 #include <string.h>
 
 #include "conf/mem.h"
+#include "pool/redis_nodes.h"
+#include "protocol/redis_slot.h"
 #include "protocol/resp_number.h"
 #include "proxy/redis_census.h"
+#include "proxy/redis_cluster.h"
 #include "proxy/redis_hub.h"
 #include "proxy/redis_multi.h"
 #include "proxy/route.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
 
-struct redis_sub {
+/* What it has of one hub. */
+struct part {
 	struct hub_member member; /* first */
 	struct redis_session *rs;
+	struct part *next;
+	char *node; /* of a cluster, at this port; NULL: the upstream */
+	unsigned port;
+};
+
+/* SSUBSCRIBE in a cluster: it lies in the input until it is answered. */
+struct asks_node {
+	enum { NOT_ASKED, ASKED, TURNED, ANSWERED } now;
+	int slot;
+	unsigned hops;
+	bool listens; /* for news of the nodes, once */
+	char *node;   /* TURNED: called so */
+	unsigned port;
+	struct redis_nodes_wait wait;
+};
+
+struct redis_sub {
+	struct part main; /* all but shard channels of a cluster */
+	struct redis_session *rs;
+	struct asks_node asks;
+	unsigned fences;         /* on their way */
 	struct buf held;         /* messages, while a reply is half out */
 	struct wheel_entry soft; /* set as long as too much is unread */
 	struct buf said; /* of an UNSUBSCRIBE: until upstream has done it */
@@ -25,11 +50,12 @@ struct redis_sub {
 };
 
 static const struct hub_ops member_ops;
+static redis_run subscribe_shard;
 
 static struct redis_session *
 session_of(struct hub_member *m)
 {
-	return ((struct redis_sub *)(void *)m)->rs;
+	return ((struct part *)(void *)m)->rs;
 }
 
 static uint64_t
@@ -38,22 +64,38 @@ now_ns(const struct redis_session *rs)
 	return rs->s.worker->streams.now_ns;
 }
 
+static const struct part *
+first_part(const struct redis_session *rs)
+{
+	return rs->sub != NULL ? &rs->sub->main : NULL;
+}
+
 bool
 redis_pubsub_is_on(const struct redis_session *rs)
 {
-	return rs->sub != NULL && hub_count(&rs->sub->member) > 0;
+	for (const struct part *p = first_part(rs); p != NULL; p = p->next)
+		if (hub_count(&p->member) > 0)
+			return true;
+	return false;
 }
 
 size_t
 redis_pubsub_count(const struct redis_session *rs, enum resp_channel kind)
 {
-	return rs->sub != NULL ? rs->sub->member.n[kind] : 0;
+	size_t n = 0;
+
+	for (const struct part *p = first_part(rs); p != NULL; p = p->next)
+		n += p->member.n[kind];
+	return n;
 }
 
 bool
 redis_pubsub_waits(const struct redis_session *rs)
 {
-	return rs->sub != NULL && rs->sub->member.asked != NULL;
+	for (const struct part *p = first_part(rs); p != NULL; p = p->next)
+		if (p->member.asked != NULL)
+			return true;
+	return rs->sub != NULL && rs->sub->asks.wait.prev != NULL;
 }
 
 bool
@@ -104,12 +146,24 @@ redis_pubsub_is_slow(struct redis_session *rs)
 	return false;
 }
 
+/* The nodes of the cluster are known, or not to be known. */
+static void
+hear_news(struct redis_nodes_wait *w)
+{
+	struct redis_sub *sub =
+	    (struct redis_sub *)(void *)((char *)w -
+					 offsetof(struct redis_sub, asks.wait));
+
+	session_wake(&sub->rs->s);
+}
+
 static struct redis_sub *
 sub_make(struct redis_session *rs)
 {
 	struct redis_sub *sub = mem_zero(1, sizeof(*sub), "a subscriber");
 
-	sub->rs = rs;
+	sub->rs = sub->main.rs = rs;
+	sub->asks.wait.over = hear_news;
 	buf_init(&sub->held, REDIS_OUT_MAX);
 	buf_init(&sub->said, REDIS_OUT_MAX);
 	wheel_entry_init(&sub->soft, on_soft);
@@ -204,11 +258,12 @@ redis_pubsub_go_on(struct redis_session *rs)
 static int64_t
 count_of(const struct redis_sub *sub, enum resp_channel kind)
 {
-	const size_t *n = sub->member.n;
+	const struct redis_session *rs = sub->rs;
 
-	return (int64_t)(kind == RESP_SHARD
-			     ? n[RESP_SHARD]
-			     : n[RESP_CHANNEL] + n[RESP_PATTERN]);
+	if (kind == RESP_SHARD)
+		return (int64_t)redis_pubsub_count(rs, RESP_SHARD);
+	return (int64_t)(redis_pubsub_count(rs, RESP_CHANNEL) +
+			 redis_pubsub_count(rs, RESP_PATTERN));
 }
 
 /* "subscribe", or with `un` its opposite; `name` NULL: none. */
@@ -233,6 +288,14 @@ put_confirmation(struct redis_session *rs, struct buf *b,
 	return bad;
 }
 
+/* It is answered; what lies in the input goes. */
+static void
+asks_end(struct redis_sub *sub)
+{
+	if (sub->asks.now == ASKED)
+		sub->asks.now = ANSWERED;
+}
+
 static void
 hear_subscribed(struct hub_member *m, enum resp_channel kind,
 		struct hub_channel *const *channel, size_t n)
@@ -241,6 +304,7 @@ hear_subscribed(struct hub_member *m, enum resp_channel kind,
 	int bad = 0;
 
 	assert(redis_is_idle(rs));
+	asks_end(rs->sub);
 	for (size_t i = 0; i < n; i++) {
 		struct slice name = hub_name(channel[i]);
 
@@ -257,8 +321,9 @@ hear_subscribed(struct hub_member *m, enum resp_channel kind,
 static void
 leave_if_done(struct redis_session *rs)
 {
-	if (hub_count(&rs->sub->member) == 0)
-		hub_leave(&rs->sub->member);
+	for (struct part *p = &rs->sub->main; p != NULL; p = p->next)
+		if (hub_count(&p->member) == 0 && p->member.asked == NULL)
+			hub_leave(&p->member);
 }
 
 static bool
@@ -269,12 +334,47 @@ is_outage(enum why w)
 	       w == WHY_RECONFIGURED || w == WHY_WRONG_ROLE;
 }
 
+/* The node has not this slot any more: it is asked for elsewhere. */
+static bool
+is_turned(struct part *part, const char *error)
+{
+	struct asks_node *asks = &part->rs->sub->asks;
+	char line[512];
+	struct redis_place at;
+	unsigned slot;
+	int n = snprintf(line, sizeof(line), "-%s\r\n", error);
+
+	if (asks->now != ASKED || (size_t)n >= sizeof(line) ||
+	    redis_where_turn((const uint8_t *)line, (size_t)n, &slot, &at) !=
+		REDIS_MOVED ||
+	    slot != (unsigned)asks->slot || asks->hops >= REDIS_CLUSTER_HOPS)
+		return false;
+	redis_nodes_doubt(redis_cluster_nodes(part->rs));
+	if (at.name.n == 0)
+		at.name = slice_str(part->node);
+	free(asks->node);
+	asks->node = mem_text((const char *)at.name.p, at.name.n);
+	asks->port = at.port;
+	asks->hops++;
+	asks->listens = false;
+	asks->now = TURNED;
+	return true;
+}
+
 static void
 hear_refused(struct hub_member *m, const char *error, enum why w)
 {
 	struct redis_session *rs = session_of(m);
 	char text[128];
 
+	if (error != NULL && is_turned((struct part *)(void *)m, error)) {
+		leave_if_done(rs);
+		session_wake(&rs->s);
+		return;
+	}
+	if (((struct part *)(void *)m)->node != NULL)
+		redis_nodes_doubt(redis_cluster_nodes(rs));
+	asks_end(rs->sub);
 	if (error == NULL && is_outage(w)) {
 		rs->sub->mute = true;
 		session_close(&rs->s, w, NULL, NULL);
@@ -293,8 +393,11 @@ hear_refused(struct hub_member *m, const char *error, enum why w)
 static void
 hear_fenced(struct hub_member *m)
 {
-	struct redis_sub *sub = (struct redis_sub *)(void *)m;
+	struct redis_sub *sub = session_of(m)->sub;
 
+	assert(sub->fences > 0);
+	if (--sub->fences > 0)
+		return;
 	sub->leaving = sub->leaving == HEARS ? HAS_HEARD : HAS_LEFT;
 	session_wake(&sub->rs->s);
 }
@@ -333,15 +436,134 @@ kind_of(struct slice command)
 static bool
 is_too_much(const struct redis_sub *sub, const struct slice *arg, size_t argc)
 {
-	size_t bytes = sub->member.bytes;
+	size_t bytes = 0, n = 0;
 
-	if (argc - 1 > REDIS_SUB_MAX ||
-	    hub_count(&sub->member) + argc - 1 > REDIS_SUB_MAX)
+	for (const struct part *p = &sub->main; p != NULL; p = p->next) {
+		bytes += p->member.bytes;
+		n += hub_count(&p->member);
+	}
+	if (argc - 1 > REDIS_SUB_MAX || n + argc - 1 > REDIS_SUB_MAX)
 		return true;
 	for (size_t i = 1; i < argc; i++)
 		bytes += arg[i].n;
 	return bytes > HUB_BYTES_MAX;
 }
+
+/* ---- shard channels of a cluster ---------------------------------------- */
+
+/* What it has, or is to have, of this node. */
+static struct part *
+part_at(struct redis_sub *sub, const struct redis_node *node)
+{
+	struct part **at = &sub->main.next, *p, *unused = NULL;
+
+	for (; (p = *at) != NULL; at = &p->next)
+		if (p->member.ear == NULL)
+			unused = p;
+		else if (p->port == node->port &&
+			 strcmp(p->node, node->name) == 0)
+			return p;
+	if ((p = unused) == NULL) {
+		*at = p = mem_zero(1, sizeof(*p), "a subscriber of a node");
+		p->rs = sub->rs;
+	}
+	free(p->node);
+	p->node = mem_copy(node->name);
+	p->port = node->port;
+	return p;
+}
+
+/* The slot of all of them; -1: they are of several. */
+static int
+shard_slot(const struct slice *arg, size_t argc)
+{
+	unsigned slot = redis_slot(arg[1]);
+
+	for (size_t i = 2; i < argc; i++)
+		if (redis_slot(arg[i]) != slot)
+			return REDIS_SLOT_NONE;
+	return (int)slot;
+}
+
+/* What it is told, beside what a node says; LATER: to be asked then. */
+static enum redis_did
+asks_begin(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	struct asks_node *asks = &rs->sub->asks;
+	enum redis_did did;
+
+	asks->slot = shard_slot(arg, argc);
+	if (asks->slot < 0)
+		return redis_say_error(rs, "CROSSSLOT Keys in request don't "
+					   "hash to the same slot");
+	if (!redis_cluster_may_send(rs, &did))
+		return did;
+	if (!seat_pay(&rs->s))
+		return redis_say_rate(rs);
+	stats_add(&rs->s.worker->stats, STAT_COMMANDS, 1);
+	asks->hops = 0;
+	asks->now = TURNED; /* to who has the slot */
+	return REDIS_LATER;
+}
+
+/* Where to?  NOBODY: that is not known; it may wait for that. */
+static int
+asks_where(struct asks_node *asks, struct redis_nodes *all)
+{
+	const struct redis_place at = { .name = slice_str(
+					    asks->node ? asks->node : ""),
+					.port = asks->port };
+	int node;
+
+	if (asks->hops == 0)
+		return redis_nodes_at(all, asks->slot);
+	node = redis_nodes_called(all, 0, &at);
+	if (node == REDIS_NODES_NOBODY && !asks->listens) {
+		asks->listens = true;
+		redis_nodes_doubt(all);
+		redis_nodes_wait(all, &asks->wait);
+	}
+	return node;
+}
+
+static enum redis_did
+subscribe_shard(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	struct asks_node *asks = &rs->sub->asks;
+	struct redis_nodes *all = redis_cluster_nodes(rs);
+	struct part *part;
+	enum redis_did did;
+	int node;
+
+	assert(asks->now != ASKED); /* nothing begins meanwhile */
+	if (asks->now == NOT_ASKED) {
+		did = asks_begin(rs, arg, argc);
+		if (asks->now == NOT_ASKED)
+			return did;
+	}
+	if (asks->now == ANSWERED) {
+		asks->now = NOT_ASKED;
+		return REDIS_DONE;
+	}
+	node = asks_where(asks, all);
+	if (asks->wait.prev != NULL)
+		return REDIS_LATER;
+	if (node == REDIS_NODES_NOBODY) {
+		asks->now = NOT_ASKED;
+		return redis_say_error(rs, "ERR weir: no such node of the "
+					   "cluster");
+	}
+	part = part_at(rs->sub, all->node[node]);
+	if (part->member.ear == NULL)
+		hub_join(rs->s.worker->hubs, &part->member, &member_ops,
+			 rs->s.snapshot, rs->redis, rs->user, rs->password,
+			 part->node, part->port);
+	asks->now = ASKED;
+	hub_subscribe(&part->member, RESP_SHARD, arg + 1, argc - 1);
+	return REDIS_LATER;
+}
+
+/* ---- commands of all kinds ------------------------------------------------ */
 
 enum redis_did
 redis_pubsub_subscribe(struct redis_session *rs, const struct slice *arg,
@@ -352,6 +574,8 @@ redis_pubsub_subscribe(struct redis_session *rs, const struct slice *arg,
 
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;
+	if (rs->sub != NULL && rs->sub->asks.now != NOT_ASKED)
+		return subscribe_shard(rs, arg, argc);
 	if (rs->redis->dedicated_connections == 0)
 		return redis_say_error(rs, "ERR weir: no connections to "
 					   "subscribe by "
@@ -360,13 +584,15 @@ redis_pubsub_subscribe(struct redis_session *rs, const struct slice *arg,
 		rs->sub = sub_make(rs);
 	if (is_too_much(rs->sub, arg, argc))
 		return redis_say_error(rs, "ERR weir: too many subscriptions");
+	if (redis_in_cluster(rs) && kind_of(arg[0]) == RESP_SHARD)
+		return subscribe_shard(rs, arg, argc);
 	if (!seat_pay(s))
 		return redis_say_rate(rs);
 	stats_add(&s->worker->stats, STAT_COMMANDS, 1);
-	m = &rs->sub->member;
+	m = &rs->sub->main.member;
 	if (m->ear == NULL)
 		hub_join(s->worker->hubs, m, &member_ops, s->snapshot,
-			 rs->redis, rs->user, rs->password);
+			 rs->redis, rs->user, rs->password, NULL, 0);
 	hub_subscribe(m, kind_of(arg[0]), arg + 1, argc - 1);
 	return REDIS_DONE;
 }
@@ -377,14 +603,15 @@ unsubscribe_all(struct redis_session *rs, struct buf *b, enum resp_channel kind)
 	struct hub_channel *c;
 	int bad = 0;
 
-	while ((c = hub_any(&rs->sub->member, kind)) != NULL) {
-		struct slice name = hub_name(c);
+	for (struct part *p = &rs->sub->main; p != NULL; p = p->next)
+		while ((c = hub_any(&p->member, kind)) != NULL) {
+			struct slice name = hub_name(c);
 
-		/* The channel may go with the last who wants it. */
-		bad |= put_confirmation(rs, b, kind, true, &name,
-					count_of(rs->sub, kind) - 1);
-		hub_drop(&rs->sub->member, kind, name);
-	}
+			/* The channel may go with the last who wants it. */
+			bad |= put_confirmation(rs, b, kind, true, &name,
+						count_of(rs->sub, kind) - 1);
+			hub_drop(&p->member, kind, name);
+		}
 	return bad;
 }
 
@@ -396,14 +623,14 @@ unsubscribe(struct redis_session *rs, struct buf *b, const struct slice *arg,
 	struct redis_sub *sub = rs->sub;
 	int bad = 0;
 
-	if (argc == 1 && sub != NULL && sub->member.n[kind] > 0)
+	if (argc == 1 && redis_pubsub_count(rs, kind) > 0)
 		return unsubscribe_all(rs, b, kind);
 	if (argc == 1)
 		return put_confirmation(rs, b, kind, true, NULL,
 					sub ? count_of(sub, kind) : 0);
 	for (size_t i = 1; i < argc; i++) {
-		if (sub != NULL)
-			hub_drop(&sub->member, kind, arg[i]);
+		for (struct part *p = sub ? &sub->main : NULL; p; p = p->next)
+			hub_drop(&p->member, kind, arg[i]);
 		bad |= put_confirmation(rs, b, kind, true, &arg[i],
 					sub ? count_of(sub, kind) : 0);
 	}
@@ -434,6 +661,15 @@ say_unsubscribed(struct redis_session *rs)
 	return confirmed(rs, bad);
 }
 
+static bool
+has_ears(const struct redis_sub *sub)
+{
+	for (const struct part *p = sub ? &sub->main : NULL; p; p = p->next)
+		if (p->member.ear != NULL)
+			return true;
+	return false;
+}
+
 /*
  * What was published before it is heard before it: so it waits for a fence.
  * Then it is done, and waits for another one, so that a PUBLISH after it finds
@@ -447,7 +683,7 @@ redis_pubsub_unsubscribe(struct redis_session *rs, const struct slice *arg,
 
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;
-	if (sub == NULL || sub->member.ear == NULL)
+	if (!has_ears(sub))
 		return confirmed(
 		    rs, unsubscribe(rs, stream_out(&rs->s.stream), arg, argc));
 	switch (sub->leaving) {
@@ -467,7 +703,11 @@ redis_pubsub_unsubscribe(struct redis_session *rs, const struct slice *arg,
 	case LEAVES:
 		assert(!"its fence is on its way");
 	}
-	hub_fence(&sub->member);
+	for (struct part *p = &sub->main; p != NULL; p = p->next)
+		if (p->member.ear != NULL) {
+			sub->fences++;
+			hub_fence(&p->member);
+		}
 	return REDIS_LATER;
 }
 
@@ -528,20 +768,34 @@ redis_pubsub_end(struct redis_session *rs)
 {
 	if (rs->sub == NULL)
 		return;
-	hub_leave(&rs->sub->member);
+	for (struct part *p = &rs->sub->main; p != NULL; p = p->next)
+		hub_leave(&p->member);
 	set_soft(rs->sub, 0);
 	buf_free(&rs->sub->held);
 	buf_free(&rs->sub->said);
 	rs->sub->leaving = STAYS;
+	rs->sub->fences = 0;
+	redis_nodes_unwait(&rs->sub->asks.wait);
+	rs->sub->asks.now = NOT_ASKED;
 }
 
 void
 redis_pubsub_fini(struct redis_session *rs)
 {
-	assert(rs->sub == NULL || rs->sub->member.ear == NULL);
-	if (rs->sub != NULL)
-		buf_free(&rs->sub->held);
-	free(rs->sub);
+	struct redis_sub *sub = rs->sub;
+	struct part *p;
+
+	if (sub == NULL)
+		return;
+	assert(!has_ears(sub));
+	while ((p = sub->main.next) != NULL) {
+		sub->main.next = p->next;
+		free(p->node);
+		free(p);
+	}
+	buf_free(&sub->held);
+	free(sub->asks.node);
+	free(sub);
 	rs->sub = NULL;
 }
 

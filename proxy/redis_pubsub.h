@@ -25,6 +25,14 @@
  * refused: a library takes an error for a final answer (with ioredis, which
  * subscribes again behind the application's back, it ends the process).
  *
+ * In a cluster SUBSCRIBE and PSUBSCRIBE go to any node, and SSUBSCRIBE to the one
+ * that has the slot: the subscribers of each node have a connection there.  It
+ * follows -MOVED; channels of several slots are told CROSSSLOT, but SUNSUBSCRIBE
+ * may name any.  A slot that moves away ends its subscriptions.  Redis tells its
+ * subscriber so, by an unasked `sunsubscribe`; only who knows of slots can make
+ * anything of that, and behind weir nobody does: so the client is closed as above,
+ * for the same reasons.
+ *
  * Slow readers: REDIS_SUB_HARD bytes not read, or REDIS_SUB_SOFT for
  * REDIS_SUB_SOFT_S seconds, and the client is closed: Redis's own
  * client-output-buffer-limit pubsub 32mb 8mb 60, which counts replies too.

@@ -339,7 +339,7 @@ def test_what_is_for_all_nodes_goes_to_all(start, cluster):
 def test_what_no_node_can_answer_for_all_is_refused(start, cluster):
     proxy = start()
     with contextlib.closing(proxy.resp()) as r:
-        for words in ["MONITOR"], ["SSUBSCRIBE", "c"], ["SWAPDB", 0, 1], \
+        for words in ["MONITOR"], ["DEBUG", "HELP"], ["SWAPDB", 0, 1], \
                 ["CLIENT", "TRACKING", "ON"], ["CLIENT", "PAUSE", 1], ["BGSAVE"], ["LASTSAVE"]:
             said = r.ask(*words)
             assert isinstance(said, respwire.Error) and "cluster = on" in said, (words, said)
@@ -1127,3 +1127,184 @@ def test_who_waits_for_copies_waits_at_all_masters(start, cluster, folder):
         assert other.ask("SET", "k", 2) == "OK" and other.ask("WAIT", 0, 0) == 0
     wait_for(lambda: not any("b" in c["flags"] for n in cluster.nodes for c in n.clients()),
              20, "they still wait")
+
+
+def heard(r, n):
+    """Of so many confirmations or messages, in this order."""
+    return [[x.decode() if isinstance(x, bytes) else x for x in r.reply()] for _ in range(n)]
+
+
+def shard_of(node):
+    return node.ask("PUBSUB", "SHARDCHANNELS")
+
+
+def test_a_shard_channel_is_heard_from_the_node_of_its_slot(start, cluster):
+    proxy = start()
+    keys = list(each_home(cluster).values())
+    with contextlib.ExitStack() as stack:
+        def client(proto=2):
+            return stack.enter_context(contextlib.closing(proxy.resp(proto)))
+        asker = client()
+        for proto in 2, 3:
+            r, more = client(proto), [client(2 + i % 2) for i in range(6)]
+            for i, k in enumerate(keys):
+                r.send(encode("SSUBSCRIBE", k, "{%s}two" % k))
+                assert heard(r, 2) == [["ssubscribe", k, 2 * i + 1],
+                                       ["ssubscribe", "{%s}two" % k, 2 * i + 2]]
+                for c in more:
+                    assert c.ask("SSUBSCRIBE", k)[2] == i + 1
+            assert all(len(shard_of(n)) == 2 for n in cluster.nodes)
+            for i, k in enumerate(keys):
+                # Redis counts connections, and of ours there is one.
+                assert asker.ask("SPUBLISH", k, "to %s" % k) == 1
+                for c in [r] + more:
+                    assert heard(c, 1) == [["smessage", k, "to %s" % k]]
+                cluster.home(cluster.slot(k)).ask("SPUBLISH", "{%s}two" % k, i)
+                assert heard(r, 1) == [["smessage", "{%s}two" % k, str(i)]]
+            assert sorted(asker.ask("PUBSUB", "SHARDCHANNELS")) == \
+                sorted(x.encode() for k in keys for x in (k, "{%s}two" % k))
+            assert asker.ask("PUBSUB", "SHARDCHANNELS", keys[0]) == [keys[0].encode()]
+            assert asker.ask("PUBSUB", "SHARDNUMSUB", *keys, "none") == \
+                [x for k in keys for x in (k.encode(), 7)] + [b"none", 0]
+            assert asker.ask("PUBSUB", "NUMSUB", keys[0]) == [keys[0].encode(), 0]
+            # Some, some that it has not, and all that are left.
+            r.send(encode("SUNSUBSCRIBE", keys[0], "none", keys[2]), encode("SUNSUBSCRIBE"),
+                   encode("SUNSUBSCRIBE"), encode("PING"))
+            assert heard(r, 3) == [["sunsubscribe", keys[0], 5], ["sunsubscribe", "none", 5],
+                                   ["sunsubscribe", keys[2], 4]]
+            left = heard(r, 4)
+            assert [x[0] for x in left] == ["sunsubscribe"] * 4
+            assert [x[2] for x in left] == [3, 2, 1, 0]
+            assert heard(r, 1) == [["sunsubscribe", None, 0]]
+            assert r.reply() == "PONG"
+            for c in more:
+                c.close()
+            wait_for(lambda: asker.ask("PUBSUB", "SHARDCHANNELS") == [], 20, "still there")
+        # Beside what it hears from elsewhere, in one order of its own.
+        r = client()
+        assert r.ask("SUBSCRIBE", "plain") == [b"subscribe", b"plain", 1]
+        assert r.ask("SSUBSCRIBE", keys[1]) == [b"ssubscribe", keys[1].encode(), 1]
+        asker.ask("PUBLISH", "plain", 1)
+        assert r.reply() == [b"message", b"plain", b"1"]
+        assert "only (P|S)SUBSCRIBE" in r.ask("GET", "k")
+        assert r.ask("RESET") == "RESET"
+        wait_for(lambda: asker.ask("PUBSUB", "SHARDCHANNELS") == [], 20, "still there")
+    assert not [e for e in proxy.events("server-close") if e["why"] != "UPSTREAM_DOWN"]
+
+
+def test_shard_channels_of_one_command_are_of_one_slot(start, cluster):
+    proxy, node = start(), cluster.nodes[0]
+    keys = each_home(cluster)
+    other = keys[cluster.nodes[1]]
+    with contextlib.closing(proxy.resp()) as r, contextlib.closing(node.resp()) as direct:
+        for words in ["SSUBSCRIBE", keys[node], other], ["SSUBSCRIBE"]:
+            said = []
+            for conn in r, direct:
+                conn.send(encode(*words))
+                said.append(conn.raw())
+            assert said[0] == said[1]
+        assert r.ask("SSUBSCRIBE", other) == [b"ssubscribe", other.encode(), 1]
+        assert shard_of(cluster.nodes[1]) == [other.encode()]
+    # A user that may not is told so by the node.
+    for n in cluster.nodes:
+        n.ask("ACL", "SETUSER", "default", "resetchannels")
+    try:
+        with contextlib.closing(proxy.resp()) as r:
+            assert r.ask("SSUBSCRIBE", other).startswith("NOPERM ")
+            assert r.ask("SET", other, 1) == "OK"
+    finally:
+        for n in cluster.nodes:
+            n.ask("ACL", "SETUSER", "default", "allchannels")
+
+
+def test_a_shard_channel_is_found_where_it_has_moved(start, cluster):
+    proxy = start()
+    slot = cluster.slot("{s}")
+    with contextlib.closing(proxy.resp()) as other:
+        assert other.ask("SPUBLISH", "{s}", 1) == 0      # the slots are known
+        for proto in 2, 3:
+            with contextlib.closing(proxy.resp(proto)) as r:
+                cluster.move(slot, cluster.other(cluster.home(slot)))
+                r.send(encode("SSUBSCRIBE", "{s}1", "{s}2"), encode("SSUBSCRIBE", "{s}3"))
+                assert heard(r, 3) == [["ssubscribe", "{s}%d" % i, i] for i in (1, 2, 3)]
+                assert len(shard_of(cluster.home(slot))) == 3
+                assert other.ask("SPUBLISH", "{s}2", "here") == 1
+                assert heard(r, 1) == [["smessage", "{s}2", "here"]]
+
+
+def closes(r):
+    """Without another word."""
+    r.sock.settimeout(servers.scaled(20))
+    return r.sock.recv(1) == b""
+
+
+def test_a_slot_that_moves_away_closes_its_subscribers_and_nobody_else(start, cluster):
+    """They come back and subscribe again, by themselves; to be told would mean nothing to them."""
+    proxy = start()
+    slot = cluster.slot("{g}")
+    home = cluster.home(slot)
+    near = next(k for k in ("n%d" % i for i in range(99))
+                if cluster.slot(k) != slot and cluster.home(cluster.slot(k)) is home)
+    with contextlib.ExitStack() as stack:
+        def client(proto, *channels):
+            r = stack.enter_context(contextlib.closing(proxy.resp(proto)))
+            for c in channels:
+                assert r.ask("SSUBSCRIBE", c)[0] == b"ssubscribe"
+            return r
+        gone = [client(2 + i % 2, "{g}", near) for i in range(4)] + [client(3, "{g}more")]
+        stay = [client(2 + i % 2, near) for i in range(4)]
+        wait_for(lambda: len(shard_of(home)) == 3, 20, "they are not there")
+        cluster.move(slot, cluster.other(home))
+        assert all(closes(r) for r in gone)
+        assert home.ask("SPUBLISH", near, "still") == 1
+        for r in stay:
+            assert heard(r, 1) == [["smessage", near, "still"]]
+        back = [client(2 + i % 2, "{g}") for i in range(3)]
+        assert stay[0].ask("SUNSUBSCRIBE", near)[0] == b"sunsubscribe"
+        assert stay[0].ask("SPUBLISH", "{g}", "again") == 1
+        for r in back:
+            assert heard(r, 1) == [["smessage", "{g}", "again"]]
+        wait_for(lambda: shard_of(home) == [near.encode()], 20, "it is still asked for")
+    assert not proxy.events("server-close")
+
+
+def test_shard_channels_come_and_go_while_their_slots_move(start, cluster):
+    """Whoever is told of a subscription hears what is published then, or is closed."""
+    proxy, over, failed = start(), threading.Event(), []
+    done = [0] * 4
+
+    def turn(me, r, publisher):
+        for i in range(20):
+            name = "{%d}c%d" % (me % 2, me)
+            assert r.ask("SSUBSCRIBE", name) == [b"ssubscribe", name.encode(), 1]
+            sent = b"%d of %d" % (i, me)
+            publisher.ask("SPUBLISH", name, sent)
+            assert r.reply() == [b"smessage", name.encode(), sent]
+            assert r.ask("SUNSUBSCRIBE", name) == [b"sunsubscribe", name.encode(), 0]
+            done[me] += 1
+
+    def client(me):
+        try:
+            while not over.is_set():
+                with contextlib.closing(proxy.resp(2 + me % 2)) as r, \
+                        contextlib.closing(proxy.resp()) as publisher, \
+                        contextlib.suppress(respwire.Closed, ConnectionError):
+                    turn(me, r, publisher)
+        except BaseException as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=client, args=[i]) for i in range(4)]
+    for t in threads:
+        t.start()
+    try:
+        for i in range(8):
+            slot = cluster.slot("{%d}" % (i % 2))
+            cluster.move(slot, cluster.other(cluster.home(slot)))
+            wait_for(lambda was=list(done): failed or all(
+                d > w for d, w in zip(done, was)), 30, "they stand still")
+    finally:
+        over.set()
+        for t in threads:
+            t.join()
+    assert not failed, failed[0]
+    assert not [e for e in proxy.events("server-close") if e["why"] == "UPSTREAM_SENSE"]
