@@ -145,8 +145,7 @@ node_take(struct redis_nodes *all, const struct redis_member *m, bool tls)
 	node = all->node[i];
 	free(node->other);
 	node->other = text_of(other);
-	node->member = m->is_master;
-	node->replica = !m->is_master;
+	node->heard = m->is_master ? REDIS_MASTER : REDIS_REPLICA;
 	return i;
 }
 
@@ -257,13 +256,17 @@ nodes_learnt(struct redis_nodes *all, const struct redis_nodes_learn *l)
 	uint16_t slot[REDIS_SLOTS] = { 0 };
 
 	for (unsigned i = 0; i < all->n; i++)
-		all->node[i]->member = all->node[i]->replica = false;
+		all->node[i]->heard = REDIS_UNHEARD;
 	if (nodes_take(all, slot, &l->answer, slice_str(l->ask[l->at].name),
 		       l->redis->tls) != 0) {
 		snprintf(all->error, sizeof(all->error),
 			 "cluster node %.100s:%u: no list of nodes",
 			 l->ask[l->at].name, l->ask[l->at].port);
 		return;
+	}
+	for (unsigned i = 0; i < all->n; i++) {
+		all->node[i]->member = all->node[i]->heard == REDIS_MASTER;
+		all->node[i]->replica = all->node[i]->heard == REDIS_REPLICA;
 	}
 	all->error[0] = '\0';
 	if (all->known && memcmp(all->slot, slot, sizeof(slot)) == 0)

@@ -31,6 +31,7 @@ struct redis_node {
 	unsigned port;
 	bool	 member;	/* a master of the cluster, when last heard of */
 	bool	 replica;	/* of one of them, likewise */
+	enum { REDIS_UNHEARD, REDIS_MASTER, REDIS_REPLICA } heard;	/* in the answer being read */
 };
 
 struct redis_nodes_learn;

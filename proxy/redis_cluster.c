@@ -1137,7 +1137,9 @@ redis_cluster_exec_text(struct slice said, struct slice against, char *out,
 
 	if (redis_where_turn(said.p, said.n, &slot, &at) != REDIS_STAYS)
 		return crossslot;
+	/* What is no whole line is passed as it comes. */
 	if (against.n == 0 || said.n < sizeof(abort) ||
+	    said.p[said.n - 1] != '\n' ||
 	    memcmp(said.p, abort, sizeof(abort) - 1) != 0)
 		return NULL;
 	if (redis_where_turn(against.p - 1, against.n + 3, &slot, &at) !=

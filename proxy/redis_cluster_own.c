@@ -360,7 +360,8 @@ was_thrown_out(const uint8_t *p, size_t n)
 	static const char text[] = "-UNBLOCKED force unblock from blocking "
 				   "operation, instance state changed";
 
-	return n > sizeof(text) && memcmp(p, text, sizeof(text) - 1) == 0;
+	return n > sizeof(text) && p[n - 1] == '\n' &&
+	       memcmp(p, text, sizeof(text) - 1) == 0;
 }
 
 static void
@@ -512,7 +513,7 @@ redis_cluster_settles(struct redis_session *rs, bool answered)
 	own->ends = false;
 	if (!answered || own->turn == REDIS_STAYS) {
 		if (answered && own->kept_hold == REDIS_WATCHES &&
-		    buf_len(&own->kept) > 0)
+		    own->watched == REDIS_SLOT_NONE && buf_len(&own->kept) > 0)
 			own->watched = own->kept_slot;
 		forget_kept(own);
 		return false;

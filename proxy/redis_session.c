@@ -359,6 +359,7 @@ redis_lost_own(struct redis_session *rs)
 	rs->cut = rs->hold != 0;
 	rs->hold = rs->judged = 0;
 	rs->selects = rs->aims = rs->blocked = false;
+	rs->via = NULL;
 	redis_own_over(rs);
 	session_enter(&rs->s, SESSION_IDLE);
 	session_wake(&rs->s);

@@ -431,7 +431,8 @@ want(struct rls *r, const struct conf_postgres *up, const char *dbname,
 	}
 	e->of = of;
 	e->require = up->rls_check == RLS_CHECK_REQUIRE;
-	e->wanted = e->todo = true;
+	e->wanted = true;
+	e->todo = true;
 	e->asked = e->failed = false;
 	e->again_ns = 0;
 	e->every_ns = up->health_check == HEALTH_ACTIVE

@@ -20,6 +20,10 @@
 #include "proxy/redis_session.h"
 #include "proxy/worker.h"
 
+#ifndef RIG_REDIS
+#define RIG_REDIS "connections=2\ndedicated_connections=1\n"
+#endif
+
 static struct rig {
 	struct weir weir;
 	struct mailbox *mailbox;
@@ -144,14 +148,14 @@ client(int i)
 	return rig.client[i] = fd[1];
 }
 
-/* The next connection weir makes, logged in. */
+/* The next connection weir makes there, logged in. */
 static inline int
-upstream(int i, const char *login)
+upstream_at(int listener, int i, const char *login)
 {
 	int fd = -1;
 
 	for (int k = 0; fd < 0 && k < PATIENCE; k++, turns(1))
-		fd = accept(rig.listener, NULL, NULL);
+		fd = accept(listener, NULL, NULL);
 	assert_true(fd >= 0);
 	nonblocking(fd);
 	rig.up[i] = fd;
@@ -161,6 +165,12 @@ upstream(int i, const char *login)
 		says(fd, strstr(login, "CLIENT") ? ":70\r\n+OK\r\n" : "+OK\r\n");
 	}
 	return fd;
+}
+
+static inline int
+upstream(int i, const char *login)
+{
+	return upstream_at(rig.listener, i, login);
 }
 
 #define AUTH "*2\r\n$4\r\nAUTH\r\n$6\r\nsecret\r\n"
@@ -185,7 +195,7 @@ configured(unsigned port)
 	    fd,
 	    "[weir]\nworkers=1\nredis_listen=127.0.0.1:1\n"
 	    "[redis main]\nurl=redis://:secret@127.0.0.1:%u\n"
-	    "connections=2\ndedicated_connections=1\n"
+	    RIG_REDIS
 	    "[user default]\nauth=trust\n"
 	    "[user app]\nauth=scram-sha-256\npassword=right\n"
 	    "[user hashed]\nauth=scram-sha-256\n"
@@ -239,6 +249,7 @@ set_up(void **state)
 	rates_init(&rig.weir.rates);
 	redis_facts_init(&rig.weir.facts);
 	assert_non_null(rig.weir.census = redis_census_open());
+	assert_non_null(rig.weir.dns = offload_open(1));
 	rig.weir.workers = 1;
 	rig.weir.mailboxes = &rig.mailbox;
 	assert_return_code(
@@ -267,6 +278,7 @@ tear_down(void **state)
 		if (rig.up[i] >= 0)
 			close(rig.up[i]);
 	}
+	offload_close(&rig.weir.dns);
 	close(rig.listener);
 	redis_facts_fini(&rig.weir.facts);
 	budgets_fini(&rig.weir.budgets);

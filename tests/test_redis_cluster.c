@@ -1,0 +1,219 @@
+#define RIG_REDIS "cluster=on\nconnections=8\ndedicated_connections=1\n"
+#include "tests/redis_rig.h"
+
+#include "protocol/redis_slot.h"
+
+#define MULTI   "*1\r\n$5\r\nMULTI\r\n"
+#define EXEC    "*1\r\n$4\r\nEXEC\r\n"
+#define WATCH   "*2\r\n$5\r\nWATCH\r\n$1\r\nk\r\n"
+#define WATCH_L "*2\r\n$5\r\nWATCH\r\n$1\r\nl\r\n"
+#define BLPOP   "*3\r\n$5\r\nBLPOP\r\n$1\r\nk\r\n$1\r\n0\r\n"
+#define DBSIZE  "*1\r\n$6\r\nDBSIZE\r\n"
+#define NODES   "*2\r\n$7\r\nCLUSTER\r\n$5\r\nNODES\r\n"
+#define LENT    AUTH CLIENT_ID PING
+
+enum { ASKED = 3 }; /* the place of a connection that only asks for the nodes */
+
+static int second; /* node, of the upper half of the slots */
+
+static int
+set_up_nodes(void **state)
+{
+	second = listening();
+	return set_up(state);
+}
+
+static int
+tear_down_nodes(void **state)
+{
+	close(second);
+	return tear_down(state);
+}
+
+/* Somebody asks for the nodes, and hears of both, and of what is more. */
+static void
+tells_of_nodes(const char *more)
+{
+	char text[1024], reply[1200];
+	int fd = upstream(ASKED, NULL);
+
+	snprintf(text, sizeof(text),
+		 "a 127.0.0.1:%u@1 myself,master - 0 0 1 connected 0-8191\n"
+		 "%sb 127.0.0.1:%u@1 master - 0 0 1 connected 8192-16383\n",
+		 port_of(rig.listener), more, port_of(second));
+	snprintf(reply, sizeof(reply), "+OK\r\n$%zu\r\n%s\r\n", strlen(text),
+		 text);
+	hears(fd, AUTH NODES);
+	says(fd, reply);
+	hears_the_end(fd);
+	close(fd);
+	rig.up[ASKED] = -1;
+}
+
+static unsigned
+slot_of(const char *key)
+{
+	return redis_slot(slice_str(key));
+}
+
+/* `k` is of the first node. */
+static int
+lent(int i, int a, const char *asks)
+{
+	int own;
+
+	assert_true(slot_of("k") < 8192);
+	says(a, asks);
+	tells_of_nodes("");
+	own = upstream(i, LENT);
+	hears(own, asks);
+	return own;
+}
+
+/* ---- the nodes ------------------------------------------------------------ */
+
+static void
+a_list_of_nodes_that_is_malformed_changes_nothing(void **state)
+{
+	int a = client(0), one, other;
+	char moved[64];
+
+	(void)state;
+	says(a, DBSIZE);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	other = upstream_at(second, 1, AUTH PING);
+	for (int i = 0; i < 2; i++) {
+		hears(one, DBSIZE);
+		hears(other, DBSIZE);
+		says(one, ":1\r\n");
+		says(other, ":2\r\n");
+		hears(a, ":3\r\n");
+		if (i > 0)
+			break;
+		/* It hears of a node that nobody knows, and asks for them. */
+		says(a, GET_K);
+		hears(one, GET_K);
+		snprintf(moved, sizeof(moved), "-MOVED %u 127.0.0.1:1\r\n",
+			 slot_of("k"));
+		says(one, moved);
+		tells_of_nodes("c 127.0.0.1:2@1 master - 0 0 1 connected x\n");
+		hears(a, "-ERR weir: redirected to a node that is not "
+			 "listed\r\n");
+		says(a, DBSIZE);
+	}
+}
+
+/* ---- what is lent --------------------------------------------------------- */
+
+static void
+nothing_is_known_any_more_of_a_connection_that_was_lent_and_lost(void **state)
+{
+	int a = client(0), own = lent(0, a, BLPOP), up;
+
+	(void)state;
+	close(own);
+	rig.up[0] = -1;
+	hears(a, "-ERR weir: upstream connection lost\r\n");
+	says(a, MULTI GET_K EXEC "PING\r\n");
+	says(a, "PING\r\n");
+	up = upstream(1, AUTH PING);
+	hears(up, MULTI GET_K EXEC);
+	says(up, "+OK\r\n+QUEUED\r\n*1\r\n:1\r\n");
+	hears(a, "+OK\r\n+QUEUED\r\n*1\r\n:1\r\n+PONG\r\n+PONG\r\n");
+}
+
+static void
+what_is_behind_a_connection_of_its_own_waits_for_it(void **state)
+{
+	int a = client(0), own = lent(0, a, BLPOP), up;
+
+	(void)state;
+	says(a, MULTI GET_K);
+	says(a, EXEC);
+	hears_nothing(a);
+	says(own, "*-1\r\n");
+	up = upstream(1, AUTH PING);
+	hears(up, MULTI GET_K EXEC);
+	says(up, "+OK\r\n+QUEUED\r\n*1\r\n:1\r\n");
+	hears(a, "*-1\r\n+OK\r\n+QUEUED\r\n*1\r\n:1\r\n");
+}
+
+static void
+a_watch_that_was_refused_is_not_the_one_that_counts(void **state)
+{
+	int a = client(0), own = lent(0, a, WATCH);
+	char said[128];
+
+	(void)state;
+	says(own, "+OK\r\n");
+	says(a, WATCH_L);
+	hears(own, WATCH_L);
+	says(own, "-NOPERM no\r\n");
+	hears(a, "+OK\r\n-NOPERM no\r\n");
+	says(a, MULTI GET_K EXEC);
+	hears(own, MULTI GET_K EXEC);
+	snprintf(said, sizeof(said),
+		 "+OK\r\n-MOVED %u 127.0.0.1:1\r\n-EXECABORT x\r\n",
+		 slot_of("k"));
+	says(own, said);
+	hears(a, "+OK\r\n+QUEUED\r\n*-1\r\n");
+}
+
+/* The first n bytes, and then the others. */
+static void
+is_passed(int up, int a, const char *text, size_t n)
+{
+	assert_int_equal(send(up, text, n, 0), n);
+	hears_bytes(a, text, n);
+	says(up, text + n);
+	hears(a, text + n);
+}
+
+/* Nobody says so much; but where its end is not seen it is not spoken for. */
+static void
+a_word_of_a_node_that_is_too_long_is_passed_as_it_comes(void **state)
+{
+	static const char thrown[] =
+	    "-UNBLOCKED force unblock from blocking operation, instance state "
+	    "changed";
+	enum { LONG = 20000, FIRST = RESP_LINE_HELD };
+	int a = client(0), own = lent(0, a, BLPOP);
+	char *said = malloc(LONG + 128);
+
+	(void)state;
+	assert_non_null(said);
+	memset(said, 'x', LONG);
+	memcpy(said, thrown, sizeof(thrown) - 1);
+	strcpy(said + LONG, "\r\n");
+	is_passed(own, a, said, FIRST);
+
+	says(a, WATCH);
+	hears(own, WATCH);
+	says(own, "+OK\r\n");
+	says(a, MULTI GET_K EXEC);
+	hears(own, MULTI GET_K EXEC);
+	hears(a, "+OK\r\n+OK\r\n+QUEUED\r\n");
+	memset(said, 'x', LONG);
+	memcpy(said, "-EXECABORT ", 11);
+	says(own, "+OK\r\n-ERR no\r\n");
+	is_passed(own, a, said, FIRST);
+	free(said);
+}
+
+#define C(name) \
+	cmocka_unit_test_setup_teardown(name, set_up_nodes, tear_down_nodes)
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		C(a_list_of_nodes_that_is_malformed_changes_nothing),
+		C(nothing_is_known_any_more_of_a_connection_that_was_lent_and_lost),
+		C(what_is_behind_a_connection_of_its_own_waits_for_it),
+		C(a_watch_that_was_refused_is_not_the_one_that_counts),
+		C(a_word_of_a_node_that_is_too_long_is_passed_as_it_comes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
