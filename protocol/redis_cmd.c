@@ -198,9 +198,7 @@ redis_cmd_other_db(const struct slice *arg, size_t argc, unsigned db)
 static int
 shown(struct slice s, size_t max)
 {
-	size_t n = s.n < max ? s.n : max;
-
-	return n > 0 ? (int)strnlen((const char *)s.p, n) : 0;
+	return (int)slice_text(s.p, s.n < max ? s.n : max).n;
 }
 
 void

@@ -27,6 +27,16 @@ slice_str(const char *s)
 	return (struct slice){ (const uint8_t *)s, strlen(s) };
 }
 
+/* Up to the first NUL of n bytes, or all.  libpg_query brings a strnlen() of its
+ * own, slower than what is built of this. */
+static inline struct slice
+slice_text(const void *p, size_t n)
+{
+	const uint8_t *nul = n > 0 ? memchr(p, '\0', n) : NULL;
+
+	return slice_of(p, nul == NULL ? n : (size_t)(nul - (const uint8_t *)p));
+}
+
 static inline bool
 slice_is(struct slice a, const char *s)
 {

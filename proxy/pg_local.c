@@ -360,7 +360,7 @@ local_execute(struct pg_session *ps, struct group *g, enum sql_xact xact,
 static struct slice
 text_of(const uint8_t *body, size_t n)
 {
-	return slice_of(body, strnlen((const char *)body, n));
+	return slice_text(body, n);
 }
 
 /*

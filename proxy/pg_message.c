@@ -242,9 +242,7 @@ pg_message_text(const struct pg_session *ps, struct slice name)
 {
 	struct slice body = pg_message_body(ps, name);
 
-	if (body.n > 0)
-		body.n = strnlen((const char *)body.p, body.n);
-	return body;
+	return slice_text(body.p, body.n);
 }
 
 /* ---- errors of our own, in their place -------------------------------- */
@@ -1074,6 +1072,7 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 	struct stmt_entry *e = NULL;
 	struct refusal there;
 	const struct refusal *no;
+	struct slice text;
 	unsigned flags = 0;
 
 	if (r.bad) {
@@ -1107,18 +1106,19 @@ on_bind(struct pg_session *ps, struct feed *f, uint32_t size)
 		flags = ps->unnamed_flags;
 	if (waits_for_bind(ps, f, flags))
 		return;
+	text = pg_message_text(ps, name);
 	no = refusal_to_recall(ps, flags);
 	if (no == NULL)
-		no = refusal_to_end(ps, pg_message_text(ps, name), flags);
+		no = refusal_to_end(ps, text, flags);
 	if (no == NULL && flags & SQL_SETTING &&
-	    may_not_switch(ps, pg_message_text(ps, name), &there))
+	    may_not_switch(ps, text, &there))
 		no = &there;
 	if (no != NULL) {
 		pg_message_drop(ps, f, size);
 		poison_refused(ps, no);
 		return;
 	}
-	pg_switch_bind(ps, portal, pg_message_text(ps, name), flags);
+	pg_switch_bind(ps, portal, text, flags);
 	ps->resets |= (flags & SQL_RESETS) != 0;
 	if (portal.n == 0)
 		ps->portal_free = (e != NULL     ? e->stmt->flags

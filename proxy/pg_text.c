@@ -68,7 +68,7 @@ find(struct worker *w, struct slice body)
 	    memcmp(t->stmt->body, body.p, body.n) == 0)
 		return t;
 	forget(w, t);
-	text = slice_of(body.p, strnlen((const char *)body.p, body.n));
+	text = slice_text(body.p, body.n);
 	t->hash = hash;
 	t->stmt = stmt_intern(&w->pools.stmts, body, sql_scan(text));
 	if (t->stmt->flags == 0)
