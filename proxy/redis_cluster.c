@@ -223,6 +223,8 @@ tell(struct redis_cluster *cl, struct leg *leg, const uint8_t *p, size_t n)
 	struct session *s = &rs->s;
 
 	rs->size += n;
+	if (redis_caught(rs, p, n))
+		return;
 	if (rs->mute != REDIS_LOUD || n == 0)
 		return;
 	if (stream_put(&s->stream, p, n) != 0) {

@@ -117,14 +117,14 @@ queue(struct redis_session *rs, const struct redis_cmd *cmd, enum instead what,
       const struct slice *arg, size_t argc)
 {
 	const struct slice ping = slice_str("PING");
-	uint64_t before = rs->sent;
+	uint64_t before = rs->sent - rs->began;
 	enum redis_did did;
 
 	if (!may_note(rs, arg, argc))
 		return redis_reject_here(rs, cmd, "so often inside one MULTI");
 	did = what == A_PING ? redis_forward(rs, &ping, 1)
 			     : redis_forward(rs, arg, argc);
-	if (rs->sent == before)
+	if (rs->sent - rs->began == before)
 		return did; /* later, or not at all */
 	note(rs, cmd, what, arg, argc);
 	rs->stained |= what == ITSELF;
@@ -158,6 +158,7 @@ takes_time(const struct redis_session *rs, const struct redis_cmd *cmd)
 }
 
 #define WHILE_TRACKED "inside MULTI while keys are tracked"
+#define IN_CLUSTER    "inside MULTI with cluster = on"
 
 /* What the server says unasked would come between. */
 static bool
@@ -242,7 +243,16 @@ is_true_hello(struct redis_session *rs, const struct slice *arg, size_t argc)
 	return who;
 }
 
-/* The server's name for us is not the client's. */
+static bool
+is_version(struct slice arg, unsigned resp)
+{
+	int64_t version;
+
+	return resp_number(arg.p, arg.n, &version) && version == resp;
+}
+
+/* The server's name for us is not the client's; nor, in a cluster, are the
+ * connections that its transactions run on. */
 static enum redis_did
 queue_hello(struct redis_session *rs, const struct redis_cmd *cmd,
 	    const struct slice *arg, size_t argc)
@@ -263,6 +273,10 @@ queue_hello(struct redis_session *rs, const struct redis_cmd *cmd,
 		return queue_ours(rs, cmd, arg, argc);
 	if (names_user(arg, argc) && !may_wait(rs))
 		return redis_reject_here(rs, cmd, WHILE_TRACKED);
+	if (redis_in_cluster(rs))
+		return is_version(arg[1], rs->resp)
+			   ? queue_ours(rs, cmd, arg, argc)
+			   : redis_reject_here(rs, cmd, IN_CLUSTER);
 	if (!may_note(rs, arg, argc))
 		return redis_reject_here(rs, cmd, "so often inside one MULTI");
 	did = redis_forward(rs, ask, 2);
@@ -338,9 +352,8 @@ is_its_own(const struct redis_session *rs, const struct redis_cmd *cmd)
 static bool
 stays_out(const struct redis_cmd *cmd)
 {
-	return redis_cluster_is_for_all(cmd) || is_ours(cmd) ||
-	       is_row(cmd, "select") || is_row(cmd, "hello") ||
-	       is_row(cmd, "auth") || strncmp(cmd->name, "client", 6) == 0;
+	return redis_cluster_is_for_all(cmd) || is_row(cmd, "client|unblock") ||
+	       (strncmp(cmd->name, "client", 6) == 0 && !is_ours(cmd));
 }
 
 /* An organization hears less of it than the server says, or nothing. */
@@ -379,8 +392,10 @@ queued(struct redis_session *rs, const struct redis_cmd *cmd,
        const struct slice *arg, size_t argc)
 {
 	if (redis_in_cluster(rs) && (stays_out(cmd) || is_told_apart(rs, cmd)))
-		return redis_reject_here(rs, cmd,
-					 "inside MULTI with cluster = on");
+		return redis_reject_here(rs, cmd, IN_CLUSTER);
+	/* There is but one database. */
+	if (is_row(cmd, "select") && redis_in_cluster(rs))
+		return queue(rs, cmd, A_PING, arg, argc);
 	if (is_row(cmd, "select"))
 		return queue_select(rs, cmd, arg, argc);
 	if (is_row(cmd, "hello"))
@@ -655,6 +670,29 @@ tell_exec(struct redis_session *rs, unsigned about, const uint8_t *p, size_t n)
 	return 0;
 }
 
+/* What was to be done behind it is not, unless its reply says that it was run. */
+static enum redis_did
+end_in_cluster(struct redis_session *rs, const struct redis_cmd *cmd,
+	       size_t argc)
+{
+	bool is_exec = is_row(cmd, "exec");
+	bool tells = rs->multi != NULL && is_exec;
+	uint64_t before = rs->sent;
+	enum redis_did did;
+
+	if (tells && !redis_is_idle(rs))
+		return REDIS_LATER;
+	if (tells)
+		redis_catch(rs, tell_exec, 0);
+	did =
+	    is_exec ? redis_cluster_exec(rs, argc) : redis_cluster_discard(rs);
+	if (tells && rs->sent == before)
+		redis_uncatch(rs);
+	if (did == REDIS_DONE && rs->sent == before)
+		redis_multi_forget(rs);
+	return did;
+}
+
 /* EXEC, DISCARD: what they end is over whatever they say. */
 static enum redis_did
 run_end(struct redis_session *rs, const struct redis_cmd *cmd,
@@ -664,8 +702,7 @@ run_end(struct redis_session *rs, const struct redis_cmd *cmd,
 	bool tells = rs->multi != NULL && is_row(cmd, "exec");
 
 	if (redis_in_cluster(rs))
-		return is_row(cmd, "exec") ? redis_cluster_exec(rs, argc)
-					   : redis_cluster_discard(rs);
+		return end_in_cluster(rs, cmd, argc);
 	assert(v != NULL && v == rs->via);
 	if (tells && !redis_is_idle(rs))
 		return REDIS_LATER;

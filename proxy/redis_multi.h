@@ -14,6 +14,10 @@
  * AUTH, alone or in HELLO, is carried out here as well, but only by who has the
  * same user upstream: what is queued behind it has been run as that one by then.
  *
+ * In a cluster the transaction runs on a connection that others share, or that
+ * goes back to them: so there it is a PING or nothing, and what would change
+ * the protocol is refused.
+ *
  * Order: EXEC waits until all before it is answered, and nothing begins until
  * it is told.  What has to ask others first (SUBSCRIBE, CLIENT LIST, UNBLOCK) holds up
  * the rest of the reply; messages wait meanwhile, as behind any reply.  So such

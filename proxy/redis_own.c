@@ -194,6 +194,7 @@ run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 	enum redis_did did;
 	size_t n;
 
+	redis_multi_forget(rs); /* EXEC was not answered */
 	/* Of one that is not heard the others' replies are. */
 	if (rs->hold == 0 && rs->s.lessee.server == NULL &&
 	    (rs->mute == REDIS_LOUD || rs->mute == REDIS_OFF)) {
@@ -206,7 +207,6 @@ run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 	}
 	if (!seat_pay_ahead(&rs->s, 1))
 		return redis_say_rate(rs);
-	redis_multi_forget(rs);
 	if (redis_in_cluster(rs))
 		return redis_cluster_multi(rs);
 	did = run_alone(rs, arg, argc, REDIS_IN_MULTI);

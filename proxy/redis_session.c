@@ -117,6 +117,18 @@ redis_release(struct redis_session *rs)
 	}
 }
 
+bool
+redis_caught(struct redis_session *rs, const uint8_t *p, size_t n)
+{
+	if (rs->caught == NULL)
+		return false;
+	rs->midway = true;
+	rs->since_ns = now_ns(rs);
+	if (buf_put(&rs->caught->reply, p, n) != 0)
+		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
+	return true;
+}
+
 /* ---- what a server has for us ----------------------------------------- */
 
 static void
@@ -133,16 +145,10 @@ redis_reply(struct lessee *l, const uint8_t *p, size_t n)
 		return;
 	if (redis_redirect_hears(rs, p, n))
 		return;
-	if (rs->mute != REDIS_LOUD && rs->caught == NULL &&
-	    !redis_own_is_push(rs))
+	if (!redis_own_is_push(rs) && redis_caught(rs, p, n))
 		return;
-	if (rs->caught != NULL && !redis_own_is_push(rs)) {
-		rs->midway = true;
-		rs->since_ns = now_ns(rs);
-		if (buf_put(&rs->caught->reply, p, n) != 0)
-			session_close(s, WHY_SLOW_READER, NULL, NULL);
+	if (rs->mute != REDIS_LOUD && !redis_own_is_push(rs))
 		return;
-	}
 	if (stream_put(&s->stream, p, n) != 0) {
 		session_close(s, WHY_SLOW_READER, NULL, NULL);
 		return;
@@ -210,15 +216,15 @@ redis_weigh(struct redis_session *rs, uint32_t n)
 void
 redis_catch(struct redis_session *rs, redis_tell *tell, unsigned about)
 {
-	assert(rs->sent == rs->answered + 1 && rs->caught == NULL);
+	assert(rs->sent - rs->answered <= 1 && rs->caught == NULL);
 	rs->caught = mem_zero(1, sizeof(*rs->caught), "a reply");
 	rs->caught->tell = tell;
 	rs->caught->about = about;
 	buf_init(&rs->caught->reply, REDIS_CAUGHT_MAX);
 }
 
-static void
-redis_forget_caught(struct redis_session *rs)
+void
+redis_uncatch(struct redis_session *rs)
 {
 	if (rs->caught != NULL)
 		buf_free(&rs->caught->reply);
@@ -236,7 +242,7 @@ redis_tell_caught(struct redis_session *rs)
 	assert(redis_is_idle(rs));
 	if (c->tell(rs, c->about, p, n) != 0)
 		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
-	redis_forget_caught(rs);
+	redis_uncatch(rs);
 }
 
 /* Run again what had to stop, if it would get anywhere. */
@@ -269,7 +275,7 @@ redis_answered(struct redis_session *rs, uint32_t n)
 static void
 redis_unanswered(struct redis_session *rs, const char *text)
 {
-	redis_forget_caught(rs); /* there is none to be told */
+	redis_uncatch(rs); /* there is none to be told */
 	if (rs->mute == REDIS_LOUD &&
 	    resp_put_error(stream_out(&rs->s.stream), text) != 0)
 		session_close(&rs->s, WHY_SLOW_READER, NULL, NULL);
@@ -1265,7 +1271,7 @@ redis_fini(struct session *s)
 	redis_redirect_fini(rs);
 	redis_multi_forget(rs);
 	redis_cluster_fini(rs);
-	redis_forget_caught(rs);
+	redis_uncatch(rs);
 	resp_request_free(&rs->request);
 	buf_free(&rs->held);
 	free(rs->name);

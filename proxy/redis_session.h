@@ -192,9 +192,12 @@ uint64_t       redis_put(struct redis_session *, struct server *, const struct s
 void	       redis_answered(struct redis_session *, uint32_t n);	/* so many more replies are told */
 /* The shared one, where there is room for n at once; likewise. */
 struct server *redis_share(struct redis_session *, size_t n, enum redis_did *did);
-/* The reply to what was just sent, alone, comes to `tell` and nowhere else, with
+/* The reply to what was just sent, or is next, alone, comes to `tell` and nowhere else, with
  * what it is `about`; nothing begins meanwhile.  Not where the server also says what nobody asked. */
 void	       redis_catch(struct redis_session *, redis_tell *tell, unsigned about);
+void	       redis_uncatch(struct redis_session *);	/* it will not come */
+/* Bytes of it: true: they are taken. */
+bool	       redis_caught(struct redis_session *, const uint8_t *, size_t);
 enum redis_did redis_say_rate(struct redis_session *);
 /* A local reply: redis_said(rs, resp_put_...(redis_say(rs), ...)). */
 struct buf    *redis_say(struct redis_session *);

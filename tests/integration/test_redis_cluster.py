@@ -8,6 +8,8 @@ Method: three masters of one's own; slots are moved by hand, so that a test may
 """
 import contextlib
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -729,12 +731,71 @@ def test_a_transaction_that_fails_says_what_redis_says(start, cluster):
         assert r.ask("WATCH", keys[1]) == cross
         assert r.ask("GET", keys[1]) is None
         assert r.ask("UNWATCH") == "OK"
-        for words in ["FLUSHALL"], ["READONLY"], ["SCRIPT", "FLUSH"], ["SELECT", 0], \
-                ["HELLO", 3], ["CLIENT", "REPLY", "OFF"], ["SUBSCRIBE", "c"]:
+        for words in ["FLUSHALL"], ["SCRIPT", "FLUSH"], ["HELLO", 3], \
+                ["CLIENT", "UNBLOCK", 5], ["CLIENT", "HELP"], ["CLIENT", "GETREDIR"]:
             assert r.ask("MULTI") == "OK"
             assert "inside MULTI with cluster = on" in r.ask(*words)
             assert r.ask("EXEC").startswith("EXECABORT ")
     assert not proxy.events("server-close")
+
+
+SAID_IN_A_TRANSACTION = """
+multi|client setname foo|client getname|select 0|set K 1|client getname|exec|client getname|get K
+multi|client setname foo|set K 2|discard|client getname|get K|client setname ""|client getname
+multi|client setname "a b"|client setname|set K 2|exec|client getname|get K
+multi|client setname x|lpush K 1|exec|client getname|client setname ""
+watch K|multi|client setname foo|get K|select 0|select 1|select x|exec|client getname|client setname ""
+watch K|set K 3|multi|client setname foo|get K|exec|client getname
+multi|hello PROTO|hello PROTO setname bob|hello 4|get K|hello PROTO auth default wrong|exec|client getname
+multi|client setname ""|client no-evict on|client no-evict x|acl whoami|client reply on|exec|get K
+multi|auth default wrong|auth a b c|get K|exec
+multi|client kill 1.1.1.1:1|client kill id 99999999|client id x|get K|exec
+multi|readonly|readwrite|asking|get K|exec|get K
+multi|unsubscribe|unsubscribe x|punsubscribe|exec|ping
+multi|client setname foo|set OTHER 1|set K 1|exec|client getname
+multi|client setname foo|mset K 1 OTHER 2|exec|client getname
+multi|client getname|exec|client setname foo|multi|exec|client getname|client setname ""
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("proto", [2, 3])
+def test_what_is_known_here_alone_is_said_in_a_transaction(start, cluster, proto):
+    proxy = start(dedicated_connections=4)
+    key, other = list(each_home(cluster).items())[0], list(each_home(cluster).values())[1]
+    with contextlib.closing(proxy.resp(proto)) as r, contextlib.closing(key[0].resp()) as direct:
+        if proto == 3:
+            direct.ask("HELLO", 3)
+        for line in SAID_IN_A_TRANSACTION:
+            said = []
+            for conn in r, direct:
+                commands = [shlex.split(c) for c in line.replace("K ", key[1] + " ").replace(
+                    "K|", key[1] + "|").replace("PROTO", str(proto)).replace(
+                    "OTHER", other).split("|")]
+                assert direct.ask("DEL", key[1]) in (0, 1)
+                if commands[-1][-1] == "K":
+                    commands[-1][-1] = key[1]
+                said.append([])
+                for words in commands:
+                    conn.send(encode(*words))
+                    said[-1].append(re.sub(rb"(\$2\r\nid\r\n:)\d+", rb"\1N", conn.raw()).replace(
+                        b"$7\r\ncluster\r\n", b"$10\r\nstandalone\r\n"))
+            if "OTHER" in line:     # it is told when it ends, and nothing is done
+                assert said[0][-2].startswith((b"-CROSSSLOT ", b"-EXECABORT ")), line
+                assert said[1][-2].startswith(b"-EXECABORT "), line
+                said = [s[-1:] for s in said]
+            assert said[0] == said[1], line
+        # A reply that others wait behind, and messages behind that.
+        me = r.ask("CLIENT", "ID")
+        r.send(*[encode(*c) for c in (
+            ["MULTI"], ["CLIENT", "ID"], ["SET", key[1], 1], ["CLIENT", "LIST"], ["SUBSCRIBE", "c"],
+            ["AUTH", servers.REDIS_PASSWORD], ["GET", key[1]], ["EXEC"])])
+        assert r.replies(7) == ["OK"] + ["QUEUED"] * 6
+        exec = r.reply()
+        assert exec[:2] == [me, "OK"] and b"id=%d " % me in exec[2]
+        assert exec[3:] == [[b"subscribe", b"c", 1], "OK", b"1"]
+        with contextlib.closing(proxy.resp()) as two:
+            assert two.ask("PUBLISH", "c", "x") >= 0
+        assert r.reply() == [b"message", b"c", b"x"]
 
 
 def test_a_command_that_its_user_may_not_run_is_named_when_the_transaction_ends(
