@@ -1,9 +1,10 @@
 """crowds: what organizations cost, by crowd.c.
 
-Two questions.  What do the variables of organizations add to a transaction,
+Three questions.  What do the variables of organizations add to a transaction,
 when consecutive clients of a server are of one organization and when they are
 of others, beside PgBouncer whose application says SET LOCAL itself?  And do ten
-thousand organizations of a client each get what one of ten thousand gets?
+thousand organizations of a client each get what one of ten thousand gets?  And
+what does an organization cost that has no client?
 
 Two weirs have the same organizations; one of them sets a variable.
 """
@@ -60,7 +61,7 @@ class Crowds:
         self.weir_path, self.pgbouncer_path = bench.weir_path, bench.pgbouncer_path
         self.pgbouncer = bench.pgbouncer
         self.many, self.few = self.plan.organizations, 32
-        self.at, self.added, self.shared = {}, [], []
+        self.at, self.added, self.shared, self.each = {}, [], [], 0
 
     def run(self, say):
         """All of it; nothing, and why, if there is no compiler."""
@@ -73,6 +74,7 @@ class Crowds:
             p = self.rig.spawn("weir-" + where, [
                 self.weir_path, "-c", self.rig.write(f"weir-{where}.ini", text)], port=port)
             self.at[where] = (p, port, "app.o@")
+        self.each = self._bytes_each()
         if self.pgbouncer:
             p, port = self.rig.pgbouncer(self.pgbouncer_path, "pgbouncer-crowd")
             self.at["pgbouncer"] = (p, port, USER)
@@ -90,6 +92,15 @@ class Crowds:
                 got = load.samples[-1]
                 say(f"  round {r + 1}/{self.plan.rounds}  {clients:5} clients  {load.path:22} "
                     f"{load.what:44} {got[0] if got else 0:8.0f}/s")
+
+    def _bytes_each(self):
+        """Of memory, for each organization of the file, before anybody came."""
+        port = self.rig.free_port()
+        text = ini(port, self.rig.pg_port, self.plan.pool, 10, True)
+        few = self.rig.spawn("weir-few", [
+            self.weir_path, "-c", self.rig.write("weir-few.ini", text)], port=port)
+        many = self.at["variables"][0]
+        return (rigs.private_bytes(many.pid) - rigs.private_bytes(few.pid)) / (self.many - 10)
 
     def _loads(self):
         added = [Load("weir", "no variables", "plain", self.few),
@@ -150,7 +161,9 @@ class Crowds:
                 if (x.where, x.texts) == (load.where, load.texts)), "one"), "",
             f"On one upstream with {self.plan.pool} servers. With variables each transaction of "
             "another organization makes PostgreSQL set them; the servers pay for that. Five "
-            "queries are BEGIN, two reads of a row, an INSERT and COMMIT."])
+            "queries are BEGIN, two reads of a row, an INSERT and COMMIT.", "",
+            f"An organization of the file costs {self.each:.0f} bytes of memory (RssAnon of a weir "
+            f"of {self.many} less that of one of 10, before anybody came)."])
 
     @staticmethod
     def _table(loads, base, named):

@@ -74,6 +74,12 @@ def rss_bytes(pid):
         return int(re.search(r"^Rss:\s+(\d+) kB", f.read(), re.M).group(1)) * 1024
 
 
+def private_bytes(pid):
+    """What the process has allocated: no code, no files."""
+    with open(f"/proc/{pid}/status") as f:
+        return int(re.search(r"^RssAnon:\s+(\d+) kB", f.read(), re.M).group(1)) * 1024
+
+
 def which(env, name):
     """The program: as the environment says, else as PATH does, else None."""
     path = os.environ.get(env)
