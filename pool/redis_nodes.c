@@ -365,6 +365,17 @@ nodes_timer(struct wheel_entry *e)
 		nodes_learn(all);
 }
 
+bool
+redis_nodes_is_fresh(struct redis_nodes *all)
+{
+	if (all->home->closing ||
+	    all->home->streams->now_ns < all->learnt_ns + REDIS_NODES_FRESH_NS)
+		return true;
+	if (all->learn == NULL)
+		nodes_learn(all);
+	return false;
+}
+
 void
 redis_nodes_doubt(struct redis_nodes *all)
 {

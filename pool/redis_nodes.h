@@ -10,7 +10,8 @@
  * Owner:    the worker's struct pools, to its end.
  * Bounds:   REDIS_NODES_MAX nodes ever known; one question under way, and none
  *           within REDIS_NODES_FIRST_NS of the last, doubling up to
- *           REDIS_NODES_MOST_NS while the answers say nothing new.
+ *           REDIS_NODES_MOST_NS while the answers say nothing new; or
+ *           REDIS_NODES_FRESH_NS for who must know of all there are.
  */
 #ifndef POOL_REDIS_NODES_H
 #define POOL_REDIS_NODES_H
@@ -25,6 +26,7 @@ enum { REDIS_NODES_MAX = 1000, REDIS_NODES_NOBODY = -1 };
 
 #define REDIS_NODES_FIRST_NS (100ull * 1000000)
 #define REDIS_NODES_MOST_NS  (5000ull * 1000000)
+#define REDIS_NODES_FRESH_NS (1000ull * 1000000)
 
 struct redis_node {
 	char	*name, *other;	/* to dial; by which it is called, too, or NULL */
@@ -67,6 +69,9 @@ struct redis_nodes *redis_nodes_find(struct pools *, struct snapshot *, const st
 void redis_nodes_leave(struct redis_nodes **);	/* nulls the pointer, which may be NULL */
 void redis_nodes_fini(struct pools *);		/* nobody has any */
 
+/* Is what is known not older than REDIS_NODES_FRESH_NS?  False: it learns now, or will not;
+ * an answer or none is fresh. */
+bool redis_nodes_is_fresh(struct redis_nodes *);
 /* What is known may be wrong: learns again, soon. */
 void redis_nodes_doubt(struct redis_nodes *);
 void redis_nodes_wait(struct redis_nodes *, struct redis_nodes_wait *);	/* learning must be under way or due */

@@ -967,6 +967,18 @@ goes_apart(const struct redis_cluster *cl, const struct for_all *how)
 	       cl->rs->redis->dedicated_connections > 0;
 }
 
+/* Who is not known of would be left out, and the client not told. */
+static bool
+may_ask_all(struct redis_cluster *cl, const struct for_all *how)
+{
+	if (goes_apart(cl, how) && !redis_is_idle(cl->rs))
+		return false;
+	if (redis_nodes_is_fresh(cl->nodes))
+		return true;
+	redis_nodes_wait(cl->nodes, &cl->wait);
+	return false;
+}
+
 /* The last is the one that is answered. */
 static void
 send_all(struct redis_cluster *cl, const struct slice *arg, size_t argc,
@@ -1050,7 +1062,7 @@ redis_cluster_forward(struct redis_session *rs, const struct slice *arg,
 
 	if (!may_send(cl, &did))
 		return did;
-	if (all != NULL && goes_apart(cl, all) && !redis_is_idle(rs))
+	if (all != NULL && !may_ask_all(cl, all))
 		return REDIS_LATER;
 	if ((node = redis_nodes_at(cl->nodes, slot)) == REDIS_NODES_NOBODY)
 		return redis_say_error(rs, "ERR weir: no node of the cluster");

@@ -17,6 +17,7 @@
  * masters, or (CONFIG SET, ACL SETUSER, SLOWLOG RESET ...) to their replicas, too,
  * whose replies become one (redis_gather.h), or, SCAN, to one after the other.
  * Who has not done it may be one of several: an error does not undo the others.
+ * Which nodes there are is asked anew for it, if that was not in the last second.
  *
  * SCRIPT KILL, FUNCTION KILL and WAIT go to all masters, too, each over a connection
  * that is lent for it alone, as others may stand behind a script, and nobody is to

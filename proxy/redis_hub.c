@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "conf/mem.h"
+#include "pool/redis_nodes.h"
 #include "pool/redis_sub.h"
 #include "protocol/resp.h"
 #include "proxy/redis_census.h"
@@ -11,7 +12,8 @@
 
 enum {
 	NEWS_FULL = 32 << 10, /* bytes of news that are sent off at once */
-	ANSWER_S = 30         /* upstream owes an answer, and says nothing */
+	ANSWER_S = 30,        /* upstream owes an answer, and says nothing */
+	DOUBT_S = 15          /* a slot has moved: who is a master now? */
 };
 
 /* One who is owed an answer by upstream. */
@@ -33,6 +35,8 @@ struct hub {
 	struct hub *gone_next;
 	bool gone; /* on that list */
 	struct pool *pool;
+	struct redis_nodes *nodes; /* where it is one's of a cluster; or NULL */
+	unsigned doubts;           /* for so many seconds */
 	struct lessee lessee;
 	bool connected;
 	bool paused;     /* the ears are behind */
@@ -315,6 +319,7 @@ hub_hears_end(struct hub *b, const struct resp_push *push, const uint8_t *p,
 		return is_leaving(b, 1, SIZE_MAX, push->name);
 	hub_add_news(b, i->ears, p, n);
 	interest_free(b, i);
+	b->doubts = DOUBT_S;
 	return true;
 }
 
@@ -734,6 +739,20 @@ hub_is_unused(const struct hub *b)
 	       b->behind == 0;
 }
 
+/* Where slots have moved, a replica may have taken over: the node takes
+ * subscriptions as its replica then, but need not hear of all that is published. */
+static bool
+is_master(struct hub *b)
+{
+	const struct redis_place at = { .name = slice_str(b->who->node),
+					.port = b->who->port };
+
+	b->doubts--;
+	redis_nodes_doubt(b->nodes);
+	return !b->nodes->known ||
+	       redis_nodes_called(b->nodes, 0, &at) != REDIS_NODES_NOBODY;
+}
+
 /* Upstream is silent, and should not be; or it has nothing to say. */
 static void
 hub_watch(struct hub *b)
@@ -743,6 +762,9 @@ hub_watch(struct hub *b)
 
 	if (server_is_unwanted(server_of(b)))
 		server_dismiss(server_of(b));
+	else if (b->doubts > 0 && !is_master(b))
+		server_close(server_of(b), WHY_WRONG_ROLE, NULL,
+			     "no master of the cluster any more");
 	else if (b->due_n > 0 && !b->paused &&
 		 silent > ANSWER_S * 1000000000ull)
 		server_close(server_of(b), WHY_UPSTREAM_LOST, NULL,
@@ -812,6 +834,9 @@ hub_make(struct hubs *h, struct hub_who *who)
 
 	b->hubs = h;
 	b->who = hub_who_ref(who);
+	if (who->node != NULL)
+		b->nodes =
+		    redis_nodes_find(&h->w->pools, who->snapshot, who->redis);
 	b->tail = &b->queue;
 	b->lessee.ops = &hub_lessee_ops;
 	b->lessee.mode = LEASE_EXCLUSIVE;
@@ -833,6 +858,7 @@ hub_free(struct hub *b)
 	hub_fail(b, WHY_SHUTDOWN);
 	assert(b->due_n == 0 && b->to.n == 0);
 	pool_leave(&b->pool);
+	redis_nodes_leave(&b->nodes);
 	wheel_set(&b->hubs->w->streams.wheel, &b->timer, 0);
 	links_remove(&b->hubs->hubs, &b->link);
 	buf_free(&b->news);
@@ -878,6 +904,11 @@ hub_renew(struct hub *b, struct hub_who *who)
 		return;
 	hub_who_unref(&b->who);
 	b->who = hub_who_ref(who);
+	if (who->node == NULL)
+		return;
+	redis_nodes_leave(&b->nodes);
+	b->nodes =
+	    redis_nodes_find(&b->hubs->w->pools, who->snapshot, who->redis);
 }
 
 void

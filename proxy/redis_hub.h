@@ -28,7 +28,8 @@
  * A node whose slot moves away ends the subscriptions to channels of that slot,
  * and says so, unasked: lost() is for who had those.  As it may say so while it
  * is asked to end one, and has an error for that then, a PING follows SUNSUBSCRIBE
- * there, whose answer stands behind all it may have to say.
+ * there, whose answer stands behind all it may have to say.  For a while after that
+ * it is asked whether the node is still a master, and if not its hub is lost.
  *
  * Owner:    the worker's struct hubs.  Ears and hubs go when unused; a hub
  *           keeps its connection for HUB_LINGER_NS, for who comes next.

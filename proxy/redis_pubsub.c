@@ -408,6 +408,8 @@ hear_lost(struct hub_member *m, enum why w)
 	struct redis_session *rs = session_of(m);
 
 	stats_add(&rs->s.worker->stats, STAT_REDIS_SUB_LOST, 1);
+	if (((struct part *)(void *)m)->node != NULL)
+		redis_nodes_doubt(redis_cluster_nodes(rs));
 	session_close(&rs->s, w, NULL, NULL);
 }
 
