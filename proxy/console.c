@@ -11,7 +11,7 @@
 
 #include "protocol/pg.h"
 #include "proxy/cancel.h"
-#include "proxy/console_table.h"
+#include "proxy/console_shows.h"
 #include "proxy/pg_hello.h"
 #include "proxy/seat.h"
 #include "proxy/worker.h"
@@ -40,7 +40,15 @@ struct gathering {
 	struct console_rows *rows;
 };
 
+/* What tells more rows in the next turn; it may come when the asker is gone. */
+struct teller {
+	struct message message;
+	struct session *s; /* NULL: it is */
+	bool posted;
+};
+
 struct console {
+	struct teller *teller;
 	struct name name[CONSOLE_NAMES]; /* the unnamed one has no text */
 	unsigned names;
 	struct name portal; /* the last Bind */
@@ -69,10 +77,16 @@ console_is(const struct conf *c, const char *database)
 void
 console_free(struct console **at)
 {
-	if (*at != NULL)
-		console_rows_free(&(*at)->rows);
-	free(*at);
+	struct console *k = *at;
+
 	*at = NULL;
+	if (k == NULL)
+		return;
+	console_rows_free(&k->rows);
+	k->teller->s = NULL;
+	if (!k->teller->posted)
+		free(k->teller);
+	free(k);
 }
 
 /* ---- log-in ----------------------------------------------------------- */
@@ -129,6 +143,8 @@ has_organization(const struct session *s, const struct pg_hello *h)
 	       s->user->organization != NULL || s->user->organizations_n > 0;
 }
 
+static void tell(struct message *, void *owner);
+
 enum step
 console_in(struct session *s)
 {
@@ -149,8 +165,11 @@ console_in(struct session *s)
 		session_close(s, w, NULL, NULL);
 		return STEP_WAIT;
 	}
-	if ((ps->console = calloc(1, sizeof(*ps->console))) == NULL)
+	if ((ps->console = calloc(1, sizeof(*ps->console))) == NULL ||
+	    (ps->console->teller = calloc(1, sizeof(struct teller))) == NULL)
 		abort();
+	ps->console->teller->message.run = tell;
+	ps->console->teller->s = s;
 	ps->console->admin = admin;
 	put_welcome(s);
 	pg_hello_free(ps);
@@ -280,17 +299,36 @@ begin_rows(struct session *s)
 		say_columns(s, console_rows_table(k->rows), true);
 }
 
-/* As many as the client reads. */
+static void
+tell_later(struct session *s)
+{
+	struct teller *t = pg_session(s)->console->teller;
+
+	t->posted = true;
+	mailbox_post(&s->worker->mailbox, &t->message);
+}
+
+/* As many as the client reads, and no more than a slice in a turn. */
 static void
 say_rows(struct session *s)
 {
 	struct console *k = pg_session(s)->console;
+	size_t end = k->told + CONSOLE_SLICE;
 
-	while (k->told < k->n && !stream_is_high(&s->stream) &&
+	if (k->teller->posted)
+		return;
+	if (end > k->n)
+		end = k->n;
+	while (k->told < end && !stream_is_high(&s->stream) &&
 	       !session_is_over(s))
 		say_row(s, k->told++);
-	if (session_is_over(s) || k->told < k->n)
+	if (session_is_over(s))
 		return;
+	if (k->told < k->n) {
+		if (!stream_is_high(&s->stream))
+			tell_later(s);
+		return;
+	}
 	if (console_rows_cut(k->rows))
 		put(s, pg_put(stream_out(&s->stream), 'N', "cscscscsc", 'S',
 			      "NOTICE", 'V', "NOTICE", 'C', "54000", 'M',
@@ -300,6 +338,19 @@ say_rows(struct session *s)
 		say_ready(s);
 	console_rows_free(&k->rows);
 	k->simple = false;
+}
+
+static void
+tell(struct message *m, void *owner)
+{
+	struct teller *t = (struct teller *)(void *)m;
+
+	(void)owner;
+	t->posted = false;
+	if (t->s == NULL)
+		free(t);
+	else
+		session_run(t->s);
 }
 
 /* ---- gathering -------------------------------------------------------- */
@@ -347,8 +398,8 @@ visit(struct message *m, void *owner)
 		return;
 	}
 	assert(w->id == g->at);
-	console_rows_visit(g->rows, w);
-	g->at++;
+	if (!console_rows_visit(g->rows, w))
+		g->at++;
 	mailbox_post(
 	    g->weir->mailboxes[g->at < g->weir->workers ? g->at : g->home], m);
 }
@@ -361,7 +412,7 @@ gather(struct session *s, const struct console_table *t)
 
 	if (t->each == NULL) {
 		k->rows = console_rows_new(t);
-		console_rows_visit(k->rows, s->worker);
+		(void)console_rows_visit(k->rows, s->worker);
 		begin_rows(s);
 		say_rows(s);
 		return;

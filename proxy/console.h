@@ -9,7 +9,8 @@
  * that very name takes it away from the console.
  *
  * Rows of all workers are fetched by a message that goes from one to the next
- * and home.  What it finds is true of no single moment.
+ * and home, and takes CONSOLE_SLICE of them in a turn; so many are told in one.
+ * What it finds is true of no single moment.
  *
  * Owner:    pg_session.console, until the session is freed.
  * Bounds:   CONSOLE_NAMES prepared statements, CONSOLE_MESSAGE bytes a message,

@@ -1,16 +1,12 @@
 #include "proxy/console_table.h"
 
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
-
-#include "proxy/pg_batch.h"
-#include "proxy/worker.h"
 
 struct row {
 	const struct console_table *table;
+	char *texts; /* of all its cells */
 	union console_cell cell[CONSOLE_COLUMNS];
 };
 
@@ -19,6 +15,9 @@ struct console_rows {
 	struct row *row;
 	size_t n, size;
 	size_t room; /* rows that may still come from this worker */
+	size_t at;   /* of this worker (console_table.each) */
+	bool begun;  /* to visit it */
+	struct session_cursor cursor;
 	bool cut;
 };
 
@@ -35,12 +34,10 @@ console_rows_new(const struct console_table *t)
 	return r;
 }
 
-static void
-row_free(struct row *row)
+struct session_cursor *
+console_rows_cursor(struct console_rows *r)
 {
-	for (unsigned i = 0; i < CONSOLE_COLUMNS; i++)
-		if (row->table->column[i].type == CONSOLE_TEXT)
-			free((char *)(uintptr_t)row->cell[i].text);
+	return &r->cursor;
 }
 
 void
@@ -51,8 +48,9 @@ console_rows_free(struct console_rows **at)
 	*at = NULL;
 	if (r == NULL)
 		return;
+	session_cursor_close(&r->cursor);
 	for (size_t i = 0; i < r->n; i++)
-		row_free(&r->row[i]);
+		free(r->row[i].texts);
 	free(r->row);
 	free(r);
 }
@@ -89,20 +87,31 @@ console_rows_number(const struct console_rows *r, size_t row, unsigned column)
 	return n;
 }
 
-static char *
-copy(const char *s)
+/* One piece of memory for all texts of a row. */
+static void
+row_copy(struct row *row, const union console_cell *cell)
 {
-	char *c = s != NULL ? strdup(s) : NULL;
+	const struct console_column *column = row->table->column;
+	size_t n = 0;
+	char *p;
 
-	if (s != NULL && c == NULL)
+	for (unsigned i = 0; column[i].type != CONSOLE_NONE; i++)
+		if (column[i].type == CONSOLE_TEXT && cell[i].text != NULL)
+			n += strlen(cell[i].text) + 1;
+	if ((p = row->texts = malloc(n + 1)) == NULL)
 		abort();
-	return c;
+	for (unsigned i = 0; column[i].type != CONSOLE_NONE; i++) {
+		row->cell[i] = cell[i];
+		if (column[i].type != CONSOLE_TEXT || cell[i].text == NULL)
+			continue;
+		row->cell[i].text = p;
+		p = stpcpy(p, cell[i].text) + 1;
+	}
 }
 
 void
 console_rows_add(struct console_rows *r, const union console_cell *cell)
 {
-	const struct console_column *column = r->table->column;
 	struct row *row;
 
 	if (r->room == 0) {
@@ -118,21 +127,27 @@ console_rows_add(struct console_rows *r, const union console_cell *cell)
 	}
 	row = &r->row[r->n++];
 	*row = (struct row){ .table = r->table };
-	for (unsigned i = 0; column[i].type != CONSOLE_NONE; i++)
-		if (column[i].type == CONSOLE_TEXT)
-			row->cell[i].text = copy(cell[i].text);
-		else
-			row->cell[i].number = cell[i].number;
+	row_copy(row, cell);
 }
 
-void
-console_rows_visit(struct console_rows *r, const struct worker *w)
+bool
+console_rows_visit(struct console_rows *r, struct worker *w)
 {
-	r->room = CONSOLE_ROWS;
+	bool more = false;
+
+	if (!r->begun) {
+		r->at = 0;
+		r->room = CONSOLE_ROWS;
+	}
 	if (r->table->each != NULL)
-		r->table->each(r, w);
+		more = r->table->each(r, w, &r->at);
 	else
-		r->table->here(r);
+		r->table->here(r, w);
+	/* Nothing more of this worker would be kept. */
+	r->begun = more = more && !r->cut;
+	if (!more)
+		session_cursor_close(&r->cursor);
+	return more;
 }
 
 /* NULL first. */
@@ -181,7 +196,7 @@ merge_into(struct row *to, struct row *from)
 			to->cell[i].number =
 			    add(column[i].type, to->cell[i].number,
 				from->cell[i].number);
-	row_free(from);
+	free(from->texts);
 }
 
 size_t
@@ -189,7 +204,7 @@ console_rows_merge(struct console_rows *r)
 {
 	size_t n = 0;
 
-	if (r->table->each == NULL || r->n == 0)
+	if (r->table->each == NULL || r->table->apart || r->n == 0)
 		return r->n;
 	qsort(r->row, r->n, sizeof(*r->row), compare);
 	for (size_t i = 1; i < r->n; i++)
@@ -198,171 +213,4 @@ console_rows_merge(struct console_rows *r)
 		else
 			r->row[++n] = r->row[i];
 	return r->n = n + 1;
-}
-
-/* ---- tables ----------------------------------------------------------- */
-
-static void
-see_batch(void *arg, const struct pg_batch_seen *b)
-{
-	/* Totals are of a table, what is under way of an organization. */
-	bool total = b->organization == NULL;
-
-#define NUMBER(when, n) { .number = (when) ? (int64_t)(n) : CONSOLE_NULL }
-	console_rows_add(
-	    arg, (union console_cell[]){ { .text = b->table },
-					 { .text = b->organization },
-					 { .text = b->database },
-					 NUMBER(!total, b->lanes),
-					 NUMBER(!total, b->waiting),
-					 NUMBER(!total, b->waiting_bytes),
-					 NUMBER(!total, b->sent),
-					 NUMBER(!total, b->wait_us),
-					 NUMBER(total, b->operations),
-					 NUMBER(total, b->commits),
-					 NUMBER(total, b->replayed),
-					 NUMBER(total, b->unknown) });
-#undef NUMBER
-}
-
-static void
-batches_each(struct console_rows *r, const struct worker *w)
-{
-	pg_batches_see(w, see_batch, r);
-}
-
-static const char *
-pool_mode(const struct pool *p)
-{
-	static const char *const name[] = {
-		[POOL_MODE_TRANSACTION] = "transaction",
-		[POOL_MODE_SESSION] = "session",
-		[POOL_MODE_STATEMENT] = "statement",
-	};
-
-	return name[p->postgres->pool_mode];
-}
-
-static void
-see_pool(struct console_rows *r, const struct pool *p, uint64_t now_ns)
-{
-	unsigned waiting = p->waiters.n, users = p->users;
-	uint64_t us = 0;
-
-	if (waiting > 0)
-		us = (now_ns - fair_oldest_ns(&p->waiters)) / 1000u;
-	console_rows_add(
-	    r, (union console_cell[]){
-		   { .text = p->dbname },
-		   { .text = p->user },
-		   { .number = users > waiting ? users - waiting : 0 },
-		   { .number = waiting },
-		   { .number = 0 },
-		   { .number = 0 },
-		   { .number = p->n[SERVER_LEASED] },
-		   { .number = 0 },
-		   { .number = 0 },
-		   { .number = p->n[SERVER_IDLE] },
-		   { .number = 0 },
-		   { .number = 0 },
-		   { .number = p->n[SERVER_DIAL] + p->n[SERVER_LOGIN] },
-		   { .number = (int64_t)us },
-		   { .number = (int64_t)us },
-		   { .text = pool_mode(p) },
-	       });
-}
-
-static void
-pools_each(struct console_rows *r, const struct worker *w)
-{
-	for (unsigned i = 0; i < POOL_BUCKETS; i++)
-		for (const struct pool *p = w->pools.bucket[i]; p != NULL;
-		     p = p->chain)
-			if (p->postgres != NULL)
-				see_pool(r, p, w->streams.now_ns);
-}
-
-static void help_here(struct console_rows *);
-
-static void
-version_here(struct console_rows *r)
-{
-	console_rows_add(
-	    r, (union console_cell[]){ { .text = "weir " WEIR_VERSION } });
-}
-
-#define T CONSOLE_TEXT
-#define N CONSOLE_SUM
-#define M CONSOLE_MAX
-static const struct console_table tables[] = {
-	{ "BATCHES",
-	  "operations that share commits: totals of a table, and what is under "
-	  "way of each organization",
-	  { { "table", T },
-	    { "organization", T },
-	    { "database", T },
-	    { "lanes", N },
-	    { "waiting", N },
-	    { "waiting_bytes", N },
-	    { "sent", N },
-	    { "maxwait_us", M },
-	    { "operations", N },
-	    { "commits", N },
-	    { "replayed", N },
-	    { "unknown", N } },
-	  .each = batches_each },
-	{ "HELP",
-	  "this list",
-	  { { "command", T }, { "shows", T } },
-	  .here = help_here },
-	{ "POOLS",
-	  "PostgreSQL servers and the clients that use or want them; columns "
-	  "are PgBouncer's",
-	  { { "database", T },
-	    { "user", T },
-	    { "cl_active", N },
-	    { "cl_waiting", N },
-	    { "cl_active_cancel_req", N },
-	    { "cl_waiting_cancel_req", N },
-	    { "sv_active", N },
-	    { "sv_active_cancel", N },
-	    { "sv_being_canceled", N },
-	    { "sv_idle", N },
-	    { "sv_used", N },
-	    { "sv_tested", N },
-	    { "sv_login", N },
-	    { "maxwait", CONSOLE_MAX_S },
-	    { "maxwait_us", CONSOLE_MAX_US },
-	    { "pool_mode", T } },
-	  .each = pools_each },
-	{ "VERSION", "weir's", { { "version", T } }, .here = version_here },
-};
-#undef T
-#undef N
-#undef M
-
-static void
-help_here(struct console_rows *r)
-{
-	char command[40];
-
-	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
-		snprintf(command, sizeof(command), "SHOW %s", tables[i].name);
-		console_rows_add(
-		    r, (union console_cell[]){ { .text = command },
-					       { .text = tables[i].what } });
-	}
-	console_rows_add(
-	    r, (union console_cell[]){ { .text = "RELOAD" },
-				       { .text = "nothing: the configuration "
-						 "is read again" } });
-}
-
-const struct console_table *
-console_table_find(const char *name)
-{
-	for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++)
-		if (strcasecmp(name, tables[i].name) == 0)
-			return &tables[i];
-	return NULL;
 }

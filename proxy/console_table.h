@@ -1,9 +1,10 @@
 /*
- * console_table: the tables that SHOW shows, and how their rows are gathered.
+ * console_table: a table that SHOW shows, and how its rows are gathered.
  *
- * A table is a list of columns and a function that adds a worker's rows to it.
- * Rows of several workers whose texts are the same are one row: numbers are
- * added up, of a maximum the greatest is taken.
+ * A table is a list of columns and a function that adds a worker's rows to it,
+ * some in a turn.  Rows of several workers whose texts are the same are one
+ * row: numbers are added up, of a maximum the greatest is taken.  Of a table
+ * whose rows are `apart` each stands for itself, and none is compared.
  *
  * Owner:    who opened it.  Texts are copied.
  * Bounds:   CONSOLE_ROWS rows from a worker; the rest is left out, and told.
@@ -15,9 +16,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-struct worker;
+#include "proxy/session.h"
 
-enum { CONSOLE_COLUMNS = 24, CONSOLE_ROWS = 20000 }; /* the last column of them is NONE */
+enum {
+	CONSOLE_COLUMNS = 25,	/* the last one of them is NONE */
+	CONSOLE_ROWS = 20000,
+	CONSOLE_SLICE = 128	/* rows that are gathered, or told, in a turn, or little more */
+};
 
 enum console_type {
 	CONSOLE_NONE,		/* behind the last column */
@@ -41,9 +46,12 @@ struct console_table {
 	const char	     *name;	/* upper case */
 	const char	     *what;	/* for SHOW HELP */
 	struct console_column column[CONSOLE_COLUMNS];
-	/* One of these two: on the asker's worker only, or on each. */
-	void		    (*here)(struct console_rows *);
-	void		    (*each)(struct console_rows *, const struct worker *);
+	bool		      apart;
+	/* One of these two: on the asker's worker only, or on each: about
+	 * CONSOLE_SLICE rows in a turn.  *at is 0 in the first and then what was
+	 * left there; false: that was the last. */
+	void		    (*here)(struct console_rows *, const struct worker *);
+	bool		    (*each)(struct console_rows *, struct worker *, size_t *at);
 };
 
 union console_cell {
@@ -51,16 +59,15 @@ union console_cell {
 	int64_t	    number;	/* CONSOLE_NULL likewise */
 };
 
-/* NULL: there is none of that name, in whatever case. */
-const struct console_table *console_table_find(const char *name);
-
 struct console_rows *console_rows_new(const struct console_table *);
 void		     console_rows_free(struct console_rows **);
 const struct console_table *console_rows_table(const struct console_rows *);
 /* One cell a column. */
 void   console_rows_add(struct console_rows *, const union console_cell *);
-/* A worker's, or the asker's own. */
-void   console_rows_visit(struct console_rows *, const struct worker *);
+/* Some of a worker's, or the asker's own.  True: it has more, in a later turn. */
+bool   console_rows_visit(struct console_rows *, struct worker *);
+/* For a table of sessions: where on that worker the next slice begins. */
+struct session_cursor *console_rows_cursor(struct console_rows *);
 /* All are there: sorts them by their texts, and makes one of those that are of
  * the same.  Returns their number. */
 size_t console_rows_merge(struct console_rows *);

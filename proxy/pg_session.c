@@ -823,6 +823,12 @@ static const struct lessee_ops pg_lessee_ops = {
 	.room = pg_room,
 };
 
+const struct session *
+pg_session_of(struct lessee *l)
+{
+	return l->ops == &pg_lessee_ops ? session_of_lessee(l) : NULL;
+}
+
 /* ---- what the session asks of its protocol ---------------------------- */
 
 static void

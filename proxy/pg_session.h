@@ -85,6 +85,9 @@ pg_session(struct session *s)
 	return (struct pg_session *)(void *)s;
 }
 
+/* pg_session.c: whose claim it is; NULL: no client's */
+const struct session *pg_session_of(struct lessee *);
+
 /* pg_session.c: an error with the hint when to try again */
 int pg_put_retry(struct buf *, const char *severity, const char *sqlstate, const char *text,
     uint64_t retry_ms) __attribute__((warn_unused_result));

@@ -134,6 +134,9 @@ session_bury(struct session *s)
 	struct worker *w = s->worker;
 
 	stream_close(&s->stream);
+	for (struct session_cursor *c = w->cursors; c != NULL; c = c->next)
+		if (c->at == s)
+			c->at = s->next;
 	*s->prev = s->next;
 	if (s->next != NULL)
 		s->next->prev = s->prev;
@@ -491,4 +494,39 @@ sessions_drain(struct worker *w)
 		if (impatient || s->proto->quiet(s))
 			session_close(s, WHY_SHUTDOWN, NULL, NULL);
 	}
+}
+
+/* ---- a walk over all of them ------------------------------------------ */
+
+void
+session_cursor_open(struct session_cursor *c, struct worker *w)
+{
+	*c = (struct session_cursor){ .worker = w,
+				      .at = w->sessions,
+				      .next = w->cursors,
+				      .prev = &w->cursors };
+	if (c->next != NULL)
+		c->next->prev = &c->next;
+	w->cursors = c;
+}
+
+struct session *
+session_cursor_next(struct session_cursor *c)
+{
+	struct session *s = c->at;
+
+	if (s != NULL)
+		c->at = s->next;
+	return s;
+}
+
+void
+session_cursor_close(struct session_cursor *c)
+{
+	if (c->worker == NULL)
+		return;
+	*c->prev = c->next;
+	if (c->next != NULL)
+		c->next->prev = c->prev;
+	*c = (struct session_cursor){ 0 };
 }

@@ -140,4 +140,17 @@ void	    sessions_run_awake(struct worker *);
 void	    sessions_reap(struct worker *);
 void	    sessions_drain(struct worker *);	/* closes those that are quiet */
 
+/*
+ * A walk over a worker's sessions that takes several turns: from the latest to
+ * the oldest of those that were there when it began and are not closed since.
+ */
+struct session_cursor {
+	struct worker	      *worker;	/* NULL: it is nowhere */
+	struct session	      *at;
+	struct session_cursor *next, **prev;
+};
+void		session_cursor_open(struct session_cursor *, struct worker *);
+struct session *session_cursor_next(struct session_cursor *);	/* NULL: that was all */
+void		session_cursor_close(struct session_cursor *);	/* idempotent */
+
 #endif

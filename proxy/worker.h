@@ -30,6 +30,7 @@
 #endif
 
 struct session;
+struct session_cursor;
 struct listener;
 struct pg_batches;
 struct pg_text;
@@ -50,6 +51,7 @@ struct worker {
 	struct session	*sessions;	/* all of them */
 	struct session	*awake;		/* to be run this turn */
 	struct session	*dead;		/* to be freed at its end */
+	struct session_cursor *cursors;	/* places in the list of them */
 	unsigned	 sessions_n;
 	unsigned	 jobs;		/* log-ins being judged on other threads */
 	uint64_t	 last_id;

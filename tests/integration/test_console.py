@@ -194,3 +194,122 @@ def test_who_asks_and_leaves_is_forgotten(w):
     wire.send(query("SHOW POOLS") * 200)
     for _ in range(200):
         assert kinds(wire.until("Z"))[-2:] == "CZ"
+
+
+# Who is connected, to whom, and by what settings.
+
+
+CLIENTS = ["type", "user", "database", "state", "addr", "port", "local_addr", "local_port",
+           "connect_time", "request_time", "wait", "wait_us", "close_needed", "ptr", "link",
+           "remote_pid", "tls", "application_name", "prepared_statements"]
+
+
+def test_clients_and_servers_are_linked_by_who_has_whom(weir, workers):
+    w = weir({**USERS, "postgres main": {"pool_size": 1}}, workers)
+    wire = w.wire("viewer", database="weir")
+    holder = w.wire("acme_app", tls=True, application_name="editor")
+    pid = holder.value("SELECT pg_backend_pid()")
+    holder.run(pgwire.parse("SELECT 1", "kept"), pgwire.sync())
+    holder.run(query("BEGIN"))
+    holder.run(query("SELECT 1"))
+    waiter = w.wire("plain_app")
+    waiter.send(query("SELECT 1"))
+    redis = w.redis(client_name="cache")
+    assert redis.ping()
+
+    def clients():
+        return {row["user"]: row for row in table(wire, "CLIENTS")}
+    wait_for(lambda: clients()["plain_app"]["state"] == "waiting", 10, "nobody waits")
+    seen = clients()
+    assert list(seen["acme_app"])[:len(CLIENTS)] == CLIENTS
+    assert set(seen) == {"viewer", "acme_app", "plain_app", "default"}
+    mine = seen["acme_app"]
+    host, port = holder.sock.getsockname()
+    assert (mine["addr"], mine["port"], mine["local_port"]) == (host, str(port), str(w.pg_port))
+    assert (mine["type"], mine["state"], mine["database"]) == ("C", "active", "collab")
+    assert (mine["organization"], mine["proto"]) == ("acme", "postgres")
+    assert mine["tls"].startswith("TLSv1") and mine["application_name"] == "editor"
+    assert mine["prepared_statements"] == "1" and mine["connect_time"].endswith(" UTC")
+    assert seen["viewer"]["database"] == "weir" and seen["viewer"]["state"] == "idle"
+    assert seen["default"]["proto"] == "redis" and seen["default"]["application_name"] == "cache"
+    assert len({row["ptr"] for row in seen.values()}) == 4
+    wait_for(lambda: int(clients()["plain_app"]["wait_us"]) > 0, 5, "no time")
+    server, = [s for s in table(wire, "SERVERS") if s["proto"] == "postgres"]
+    assert (server["type"], server["state"], server["user"]) == ("S", "active", UPSTREAM_USER)
+    assert server["ptr"] == mine["link"] and server["link"] == mine["ptr"]
+    assert server["remote_pid"] == pid and server["organization"] == "acme"
+    holder.run(query("COMMIT"))
+    waiter.until("Z")
+    wait_for(lambda: [s["state"] for s in table(wire, "SERVERS") if s["proto"] == "postgres"]
+             == ["idle"], 5, "at work")
+
+
+def test_what_the_file_says_is_shown_without_its_secrets(weir, pg, workers):
+    w = weir({**USERS, "auth": {"jwt_secret": "s3cr3t" * 8},
+              "database other": {"postgres": "main", "dbname": "collab", "pool_mode": "session"},
+              "postgres main": {"min_pool_size": 1}}, workers)
+    wire = w.wire("viewer", database="weir")
+    w.wire("acme_app").value("SELECT 1")
+    rows = {row["name"]: row for row in table(wire, "DATABASES")}
+    assert set(rows) == {"*", "other"}
+    other = rows["other"]
+    assert (other["host"], other["port"]) == ("127.0.0.1", str(pg.port))
+    assert (other["database"], other["force_user"]) == ("collab", UPSTREAM_USER)
+    assert (other["pool_size"], other["min_pool_size"]) == ("3", "1")
+    assert (other["pool_mode"], rows["*"]["pool_mode"]) == ("session", "transaction")
+    wait_for(lambda: 0 < int({r["name"]: r for r in table(wire, "DATABASES")}["other"]
+                             ["current_connections"]) == w.metric("servers", "postgres"),
+             10, "no connection")
+    users = {row["name"]: row for row in table(wire, "USERS")}
+    assert users["acme_app"]["organization"] == "acme"
+    assert users["open_app"]["auth"] == "trust"
+    config = {row["key"]: row for row in table(wire, "CONFIG")}
+    assert config["max_client_conn"]["value"] == "5000"
+    assert config["max_client_conn"]["default"] == "10000"
+    assert config["workers"]["changeable"] == "no" and config["stats_users"]["value"]
+    assert config["drain_timeout"]["value"] == "10"
+    everything = str([table(wire, name) for name in ("CONFIG", "DATABASES", "USERS", "CLIENTS",
+                                                     "SERVERS", "MEM", "LISTS", "STATS")])
+    for secret in ("s3cr3t", "acme-secret", "upstream-secret", "redis-secret"):
+        assert secret not in everything
+
+
+def test_totals_are_of_all_workers(weir, workers):
+    w = weir(USERS, workers)
+    wire = w.wire("viewer", database="weir")
+    for _ in range(5):
+        w.wire("acme_app").value("SELECT 1")
+    row, = table(wire, "STATS")
+    assert row["total_xact_count"] == "5" == row["total_query_count"]
+    assert table(wire, "STATS_TOTALS")[0]["total_xact_count"] == "5"
+    items = {row["list"]: int(row["items"]) for row in table(wire, "LISTS")}
+    assert items["used_clients"] == 6 and items["users"] == len(
+        [s for s in w.config if s.startswith("user ")])
+    memory = {row["name"]: row for row in table(wire, "MEM")}
+    assert memory["postgres_client"]["used"] == "6"
+    assert int(memory["postgres_client"]["memtotal"]) > 6 * 100
+
+
+def test_many_clients_are_shown_in_many_turns(weir, workers):
+    """And who comes, leaves, or reads nothing meanwhile does no harm."""
+    w = weir(USERS, workers)
+    many = [w.wire(login=False) for _ in range(700)]
+    w.settled(postgres=700)
+    wire, idle = w.wire("viewer", database="weir"), w.wire("viewer", database="weir")
+    before = w.metric("turns_total")
+    seen = table(wire, "CLIENTS")
+    assert len(seen) == 702 == len({row["ptr"] for row in seen})
+    assert w.metric("turns_total") - before >= 2 * 700 / 128
+    idle.send(query("SHOW CLIENTS") * 50)
+    gone = w.wire("viewer", database="weir")
+    gone.send(query("SHOW CLIENTS") * 5)
+    gone.close()
+    for n, other in enumerate(many):
+        wire.send(query("SHOW CLIENTS")) if n % 50 == 0 else None
+        other.close()
+    for _ in range(14):
+        assert kinds(wire.until("Z"))[-2:] == "CZ"
+    wait_for(lambda: len(table(wire, "CLIENTS")) == 2, 10, "still there")
+    for _ in range(50):
+        assert kinds(idle.until("Z"))[-2:] == "CZ"
+    assert table(idle, "VERSION")
