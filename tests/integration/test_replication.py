@@ -223,7 +223,9 @@ def test_a_subscription_copies_and_then_follows(through, primary, folder, author
         has("before")
         primary.run("INSERT INTO words VALUES (2, 'after')")
         has("before", "after")
-        assert primary.run("SELECT application_name FROM pg_stat_replication") == [("sub",)]
+        # What copied the table takes its leave by itself.
+        wait_for(lambda: primary.run("SELECT application_name FROM pg_stat_replication")
+                 == [("sub",)], 20, "more than the subscription follows")
         primary.run("UPDATE words SET word = repeat('x', 300000) WHERE n = 2")
         has("before", "x" * 300000)
         other.run("DROP SUBSCRIPTION sub")
