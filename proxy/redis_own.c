@@ -132,6 +132,22 @@ run_whole(struct redis_session *rs, const struct slice *arg, size_t argc,
 
 /* ---- a connection of its own ------------------------------------------- */
 
+/* MULTI or WATCH.  What lies behind it was to be a part of it, and is not to be
+ * run by itself. */
+static enum redis_did
+refuse_begin(struct redis_session *rs)
+{
+	size_t n;
+
+	stream_peek(&rs->s.stream, &n);
+	if (n == rs->bytes.n)
+		return redis_say_rate(rs);
+	if (!redis_is_idle(rs))
+		return REDIS_LATER;
+	session_close(&rs->s, WHY_RATE_QUERIES, NULL, NULL);
+	return REDIS_DONE;
+}
+
 /* With `hold` as the reason to keep it, until further notice; in that database
  * if it has none yet. */
 static enum redis_did
@@ -143,7 +159,7 @@ run_alone_in(struct redis_session *rs, const struct slice *arg, size_t argc,
 	struct server *v;
 
 	if (!seat_pay_ahead(&rs->s, 1))
-		return redis_say_rate(rs);
+		return goes_on ? redis_say_rate(rs) : refuse_begin(rs);
 	if ((v = redis_lend(rs, db, goes_on, &did)) == NULL)
 		return did;
 	if (!redis_has_room(rs, v))
@@ -188,6 +204,32 @@ run_alone(struct redis_session *rs, const struct slice *arg, size_t argc,
 	return run_alone_in(rs, arg, argc, hold, rs->db);
 }
 
+/* MULTI was told why it is not to be, and so is all that was to be a part of it:
+ * nothing of that may be run by itself. */
+static void
+fail_whole(struct redis_session *rs, size_t n)
+{
+	while (n-- > 0 && !session_is_over(&rs->s))
+		redis_say_error(rs, "ERR weir: not run, as its MULTI failed");
+}
+
+static enum redis_did
+try_whole(struct redis_session *rs, const struct slice *arg, size_t argc,
+	  size_t n)
+{
+	size_t more = rs->more;
+	uint64_t before = rs->sent;
+	enum redis_did did;
+
+	rs->more = 0;
+	did = run_whole(rs, arg, argc, n);
+	if (did == REDIS_DONE && rs->sent == before && rs->hold == 0) {
+		fail_whole(rs, n);
+		rs->more = more;
+	}
+	return did;
+}
+
 static enum redis_did
 run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
@@ -201,12 +243,12 @@ run_multi(struct redis_session *rs, const struct slice *arg, size_t argc)
 		n = whole(rs, NULL);
 		if (n > 0 && !seat_pay_ahead(&rs->s, (unsigned)n + 1))
 			return refuse_whole(rs, n);
-		rs->more = 0;
 		if (n > 0)
-			return run_whole(rs, arg, argc, n);
+			return try_whole(rs, arg, argc, n);
+		rs->more = 0;
 	}
 	if (!seat_pay_ahead(&rs->s, 1))
-		return redis_say_rate(rs);
+		return refuse_begin(rs);
 	if (redis_in_cluster(rs))
 		return redis_cluster_multi(rs);
 	did = run_alone(rs, arg, argc, REDIS_IN_MULTI);

@@ -543,6 +543,23 @@ without_a_connection_no_transaction_begins(void **state)
 /* ---- blocking ----------------------------------------------------------- */
 
 static void
+nothing_is_run_of_a_transaction_that_did_not_begin(void **state)
+{
+	int a = client(0), up;
+
+	(void)state;
+	says(a, MULTI GET_K EXEC);
+	up = upstream(0, NULL);
+	hears(up, AUTH PING);
+	says(up, "-WRONGPASS wrong\r\n-NOAUTH no\r\n");
+	hears(a, "-ERR weir: upstream is unreachable: WRONGPASS wrong\r\n"
+		 "-ERR weir: not run, as its MULTI failed\r\n"
+		 "-ERR weir: not run, as its MULTI failed\r\n");
+	says(a, "PING\r\n");
+	hears(a, "+PONG\r\n");
+}
+
+static void
 who_is_blocked_holds_up_nobody_and_is_answered_in_order(void **state)
 {
 	int a = client(0), b = client(1), up, own;
@@ -752,6 +769,7 @@ main(void)
 		T(a_client_whose_exec_is_lost_holds_nothing_any_more),
 		T(a_client_that_loses_a_watch_while_it_asks_nothing_is_closed),
 		T(without_a_connection_no_transaction_begins),
+		T(nothing_is_run_of_a_transaction_that_did_not_begin),
 		T(who_is_blocked_holds_up_nobody_and_is_answered_in_order),
 		T(who_leaves_while_blocked_takes_the_connection_along),
 		T(who_only_closed_its_own_side_is_not_waited_for_while_blocked),

@@ -271,6 +271,29 @@ def test_redis_commands_over_the_rate_are_refused_each_in_its_place(weir, worker
     assert w.metric(QUERIES) == 2
 
 
+def test_what_was_to_be_a_part_of_a_transaction_over_the_rate_is_not_run(weir):
+    """In one piece each is refused; where it is not, nobody knows what else is on its way."""
+    w = weir({"organization acme": {"rate_queries": "3/1h"},
+              "user default": {"organization": "acme"},
+              "redis main": {"dedicated_connections": 2}})
+    encode, exec = respwire.encode, respwire.encode("EXEC")
+    multi, change = encode("MULTI"), encode("SET", "fair", "1")
+    r, used = w.resp(), w.resp()
+    r.send(multi, change, change, change, exec)
+    assert all("rate limit" in str(said) for said in r.replies(5))
+    assert r.ask("SET", "fair", "0") == "OK"
+    for _ in range(2):
+        assert used.ask("GET", "fair") == b"0"
+    for begin in multi + change + encode("CLIENT", "ID") + exec, encode("WATCH", "fair") + multi:
+        with w.resp() as late:
+            late.send(begin)
+            said = late.until_closed()
+            assert said.startswith(b"-ERR ") and b"(rate_queries)" in said
+    with w.resp() as alone:
+        assert "rate limit" in str(alone.ask("MULTI"))
+        assert alone.ask("PING") == "PONG"
+
+
 def test_a_flood_of_redis_commands_does_not_delay_another_organization(weir):
     """All share one connection, and 40 clients of one wait for room in it."""
     w = weir({"redis main": {"connections": 1}, "user default": {"organizations": "*"}})
