@@ -9,6 +9,7 @@
 
 #include "conf/mem.h"
 #include "pool/redis_nodes.h"
+#include "pool/redis_watch.h"
 #include "pool/room.h"
 
 /* ---- a worker's share ------------------------------------------------- */
@@ -77,6 +78,7 @@ pools_fini(struct pools *home)
 		}
 	}
 	redis_nodes_fini(home);
+	redis_watch_fini(home);
 	labels_fini(&home->labels);
 	stmts_fini(&home->stmts);
 }
@@ -150,6 +152,7 @@ void
 pools_close(struct pools *home)
 {
 	home->closing = true;
+	redis_watch_stop(home);
 	for (unsigned i = 0; i < POOL_BUCKETS; i++)
 		for (struct pool *p = home->bucket[i]; p; p = p->chain) {
 			pool_leave(&p->warm);

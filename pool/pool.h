@@ -135,6 +135,7 @@ struct pools {
 	struct labels	  labels;
 	struct stmts	  stmts;
 	struct redis_nodes *nodes;	/* of the clusters (redis_nodes.h) */
+	struct redis_watch *watches;	/* at Sentinels (redis_watch.h) */
 	struct redis_facts *facts;	/* the process's; NULL: nothing is learnt */
 	struct pool	 *bucket[POOL_BUCKETS];
 	struct pool	 *dirty;

@@ -107,6 +107,12 @@ line_dial(struct line *l, const struct redis_ask *a)
 		rc = line_connect(l, ai);
 	}
 	freeaddrinfo(list);
+	if (rc == 0 && a->peer != NULL) {
+		*a->peer_n = sizeof(*a->peer);
+		if (getpeername(l->fd, (struct sockaddr *)a->peer, a->peer_n) !=
+		    0)
+			*a->peer_n = 0;
+	}
 	return rc;
 }
 

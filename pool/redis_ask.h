@@ -17,6 +17,7 @@
 #include <openssl/ssl.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/socket.h>
 
 #include "protocol/buf.h"
 #include "protocol/slice.h"
@@ -29,6 +30,8 @@ struct redis_ask {
 	SSL_CTX	   *ctx;	/* NULL: no TLS */
 	bool	    verify_name;
 	const char *user, *password;	/* NULL: none */
+	struct sockaddr_storage *peer;	/* where it was asked; NULL: no matter */
+	socklen_t  *peer_n;
 };
 
 /*

@@ -12,6 +12,8 @@ static int
 ask_one(struct redis_sentinel *q, const struct conf_host *h, char *error)
 {
 	const struct conf_redis *up = q->redis;
+	struct sockaddr_storage peer;
+	socklen_t peer_n = 0;
 	const struct redis_ask ask = {
 		.host = h->name,
 		.port = h->port,
@@ -19,6 +21,8 @@ ask_one(struct redis_sentinel *q, const struct conf_host *h, char *error)
 		.verify_name = up->sslmode == SSLMODE_VERIFY_FULL,
 		.user = up->sentinel_user,
 		.password = up->sentinel_password,
+		.peer = &peer,
+		.peer_n = &peer_n,
 	};
 	const struct slice arg[] = { slice_str("SENTINEL"),
 				     slice_str("GET-MASTER-ADDR-BY-NAME"),
@@ -38,6 +42,8 @@ ask_one(struct redis_sentinel *q, const struct conf_host *h, char *error)
 		memcpy(q->name, at.name.p, at.name.n);
 		q->name[at.name.n] = '\0';
 		q->port = at.port;
+		q->peer = peer;
+		q->peer_n = peer_n;
 	} else {
 		snprintf(error, REDIS_ASK_ERROR_MAX, "%s",
 			 rc == 0 ? "does not know this master"

@@ -11,6 +11,7 @@
 #define POOL_REDIS_SENTINEL_H
 
 #include <stddef.h>
+#include <sys/socket.h>
 
 #include "tls/snapshot.h"
 
@@ -22,6 +23,8 @@ struct redis_sentinel {
 	unsigned		 first;		/* who is asked first; who answered */
 	char			 name[REDIS_SENTINEL_NAME_MAX];	/* the master's */
 	unsigned		 port;
+	struct sockaddr_storage	 peer;		/* of who answered; peer_n 0: nobody did */
+	socklen_t		 peer_n;
 };
 
 /* -1: no Sentinel knows it, and why, in `error` of n bytes. */

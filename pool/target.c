@@ -11,6 +11,7 @@
 
 #include "pool/pool.h"
 #include "pool/redis_sentinel.h"
+#include "pool/redis_watch.h"
 
 /* ---- making ----------------------------------------------------------- */
 
@@ -206,6 +207,8 @@ resolve_done(struct job *job, void *owner)
 		pool_host_failed(t->pool, t->host, t->asked_ns,
 				 WHY_UPSTREAM_DOWN, NULL, r->error);
 	}
+	if (r->sentinel.redis != NULL)
+		redis_watch_at(r->home, &r->sentinel);
 	snapshot_unref(&r->sentinel.snapshot);
 	free(r->host);
 	free(r);
@@ -307,6 +310,16 @@ targets_overdue(struct pool *p)
 		return;
 	p->targets.at[0].overdue = true;
 	pool_touch(p);
+}
+
+void
+targets_follow(struct pool *p, unsigned sentinel)
+{
+	if (p->targets.n == 0 || !has_sentinels(p))
+		return;
+	p->targets.at[0].sentinel = sentinel;
+	targets_doubt(p);
+	targets_overdue(p);
 }
 
 uint64_t

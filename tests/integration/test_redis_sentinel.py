@@ -10,6 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import socketserver
 import ssl
 import threading
@@ -72,10 +73,20 @@ class Sentinel:
 
     def __init__(self, master=None, password=None, tls=None):
         outer, self.master, self.mute, self.asked = self, master, False, []
+        self.listening, self.deaf, self.lock = [], False, threading.Lock()
         self.port, self.password = servers.free_port(), password
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self):
+                try:
+                    self.answer()
+                except OSError:
+                    pass            # the test has closed it
+                finally:
+                    with outer.lock:
+                        outer.listening = [s for s in outer.listening if s is not self]
+
+            def answer(self):
                 allowed = outer.password is None
                 while True:
                     words = self.words()
@@ -87,6 +98,14 @@ class Sentinel:
                         self.wfile.write(b"+OK\r\n" if allowed else b"-WRONGPASS no\r\n")
                     elif not allowed:
                         self.wfile.write(b"-NOAUTH no\r\n")
+                    elif words[0] == b"SUBSCRIBE" and not outer.deaf:
+                        assert words[1:] == [b"+switch-master"]
+                        with outer.lock:
+                            self.wfile.write(
+                                b"*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n")
+                            outer.listening.append(self)
+                    elif words[0] == b"PING":
+                        self.wfile.write(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
                     elif outer.master is None:
                         self.wfile.write(b"*-1\r\n")
                     else:
@@ -113,6 +132,19 @@ class Sentinel:
             self.server.socket = context.wrap_socket(
                 self.server.socket, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def announce(self, name, *text):
+        """+switch-master, to all who listen."""
+        text = " ".join([name, "127.0.0.1", *map(str, text)]).encode()
+        with self.lock:
+            for s in self.listening:
+                s.wfile.write(b"*3\r\n$7\r\nmessage\r\n$14\r\n+switch-master\r\n$%d\r\n%s\r\n"
+                              % (len(text), text))
+
+    def hang_up(self):
+        with self.lock:
+            for s in self.listening:
+                s.connection.shutdown(socket.SHUT_RDWR)
 
     def stop(self):
         self.server.shutdown()
@@ -292,6 +324,45 @@ def test_a_master_that_hangs_is_left_for_who_they_name_then(start, two, sentinel
             two[0].process.send_signal(signal.SIGCONT)
 
 
+@pytest.mark.parametrize("password", [None, [b"watcher", b"their-secret"]])
+def test_what_a_sentinel_announces_is_followed_though_nothing_is_lost(
+        start, two, sentinels, password):
+    one, other = sentinels(2, two[0].port, password=password)
+    login = dict(sentinel_user="watcher", sentinel_password="their-secret") if password else {}
+    proxy = start([one.port, other.port], health_check="passive", **login)
+    with contextlib.closing(proxy.resp()) as r:
+        assert int(r.ask("GET", "who")) == two[0].port
+        wait_for(lambda: one.listening, 30, "nobody listens")
+        # Neither what is said of others nor what is not true moves anybody.
+        one.announce("mymaster2", two[0].port, "127.0.0.1", two[1].port)
+        one.announce(NAME, two[0].port, "127.0.0.1", two[1].port)
+        wait_for(lambda: [b"SENTINEL"] == [w[0] for w in one.asked[-1:]], 30, "it is not asked")
+        assert int(r.ask("GET", "who")) == two[0].port
+        # Who announces it is asked, whatever the others still say.
+        one.master = two[1].port
+        one.announce(NAME, two[0].port, "127.0.0.1", two[1].port)
+        wait_for(lambda: int(r.ask("GET", "who")) == two[1].port, 30, "it stays")
+    becomes(proxy, two[1], "another worker stays")
+    wait_for(lambda: not two[0].clients(), 30, "connections stay with the old one")
+
+
+def test_what_was_announced_while_nobody_listened_is_followed(start, two, sentinels):
+    one, = sentinels(1, two[0].port)
+    proxy = start([one.port], health_check="passive")
+    with contextlib.closing(proxy.resp()) as r:
+        assert int(r.ask("GET", "who")) == two[0].port
+        wait_for(lambda: one.listening, 30, "nobody listens")
+        one.deaf = True
+        one.hang_up()
+        wait_for(lambda: not one.listening, 30, "it listens still")
+        wait_for(lambda: one.asked.count([b"SUBSCRIBE", b"+switch-master"]) > 1, 30,
+                 "it does not come again")
+        assert int(r.ask("GET", "who")) == two[0].port
+        one.master, one.deaf = two[1].port, False
+        wait_for(lambda: int(r.ask("GET", "who")) == two[1].port, 60, "it stays")
+        assert r.ask("PING") == "PONG"
+
+
 def test_sentinels_that_go_away_cost_no_connection(start, two, sentinels):
     one, = sentinels(1, two[0].port)
     proxy = start([one.port], health_check="active", health_interval="1")
@@ -318,6 +389,7 @@ def test_sentinels_and_the_master_are_spoken_to_with_tls(weir, rd, sentinels, au
     with contextlib.closing(proxy.resp()) as r:
         assert r.ask("SET", "k", "over tls") == "OK"
         assert r.ask("GET", "k") == b"over tls"
+        wait_for(lambda: true.listening, 30, "nobody listens")
     assert [s.asked for s in (false, named)] == [[], []]
     opened = proxy.event("server-open")
     assert opened and all(e["port"] == str(rd.tls_port) and e["tls"] != "off" for e in opened)
