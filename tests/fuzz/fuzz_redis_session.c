@@ -31,6 +31,8 @@ enum { NODES = 1 };
 #endif
 
 int LLVMFuzzerTestOneInput(const uint8_t *, size_t);
+extern const int replay_mutations;
+const int replay_mutations = 500;
 
 enum { CLIENTS = 2, LISTED = 64, TURNS = 6, OWN_MARK = 0x01, UPS = 4 };
 
@@ -462,8 +464,7 @@ nodes_open(struct scene *sc)
 	for (unsigned i = 0; i < REDIS_SLOTS; i++)
 		all->slot[i] = (uint16_t)(1 + i % NODES);
 	all->known = true;
-	all->learnt_ns = sc->w->streams.now_ns;
-	all->rest_ns = HOUR_NS;
+	all->learnt_ns = sc->w->streams.now_ns + HOUR_NS;
 	sc->nodes = all;
 }
 
