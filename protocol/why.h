@@ -39,6 +39,7 @@
 	X(DIRECTORY_DOWN,   1, "08006", "ERR",      "the organization cannot be looked up now") \
 	X(RLS_LEAKS,        1, "08004", "ERR",      "row level security does not hold on this upstream (rls_check = require)") \
 	X(RLS_UNKNOWN,      1, "08006", "ERR",      "whether row level security holds cannot be checked now (rls_check = require)") \
+	X(RLS_OUTDATED,     0, "57P03", "ERR",      "the configuration has changed since this connection was made: connect again") \
 	X(TENANT_GONE,      0, "57P01", "ERR",      "the organization is no more")             \
 	X(UNSUPPORTED,      0, "0A000", "ERR",      "not supported")                           \
 	X(CLIENTS_FULL,     0, "53300", "ERR",      "no more connections allowed (max_client_conn)") \

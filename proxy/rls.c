@@ -133,14 +133,18 @@ identity(const struct conf_postgres *up)
 		    up->rls_column);
 }
 
+/* `other`: it is somebody else's now, and nobody will ask for this one. */
 static enum rls_verdict
-verdict_of(struct rls *r, const char *upstream, const char *dbname, uint64_t of)
+verdict_of(struct rls *r, const struct conf_postgres *up, const char *dbname,
+	   bool *other)
 {
 	enum rls_verdict verdict = RLS_UNKNOWN;
+	uint64_t of = identity(up);
 	struct entry *e;
 
 	pthread_mutex_lock(&r->lock);
-	e = find(r, upstream, dbname);
+	e = find(r, up->name, dbname);
+	*other = e != NULL && e->of != of;
 	if (e != NULL && e->of == of)
 		verdict = e->verdict;
 	pthread_mutex_unlock(&r->lock);
@@ -150,7 +154,9 @@ verdict_of(struct rls *r, const char *upstream, const char *dbname, uint64_t of)
 enum rls_verdict
 rls_verdict(struct rls *r, const struct conf_postgres *up, const char *dbname)
 {
-	return verdict_of(r, up->name, dbname, identity(up));
+	bool other;
+
+	return verdict_of(r, up, dbname, &other);
 }
 
 /* ---- who waits for one ------------------------------------------------ */
@@ -653,17 +659,20 @@ rls_admits(struct session *s, const struct conf_postgres *up,
 {
 	struct rls *r = s->worker->weir->rls;
 	enum rls_verdict verdict;
+	bool other;
 
 	if (up->rls_check != RLS_CHECK_REQUIRE)
 		return 0;
-	verdict = rls_verdict(r, up, dbname);
+	verdict = verdict_of(r, up, dbname, &other);
 	if (verdict == RLS_HOLDS)
 		return 0;
 	if (verdict == RLS_UNKNOWN && *wait == NULL)
 		wait_begin(s, r, up, dbname, wait);
 	if (verdict == RLS_UNKNOWN && !(*wait)->is_home)
 		return 1;
-	*why = verdict == RLS_LEAKS ? WHY_RLS_LEAKS : WHY_RLS_UNKNOWN;
+	*why = verdict == RLS_LEAKS ? WHY_RLS_LEAKS
+	       : other              ? WHY_RLS_OUTDATED
+				    : WHY_RLS_UNKNOWN;
 	return -1;
 }
 

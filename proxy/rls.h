@@ -9,7 +9,8 @@
  *
  * A verdict is of an upstream, a database, a role and a column; under another
  * configuration of those there is none yet.  One that was given stays until
- * there is another: that a database cannot be asked changes nothing.
+ * there is another: that a database cannot be asked changes nothing.  Who came
+ * under a configuration of before, and is not in yet, is told to come again.
  *
  * Owner:    struct weir.
  * Bounds:   RLS_DATABASES verdicts, RLS_AT_ONCE questions on their way, RLS_LINES

@@ -323,6 +323,23 @@ def test_require_does_not_believe_what_was_true_of_another_role(checked, db, pg)
     pg.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'boss'")
 
 
+def test_who_came_before_a_reload_and_logs_in_behind_it_is_told_to_come_again(checked, db, pg):
+    """By the time it says who it is, nobody asks for what held of that role."""
+    pg.run("CREATE ROLE boss LOGIN PASSWORD 'boss-secret'")
+    w = checked(upstream=REQUIRE)
+    assert enters(w)
+    w.hang_up()
+    early = w.wire(login=False)
+    w.settled(postgres=1)
+    checked_again(w, user="boss", password="boss-secret")
+    with pytest.raises(pgwire.Failed) as e:
+        early.login("acme_app", DATABASE, "acme-secret")
+    assert e.value.code == "57P03" and "connect again" in e.value.text
+    assert w.wire("acme_app").value("SELECT current_user") == "boss"
+    w.hang_up()
+    pg.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'boss'")
+
+
 def _is_refused(w):
     with contextlib.suppress(pgwire.Failed):
         return not enters(w)
