@@ -375,7 +375,8 @@ hear_refused(struct hub_member *m, const char *error, enum why w)
 	if (((struct part *)(void *)m)->node != NULL)
 		redis_nodes_doubt(redis_cluster_nodes(rs));
 	asks_end(rs->sub);
-	if (error == NULL && is_outage(w)) {
+	/* A fence that is not answered ends it, whatever the reason. */
+	if (error == NULL && (is_outage(w) || rs->sub->fences > 0)) {
 		rs->sub->mute = true;
 		session_close(&rs->s, w, NULL, NULL);
 		return;
