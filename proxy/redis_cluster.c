@@ -1040,12 +1040,16 @@ send_scan(struct redis_cluster *cl, const struct slice *arg, size_t argc)
 enum redis_did
 redis_cluster_say_barred(struct redis_session *rs, const struct redis_cmd *cmd)
 {
+	static const char *const of_each[] = { "client|caching",
+					       "client|tracking", "monitor",
+					       NULL };
 	char text[160];
 
-	snprintf(text, sizeof(text),
-		 "ERR weir: %s is not supported with cluster = on: it is about "
-		 "one node",
-		 cmd->name);
+	snprintf(
+	    text, sizeof(text),
+	    "ERR weir: %s is not supported with cluster = on: it %s", cmd->name,
+	    is_one_of(cmd, of_each) ? "would need a connection to each node"
+				    : "is about one node");
 	return redis_reject(rs, text);
 }
 

@@ -19,6 +19,11 @@
  * Who has not done it may be one of several: an error does not undo the others.
  * Which nodes there are is asked anew for it, if that was not in the last second.
  *
+ * MONITOR and CLIENT TRACKING are refused.  Who tracks reads over connections of
+ * its own, one to each node, on which what a node says unasked stays behind the
+ * replies before it, also where those wait for their turn; and a slot that moves, or
+ * a node that is lost, would have to take all it has read with it.
+ *
  * SCRIPT KILL, FUNCTION KILL and WAIT go to all masters, too, each over a connection
  * that is lent for it alone, as others may stand behind a script, and nobody is to
  * stand behind WAIT; and nothing of the client's is outstanding beside them.  KILL

@@ -249,6 +249,21 @@ put_subscribed(struct buf *reply, const struct resp_request *r)
 	return bad;
 }
 
+/* One for each channel of a shard, asked for or not. */
+static int
+put_shard(struct buf *reply, const struct resp_request *r, const char *word)
+{
+	int bad = 0;
+
+	for (size_t i = 1; i < r->argc; i++) {
+		bad |= resp_put_array(reply, 3);
+		bad |= resp_put_bulk(reply, word, strlen(word));
+		bad |= resp_put_bulk(reply, r->arg[i].p, r->arg[i].n);
+		bad |= resp_put_int(reply, (int64_t)i);
+	}
+	return bad;
+}
+
 /* Its last argument; or what a transaction says. */
 static int
 up_reply(struct up *up, struct buf *reply, const struct resp_request *r)
@@ -270,6 +285,12 @@ up_reply(struct up *up, struct buf *reply, const struct resp_request *r)
 		return resp_put_simple(reply, "OK");
 	if (slice_is_word(name, "watch") || slice_is_word(name, "unwatch"))
 		up->watches = slice_is_word(name, "watch");
+	if (slice_is_word(name, "ssubscribe"))
+		return put_shard(reply, r, "ssubscribe");
+	if (slice_is_word(name, "sunsubscribe"))
+		return put_shard(reply, r, "sunsubscribe");
+	if (slice_is_word(name, "ping") && r->argc == 1)
+		return resp_put_simple(reply, "PONG");
 	if (slice_is_word(name, "subscribe") ||
 	    slice_is_word(name, "psubscribe"))
 		return put_subscribed(reply, r);
@@ -288,6 +309,10 @@ up_turns(struct up *up, struct buf *reply, const struct resp_request *r)
 	snprintf(text, sizeof(text), "%s %d 127.0.0.1:%u",
 		 slot & 1 ? "ASK" : "MOVED", slot,
 		 world.port[(up->node + 1) % NODES]);
+	/* It has said so, of what was subscribed to. */
+	if (slice_is_word(r->arg[0], "sunsubscribe") &&
+	    put_shard(reply, r, "sunsubscribe") != 0)
+		return -1;
 	return resp_put_error(reply, text);
 }
 
