@@ -273,6 +273,7 @@ server_grant(struct server *v, struct lessee *l)
 {
 	assert(v->state == SERVER_IDLE && l->server == NULL);
 	assert(l->waiting == NULL && v->lessee == NULL);
+	v->lent = true;
 	v->lessee = l;
 	l->server = v;
 	server_enter(v, SERVER_LEASED);
@@ -412,7 +413,7 @@ server_unopened(struct server *v, enum why w, const char *sqlstate,
 
 /*
  * Logged in, and then of no use to anybody: what it says is nonsense, or it is
- * gone at once, before it was asked for anything.  That is an attempt that
+ * gone at once, before anybody had it.  That is an attempt that
  * failed, or nothing would keep the next from being made this very turn.
  */
 static bool
@@ -423,8 +424,7 @@ server_is_dud(const struct server *v, enum why w)
 	if (!v->ready || v->proven || p->replication != NULL)
 		return false;
 	return w == WHY_UPSTREAM_SENSE ||
-	       (w == WHY_UPSTREAM_LOST && v->state != SERVER_LEASED &&
-		v->ledger.n == 0 &&
+	       (w == WHY_UPSTREAM_LOST && v->state == SERVER_IDLE && !v->lent &&
 		p->home->streams->now_ns < v->opened_ns + POOL_RETRY_FIRST_NS);
 }
 

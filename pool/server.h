@@ -79,6 +79,7 @@ struct server {
 	uint64_t		 idle_ns;
 	bool			 ready;		/* counted in its budget as logged in */
 	bool			 proven;	/* it has answered something since */
+	bool			 lent;		/* granted, once or more */
 	struct host		*host;		/* whose connection it is */
 	struct target		*target;	/* DIAL: where its addresses are */
 	unsigned		 first, tried;	/* DIAL: with which it began, how many were tried */

@@ -194,6 +194,12 @@ one_that_is_no_good_behind_its_log_in_is_an_attempt_that_failed(void **state)
 	server_close(p->list[SERVER_IDLE], WHY_UPSTREAM_SENSE, NULL, "what?");
 	assert_int_equal(b->failures, 0);
 	assert_int_equal(logs_in(&t), 1);
+	/* And so may who was lent. */
+	p->list[SERVER_IDLE]->lent = true;
+	p->list[SERVER_IDLE]->opened_ns += POOL_RETRY_FIRST_NS;
+	server_close(p->list[SERVER_IDLE], WHY_UPSTREAM_LOST, NULL, NULL);
+	assert_int_equal(b->failures, 0);
+	assert_int_equal(logs_in(&t), 1);
 	pool_leave(&p);
 	town_close(&t);
 }
