@@ -51,7 +51,6 @@ struct redis_sub {
 
 static const struct hub_ops member_ops;
 static redis_run subscribe_shard;
-static void hear_fenced(struct hub_member *);
 
 static struct redis_session *
 session_of(struct hub_member *m)
@@ -371,10 +370,6 @@ hear_refused(struct hub_member *m, const char *error, enum why w)
 	if (error != NULL && is_turned((struct part *)(void *)m, error)) {
 		leave_if_done(rs);
 		session_wake(&rs->s);
-		return;
-	}
-	if (rs->sub->fences > 0 && !is_outage(w)) {
-		hear_fenced(m); /* nothing can come any more */
 		return;
 	}
 	if (((struct part *)(void *)m)->node != NULL)
