@@ -318,7 +318,6 @@ targets_follow(struct pool *p, unsigned sentinel)
 	if (p->targets.n == 0 || !has_sentinels(p))
 		return;
 	p->targets.at[0].sentinel = sentinel;
-	targets_doubt(p);
 	targets_overdue(p);
 }
 

@@ -73,7 +73,8 @@ bool	       targets_resolving(const struct pool *);
 void	       targets_doubt(struct pool *);
 /* A server of it keeps somebody waiting: they are asked soon, whatever health_check. */
 void	       targets_overdue(struct pool *);
-/* This one of them says that there is another master: it is asked now, before the others. */
+/* This one of them says that there is another master: it is asked before the others, and
+ * now, or so soon after the last time as who waits in vain may ask. */
 void	       targets_follow(struct pool *, unsigned sentinel);
 /* Asks Sentinels now and then whether it is still the master; when next. */
 uint64_t       targets_watch(struct pool *);

@@ -9,6 +9,7 @@
 #include "conf/mem.h"
 #include "protocol/resp_number.h"
 #include "proxy/redis_clients.h"
+#include "proxy/redis_cluster.h"
 #include "proxy/redis_pubsub.h"
 #include "proxy/worker.h"
 
@@ -403,6 +404,10 @@ redis_redirect_on(struct redis_session *rs, const struct slice *arg,
 
 	if (rs->calling || !redis_is_idle(rs))
 		return REDIS_LATER;
+	if (redis_in_cluster(rs))
+		return redis_say_error(rs, "ERR weir: CLIENT TRACKING with "
+					   "REDIRECT is not supported with "
+					   "cluster = on");
 	if (at == 0)
 		return redis_say_error(rs, "ERR syntax error");
 	if (!resp_number(arg[at].p, arg[at].n, &id))
