@@ -10,6 +10,7 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <fcntl.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,6 +167,7 @@ static void
 upstream_open(struct scene *sc, int node)
 {
 	struct linger now = { .l_onoff = 1 };
+	int at_once = 1;
 	int fd = accept(world.listener[node], NULL, NULL);
 	struct up *up = &sc->up[sc->latest % UPS];
 
@@ -173,6 +175,7 @@ upstream_open(struct scene *sc, int node)
 		return;
 	nonblocking(fd);
 	setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &at_once, sizeof(at_once));
 	up_close(up);
 	up->fd = fd;
 	up->node = node;
@@ -538,8 +541,12 @@ scene_close(struct scene *sc)
 	for (int i = 0; i < CLIENTS; i++)
 		hang_up(&sc->client[i]);
 	for (int i = 0; sc->w->sessions_n > 0; i++) {
-		assert(i < 1000);
+		assert(i < 100000);
 		turn(sc);
+		/* Who has left is waited for while replies are to come. */
+		for (struct up *up = sc->up; up < sc->up + UPS; up++)
+			while (up_answers(up, false))
+				;
 	}
 	assert(atomic_load(&sc->weir.clients) == 0);
 	redis_nodes_leave(&sc->nodes);
