@@ -210,8 +210,11 @@ up_checks(struct up *up, const struct resp_request *r)
 {
 	uint8_t who = owner(r);
 
-	if (slice_is_word(r->arg[0], "reset"))
+	if (slice_is_word(r->arg[0], "reset")) {
 		up->watches = up->multi = false;
+		buf_free(&up->elements);
+		up->queued = 0;
+	}
 	if (!up->watches && !up->multi)
 		up->whose = 0;
 	if (who == 0)
