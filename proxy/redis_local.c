@@ -143,6 +143,10 @@ is_at_home(const struct redis_session *rs, const struct route *r)
 {
 	const struct tenant *t = rs->s.lessee.tenant;
 
+	/* Whom it redirects to hears of what that user reads. */
+	if ((rs->hold & REDIS_TRACKS) && redis_redirect_id(rs) != 0 &&
+	    strcmp(rs->s.user->name, r->user->name) != 0)
+		return false;
 	return rs->redis == r->redis && is_same(rs->user, r->upstream_user) &&
 	       is_same(rs->password, r->upstream_password) &&
 	       is_same(t ? t->slug : NULL, r->tenant ? r->tenant->slug : NULL);
@@ -155,6 +159,8 @@ come_in(struct redis_session *rs, struct route *r)
 
 	/* What it has of its own there stays its own. */
 	if (is_at_home(rs, r) && (rs->hold != 0 || redis_multi_tells(rs))) {
+		if (strcmp(s->user->name, r->user->name) != 0)
+			redis_redirect_deafen(rs);
 		s->user = r->user;
 		tenant_unref(&r->tenant);
 		return;

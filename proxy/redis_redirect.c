@@ -41,7 +41,8 @@ struct redis_look {
 	char *user, *organization, *upstream, *upstream_user;
 	/* What was found. */
 	bool over, found;
-	int64_t there; /* its id upstream, 0: it has no witness */
+	int64_t there;    /* its id upstream, 0: it has no witness */
+	uint64_t seen_ns; /* when it had that one */
 	struct sockaddr_storage peer;
 };
 
@@ -176,6 +177,7 @@ witness_answer(struct redis_witness *e)
 		q->next = NULL;
 		if (v != NULL) {
 			q->there = redis_server_id(v);
+			q->seen_ns = e->rs->s.worker->streams.now_ns;
 			redis_server_peer(v, &q->peer);
 		}
 		look_go_home(q);
@@ -369,6 +371,11 @@ send_on(struct redis_session *rs, const struct slice *arg, size_t argc,
 
 	if ((v = redis_lend(rs, rs->db, true, &did)) == NULL)
 		return did;
+	/* A server that has begun anew gives the same ids to others. */
+	if (v->opened_ns >= q->seen_ns) {
+		look_free(&rs->look);
+		return look_send(rs, aim.to);
+	}
 	if (!is_same_server(q, v))
 		return redis_say_error(rs, "ERR weir: CLIENT TRACKING: that "
 					   "client hears of another server");
@@ -436,6 +443,7 @@ redis_redirect_is(struct redis_session *rs, struct redis_aim aim)
 	}
 	r->aim = aim;
 	r->broken = false;
+	buf_free(&r->push); /* of a connection that it has no more */
 }
 
 int64_t
@@ -566,6 +574,7 @@ redis_redirect_deafen(struct redis_session *rs)
 	pool_unwant(&e->lessee);
 	if (e->lessee.server != NULL)
 		server_release(e->lessee.server);
+	buf_free(&e->push); /* of who it was; the rest does not come */
 	witness_answer(e);
 }
 
