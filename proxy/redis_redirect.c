@@ -443,7 +443,6 @@ redis_redirect_is(struct redis_session *rs, struct redis_aim aim)
 	}
 	r->aim = aim;
 	r->broken = false;
-	buf_free(&r->push); /* of a connection that it has no more */
 }
 
 int64_t
