@@ -18,8 +18,9 @@
 struct peer {
 	const char *type, *user, *database, *state;
 	char addr[72], local_addr[72], since[32], asked[32], ptr[32], link[32];
+	char application[64];
 	int64_t port, local_port, wait_us, close_needed, pid, statements;
-	const char *tls, *application, *proto, *tenant;
+	const char *tls, *proto, *tenant;
 	bool has_asked, has_link, pinned;
 };
 
@@ -86,7 +87,7 @@ put_stream(struct peer *p, const struct stream *st)
 static void
 put_time(const struct worker *w, uint64_t ns, char out[32])
 {
-	uint64_t now = w->streams.now_ns;
+	uint64_t now = w->streams.now_ns > ns ? w->streams.now_ns : ns;
 	time_t then = time(NULL) - (time_t)((now - ns) / 1000000000u);
 	struct tm tm;
 
@@ -113,6 +114,18 @@ value_of(const struct label *l, const char *name)
 		if (strcasecmp(l->pair[i].name, name) == 0)
 			return l->pair[i].value;
 	return "";
+}
+
+/* As PostgreSQL shows it: so much of it, and what is not printable as '?'. */
+static void
+put_application(struct peer *p, const char *name)
+{
+	size_t n = 0;
+
+	for (; name[n] != '\0' && n + 1 < sizeof(p->application); n++)
+		p->application[n] =
+		    name[n] >= ' ' && name[n] <= '~' ? name[n] : '?';
+	p->application[n] = '\0';
 }
 
 /* ---- clients ---------------------------------------------------------- */
@@ -149,7 +162,7 @@ put_pg_client(struct peer *p, const struct session *s)
 	p->database = s->pool != NULL ? s->pool->dbname
 		      : ps->console   ? "weir"
 				      : NULL;
-	p->application = value_of(s->lessee.label, "application_name");
+	put_application(p, value_of(s->lessee.label, "application_name"));
 	p->statements = (int64_t)ps->names.n;
 	p->pinned = ps->pinned;
 	p->has_asked = ps->ask_ns != 0;
@@ -164,7 +177,7 @@ put_redis_client(struct peer *p, const struct session *s, char db[12])
 
 	put_number(rs->db, db);
 	p->database = db;
-	p->application = rs->name ? rs->name : "";
+	put_application(p, rs->name ? rs->name : "");
 	p->has_asked = rs->ran_ns != 0;
 	if (p->has_asked)
 		put_time(s->worker, rs->ran_ns, p->asked);
@@ -238,6 +251,16 @@ server_state(const struct server *v)
 	return "idle";
 }
 
+/* The stamp of one whose lessee has left, or has another by now, may be of an
+ * organization that is no more. */
+static const char *
+server_tenant(const struct server *v)
+{
+	const struct tenant *t = v->lessee != NULL ? v->lessee->tenant : NULL;
+
+	return t != NULL && t == v->tenant ? t->slug : NULL;
+}
+
 static void
 see_server(struct console_rows *r, const struct worker *w,
 	   const struct server *v)
@@ -251,7 +274,6 @@ see_server(struct console_rows *r, const struct worker *w,
 	see.database = p->dbname;
 	see.proto = v->ops->proto;
 	see.close_needed = server_is_unwanted(v);
-	see.application = "";
 	put_stream(&see, &v->stream);
 	put_time(w, v->ready ? v->opened_ns : v->began_ns, see.since);
 	put_id(v->worker, v->id, see.ptr);
@@ -261,7 +283,7 @@ see_server(struct console_rows *r, const struct worker *w,
 		see.pid = pg->pid;
 		see.statements = pg->held.n;
 		see.pinned = pg->pinned;
-		see.tenant = v->tenant != NULL ? v->tenant->slug : NULL;
+		see.tenant = server_tenant(v);
 	} else {
 		put_number(p->db, db);
 		see.database = db;

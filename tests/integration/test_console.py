@@ -4,11 +4,13 @@ Method: psql, libpq and bytes of our own ask for its tables while work whose
         extent is known is under way.
 """
 import subprocess
+import threading
 import uuid
 
 import psycopg2
 import pytest
 
+import fakepg
 import pgwire
 from pgwire import errors, kinds, query, rows, tags
 from servers import UPSTREAM_USER, wait_for
@@ -242,6 +244,39 @@ def test_clients_and_servers_are_linked_by_who_has_whom(weir, workers):
     waiter.until("Z")
     wait_for(lambda: [s["state"] for s in table(wire, "SERVERS") if s["proto"] == "postgres"]
              == ["idle"], 5, "at work")
+
+
+def test_a_server_that_is_cleaned_shows_no_organization(weir, workers):
+    """That of its client, who has left, may be no more."""
+    fake, let = fakepg.FakePg(), threading.Event()
+    fake.hold["ROLLBACK"] = let
+    w = weir({**USERS, "weir": {**USERS["weir"], "server_connect_timeout": "60"},
+              "postgres main": {"port": fake.port, "dbname": "collab",
+                                "password": None, "rls_check": "off"}}, workers)
+    try:
+        wire, client = w.wire("viewer", database="weir"), w.wire("acme_app")
+        client.run(query("BEGIN"))
+        assert kinds(client.run(query("SELECT 1"))) == "TDCZ"
+
+        def server():
+            return table(wire, "SERVERS")[0]
+        assert (server()["state"], server()["organization"]) == ("active", "acme")
+        client.close()
+        wait_for(lambda: server()["state"] == "tested", 10, "not cleaned")
+        assert server()["organization"] is None
+        # What kept it goes with the configuration before.
+        w.reload({"user new": {"auth": "trust"}})
+        assert (server()["state"], server()["organization"]) == ("tested", None)
+    finally:
+        let.set()
+        fake.stop()
+
+
+def test_the_name_of_an_application_is_cut_and_made_printable(w):
+    wire = w.wire("viewer", database="weir")
+    w.wire("acme_app", application_name="é\x1b[2J" + "x" * 5000)
+    name, = [c["application_name"] for c in table(wire, "CLIENTS") if c["user"] == "acme_app"]
+    assert name == "???[2J" + "x" * 57
 
 
 def test_what_the_file_says_is_shown_without_its_secrets(weir, pg, workers):
