@@ -13,6 +13,11 @@
 #include "proxy/redis_pubsub.h"
 #include "proxy/worker.h"
 
+#define NO_CONNECTION \
+	"ERR weir: no connection by which that client could hear of keys"
+
+enum { LOOKS_MAX = 8 }; /* while each time a new connection has to be made */
+
 /* Of who tracks. */
 struct redis_redirect {
 	struct redis_aim aim;
@@ -36,6 +41,7 @@ struct redis_look {
 	struct weir *weir;
 	unsigned home;
 	int64_t asker;
+	unsigned again; /* so often it was asked before */
 	/* Who is meant: this one, if it is one of these. */
 	int64_t id;
 	char *user, *organization, *upstream, *upstream_user;
@@ -132,7 +138,7 @@ look_visit(struct message *m, void *owner)
 }
 
 static enum redis_did
-look_send(struct redis_session *rs, int64_t id)
+look_send(struct redis_session *rs, int64_t id, unsigned again)
 {
 	struct session *s = &rs->s;
 	const struct tenant *t = s->lessee.tenant;
@@ -144,6 +150,7 @@ look_send(struct redis_session *rs, int64_t id)
 	q->home = s->worker->id;
 	q->asker = redis_client_id(s);
 	q->id = id;
+	q->again = again;
 	q->user = mem_copy(s->user->name);
 	q->organization = mem_copy(t != NULL ? t->slug : NULL);
 	q->upstream = mem_copy(rs->redis->name);
@@ -373,8 +380,12 @@ send_on(struct redis_session *rs, const struct slice *arg, size_t argc,
 		return did;
 	/* A server that has begun anew gives the same ids to others. */
 	if (v->opened_ns >= q->seen_ns) {
+		unsigned again = q->again + 1;
+
+		if (again == LOOKS_MAX)
+			return redis_say_error(rs, NO_CONNECTION);
 		look_free(&rs->look);
-		return look_send(rs, aim.to);
+		return look_send(rs, aim.to, again);
 	}
 	if (!is_same_server(q, v))
 		return redis_say_error(rs, "ERR weir: CLIENT TRACKING: that "
@@ -395,9 +406,7 @@ found(struct redis_session *rs, const struct slice *arg, size_t argc, size_t at)
 		return redis_say_error(rs, "ERR The client ID you want "
 					   "redirect to does not exist");
 	if (rs->look->there == 0)
-		return redis_say_error(
-		    rs, "ERR weir: no connection by which that client could "
-			"hear of keys");
+		return redis_say_error(rs, NO_CONNECTION);
 	return send_on(rs, arg, argc, at);
 }
 
@@ -421,7 +430,7 @@ redis_redirect_on(struct redis_session *rs, const struct slice *arg,
 		return redis_say_error(rs, "ERR value is not an integer or "
 					   "out of range");
 	if (rs->look == NULL)
-		return look_send(rs, id);
+		return look_send(rs, id, 0);
 	did = found(rs, arg, argc, at);
 	if (did == REDIS_DONE)
 		look_free(&rs->look);
