@@ -751,7 +751,7 @@ pg_pop(struct pg_server *pg, bool done)
 	struct ledger_entry e = *ledger_at(&pg->s.ledger, 0);
 
 	ledger_pop(&pg->s.ledger);
-	if (done)
+	if (done && e.action != LEDGER_FAKE)
 		server_proves(&pg->s);
 	if (e.slot == STMT_UNNAMED)
 		unnamed_settle(pg, done);

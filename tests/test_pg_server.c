@@ -951,6 +951,23 @@ all_of_that_in_one_read_keeps_its_order(void **state)
 	END(w, c);
 }
 
+static void
+an_answer_of_ours_proves_nothing_of_the_server(void **state)
+{
+	WORLD(w, c);
+
+	pg_server_fake(c.l.server, &c.l, PG_CLOSE, 7);
+	got(&c, "3");
+	assert_false(c.l.server->proven);
+	assert_true(client_send(&c, PG_SYNC, 0));
+	sent(&w, "S");
+	world_say(&w, "Z");
+	got(&c, "Z");
+	heard(&c, "+r");
+	assert_true(c.l.server->proven);
+	END(w, c);
+}
+
 /* A fake answer must not land inside a message that is still coming. */
 static void
 a_fake_answer_waits_for_the_end_of_a_notice(void **state)
@@ -1626,6 +1643,8 @@ main(void)
 		cmocka_unit_test(
 		    a_client_s_own_parse_is_forwarded_or_answered_at_its_turn),
 		cmocka_unit_test(all_of_that_in_one_read_keeps_its_order),
+		cmocka_unit_test(
+		    an_answer_of_ours_proves_nothing_of_the_server),
 		cmocka_unit_test(a_fake_answer_waits_for_the_end_of_a_notice),
 		cmocka_unit_test(makes_room_by_closing_the_oldest),
 		cmocka_unit_test(
