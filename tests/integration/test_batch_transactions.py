@@ -619,6 +619,12 @@ def test_who_closes_its_side_only_hears_what_it_asked_for(weir, pg):
     assert count(pg) == 2
 
 
+def waits_for_lock(pg, key):
+    """Somebody for this one: another test's may still wait for its own."""
+    wait_for(lambda: pg.run("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"
+                            " AND objid = %s AND NOT granted", [key]), 10, "nobody waits for it")
+
+
 def test_who_closes_its_side_just_when_what_is_held_was_carried_out_hears_the_rest(weir, pg):
     """Its end comes in one turn with the server's answer, and behind it."""
     import signal
@@ -626,9 +632,9 @@ def test_who_closes_its_side_just_when_what_is_held_was_carried_out_hears_the_re
     w = weir(CONFIG)
     w.wire("acme_app").run(COUNT)
     db, wire = pg.connect(), w.wire("acme_app")
-    db.cursor().execute("SELECT pg_advisory_lock(7700)")
-    wire.send(BEGIN, op(1, 1, '{"lock": 7700}'), COUNT, COMMIT, COUNT)
-    at_work(pg, "advisory")
+    db.cursor().execute("SELECT pg_advisory_lock(7711)")
+    wire.send(BEGIN, op(1, 1, '{"lock": 7711}'), COUNT, COMMIT, COUNT)
+    waits_for_lock(pg, 7711)
     w.signal(signal.SIGSTOP)
     try:
         db.close()
@@ -648,10 +654,10 @@ def test_who_closes_its_side_before_an_error_of_what_is_held_keeps_no_server(wei
     w = weir(CONFIG)
     w.wire("acme_app").run(COUNT)
     db, wire = pg.connect(), w.wire("acme_app")
-    db.cursor().execute("SELECT pg_advisory_lock(7700)")
-    wire.send(BEGIN, op(1, -1, '{"lock": 7700}'), COUNT)
+    db.cursor().execute("SELECT pg_advisory_lock(7712)")
+    wire.send(BEGIN, op(1, -1, '{"lock": 7712}'), COUNT)
     wire.sock.shutdown(socket.SHUT_WR)
-    at_work(pg, "advisory")
+    waits_for_lock(pg, 7712)
     db.close()
     assert kinds(wire.until_closed()) == "CZ12nCZEZ"
 
