@@ -60,6 +60,7 @@ struct redis_roll {
 	bool blocked;                 /* UNBLOCK: who is meant waits */
 	bool asked;                   /* there */
 	int64_t there;                /* its id upstream, 0: not known */
+	uint64_t seen_ns;             /* when it waited there */
 	struct sockaddr_storage peer; /* and where that is */
 	char *node;                   /* of a cluster; or NULL */
 	unsigned port;
@@ -339,6 +340,7 @@ call_unblock(struct redis_roll *r, struct session *s)
 		return;
 	r->blocked = true;
 	r->there = redis_server_spend(v);
+	r->seen_ns = s->worker->streams.now_ns;
 	redis_server_peer(v, &r->peer);
 	if (v->pool->node == NULL)
 		return;
@@ -847,6 +849,11 @@ unblock_there(struct redis_session *rs, const struct slice *arg, size_t argc)
 	v = tells ? unblock_behind_exec(rs) : redis_share(rs, 1, &did);
 	if (v == NULL)
 		return did;
+	/* A server that has begun anew gives the same ids to others. */
+	if (!tells && v->opened_ns >= r->seen_ns) {
+		roll_free(&rs->roll);
+		return redis_clients_unblock(rs, arg, argc);
+	}
 	if (!is_same_server(r, v))
 		return redis_say_error(rs, "ERR weir: CLIENT UNBLOCK: that "
 					   "client is on another server");

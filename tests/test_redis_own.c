@@ -679,6 +679,30 @@ an_unblock_reaches_only_what_its_client_waits_for_now(void **state)
 	hears(a, "*-1\r\n");
 }
 
+/* It may have begun anew meanwhile, and somebody else have that id. */
+static void
+an_unblock_counts_only_at_the_server_that_gave_the_id(void **state)
+{
+	int a = client(0), b = client(1), own, up;
+	char unblock[64];
+
+	(void)state;
+	unblock_of(a, unblock, sizeof(unblock));
+	says(a, BLPOP);
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, BLPOP);
+	says(b, unblock);
+	says(b, "\r\n");
+	up = upstream(1, NULL);
+	hears(up, AUTH PING);
+	close(own);
+	rig.up[0] = -1;
+	hears(a, "-ERR weir: upstream connection lost\r\n");
+	says(up, "+OK\r\n+PONG\r\n");
+	hears(b, ":0\r\n");
+	hears_nothing(up);
+}
+
 static void
 a_user_that_may_not_ask_for_its_id_blocks_all_the_same(void **state)
 {
@@ -775,6 +799,7 @@ main(void)
 		T(who_only_closed_its_own_side_is_not_waited_for_while_blocked),
 		T(a_blocked_one_whose_connection_is_lost_goes_on),
 		T(an_unblock_reaches_only_what_its_client_waits_for_now),
+		T(an_unblock_counts_only_at_the_server_that_gave_the_id),
 		T(a_user_that_may_not_ask_for_its_id_blocks_all_the_same),
 		T(a_reply_cut_anywhere_reaches_who_asked),
 		T(an_idle_connection_that_speaks_is_closed),
