@@ -822,6 +822,23 @@ def test_a_command_that_its_user_may_not_run_is_named_when_the_transaction_ends(
     assert home is cluster.home(cluster.slot(key))
 
 
+def while_slots_move(cluster, client, over, failed, went_on, done):
+    """Four clients, each by itself until `over`; done of each has gone on behind each move."""
+    threads = [threading.Thread(target=client, args=[i]) for i in range(4)]
+    for t in threads:
+        t.start()
+    try:
+        for i in range(8):
+            slot = cluster.slot("{%d}" % (i % 2))
+            cluster.move(slot, cluster.other(cluster.home(slot)))
+            wait_for(lambda was=list(done): failed or went_on(was), 30, "they stand still")
+    finally:
+        over.set()
+        for t in threads:
+            t.join()
+    assert not failed, failed[0]
+
+
 def test_slots_move_while_clients_watch_and_wait_and_none_is_told_twice(start, cluster):
     """Each adds one at a time, by WATCH or in pieces; what was told done is done, once."""
     proxy, over, failed = start(), threading.Event(), []
@@ -845,20 +862,8 @@ def test_slots_move_while_clients_watch_and_wait_and_none_is_told_twice(start, c
         except BaseException as e:
             failed.append(e)
 
-    threads = [threading.Thread(target=client, args=[i]) for i in range(4)]
-    for t in threads:
-        t.start()
-    try:
-        for i in range(8):
-            slot = cluster.slot("{%d}" % (i % 2))
-            cluster.move(slot, cluster.other(cluster.home(slot)))
-            wait_for(lambda was=list(done): failed or all(
-                sum(done[i::2]) > sum(was[i::2]) for i in (0, 1)), 30, "they stand still")
-    finally:
-        over.set()
-        for t in threads:
-            t.join()
-    assert not failed, failed[0]
+    while_slots_move(cluster, client, over, failed, lambda was: all(
+        sum(done[i::2]) > sum(was[i::2]) for i in (0, 1)), done)
     with contextlib.closing(proxy.resp()) as r:
         for i in 0, 1:
             assert int(r.ask("GET", "{%d}count" % i)) == sum(done[i::2])
@@ -1362,20 +1367,8 @@ def test_shard_channels_come_and_go_while_their_slots_move(start, cluster):
         except BaseException as e:
             failed.append(e)
 
-    threads = [threading.Thread(target=client, args=[i]) for i in range(4)]
-    for t in threads:
-        t.start()
-    try:
-        for i in range(8):
-            slot = cluster.slot("{%d}" % (i % 2))
-            cluster.move(slot, cluster.other(cluster.home(slot)))
-            wait_for(lambda was=list(done): failed or all(
-                d > w for d, w in zip(done, was)), 30, "they stand still")
-    finally:
-        over.set()
-        for t in threads:
-            t.join()
-    assert not failed, failed[0]
+    while_slots_move(cluster, client, over, failed,
+                     lambda was: all(d > w for d, w in zip(done, was)), done)
     assert no_doubts(proxy)
 
 
