@@ -57,6 +57,9 @@ $B/tests/test_%: $B/tests/test_%.o $(CORE)
 $B/bench/bench_%: bench/bench_%.c Makefile
 	@mkdir -p $(@D); echo "  cc    $@"
 	$Q$(CC) $(FLAGS) $(CFLAGS) -o $@ $< $(LIBS) -lhiredis
+$B/bench/bench_floor: $B/bench/bench_floor.o $(filter $B/protocol/%,$(OBJ))
+	@echo "  link  $@"
+	$Q$(CC) $(LINK) $(LDFLAGS) -o $@ $^ $(LIBS)
 $B/bench/%.so: bench/%.c Makefile
 	@mkdir -p $(@D); echo "  cc    $@"
 	$Q$(CC) $(FLAGS) -O2 -shared -fPIC -o $@ $<
@@ -105,8 +108,8 @@ bench-now:
 	+@$(MORE) $B/$(NAME)
 	@bench/run.sh $B/$(NAME) $(ARGS)
 bench-redis-now:
-	+@$(MORE) $B/$(NAME) $B/bench/bench_redis
-	@BENCH_REDIS=$B/bench/bench_redis bench/redis.sh $B/$(NAME) $(ARGS)
+	+@$(MORE) $B/$(NAME) $B/bench/bench_redis $B/bench/bench_floor
+	@BENCH_REDIS=$B/bench bench/redis.sh $B/$(NAME) $(ARGS)
 bench-crdt-now:
 	+@$(MORE) $B/$(NAME) $B/bench/bench_crdt $B/bench/slow_fsync.so
 	@BENCH_CRDT=$B/bench bench/crdt.sh $B/$(NAME) $(ARGS)

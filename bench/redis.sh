@@ -1,5 +1,6 @@
 #!/bin/sh
-# redis.sh [WEIR]: the Redis figures of README: direct, nutcracker and weir.
+# redis.sh [WEIR]: the Redis figures of README: direct, nutcracker and weir; and
+# bench_floor, a proxy that does nothing: below it is only the kernel.
 #
 # redis-benchmark and bench_redis (hiredis, every reply checked) drive each path
 # once a round, in turn, as run.sh does it; same report, same meaning of a ratio.
@@ -11,7 +12,7 @@
 #   SIZES=32,4096      bytes of a value       LOADS=set,get,hiredis
 #   WORKERS=1          weir's workers         BASELINE=path    another weir, to compare with
 #   MBUF=512,16384     nutcracker's -m: one path for each
-#   OUT=build/bench-redis.md                  BENCH_REDIS=build/plain/bench/bench_redis
+#   OUT=build/bench-redis.md                  BENCH_REDIS=build/plain/bench
 #
 # Exit: 0, or 1 when something could not be measured.
 here=$(cd "$(dirname "$0")" && pwd) || exit 1

@@ -17,6 +17,9 @@ AIMS = ("Aims: with P=1 and 50 clients or more, ops/s not below direct and Redis
         "of direct; in every row at most 0.6 of nutcracker's CPU.")
 
 
+FLOOR = "floor"     # bench_floor
+
+
 def numbers(env, name, default):
     return [int(x) for x in env.get(name, default).split(",")]
 
@@ -29,10 +32,13 @@ class RedisBench(run.Bench):
         self.depths = numbers(env, "DEPTHS", "1,16")
         self.sizes = numbers(env, "SIZES", "32" if quick else "32,4096")
         self.mbufs = numbers(env, "MBUF", "512,16384")
-        self.hiredis_path = os.path.abspath(
-            env.get("BENCH_REDIS") or os.path.join(run.TOP, "build/plain/bench/bench_redis"))
-        if "hiredis" in self.loads and not os.access(self.hiredis_path, os.X_OK):
-            raise SystemExit(f"bench: no {self.hiredis_path}: run `make bench-redis`")
+        tools = os.path.abspath(
+            env.get("BENCH_REDIS") or os.path.join(run.TOP, "build/plain/bench"))
+        self.hiredis_path = os.path.join(tools, "bench_redis")
+        self.floor_path = os.path.join(tools, "bench_floor")
+        for path in self.hiredis_path, self.floor_path:
+            if not os.access(path, os.X_OK):
+                raise SystemExit(f"bench: no {path}: run `make bench-redis`")
         self.peers = []             # names of the nutcrackers that run
         self.usual = {}             # (target, load): ops/s, what redis-benchmark is asked for
 
@@ -51,6 +57,9 @@ class RedisBench(run.Bench):
                 continue
             self.peers.append(name)
             self.redis.append(Target(name, port, p.pid))
+        p, port = self.rig.floor(self.floor_path)
+        self.peers.append(FLOOR)
+        self.redis.append(Target(FLOOR, port, p.pid))
         if self.baseline_path:
             self._start_weir(self.baseline_path, 1, "weir baseline")
         if self.weir_path:
@@ -163,10 +172,12 @@ class RedisBench(run.Bench):
     def _verdict(self):
         """One line a row: the ratios that something is expected of."""
         weirs = [t.name for t in self.redis if t.name.startswith("weir,")]
-        head = ["row", "path", "ops/s : direct", "Redis CPU : direct", "CPU : best nutcracker"]
+        head = ["row", "path", "ops/s : direct", "Redis CPU : direct", "CPU : best nutcracker",
+                "floor's CPU : best nutcracker", "ops/s : floor", "CPU : floor"]
         body = []
+        nutcrackers = [p for p in self.peers if p != FLOOR]
         for row in self.redis_rows:
-            best = min(self.peers, default=None, key=lambda p: figures.median(
+            best = min(nutcrackers, default=None, key=lambda p: figures.median(
                 row.series(p, "proxy_us")) or float("inf"))
             for name in weirs:
                 body.append([
@@ -174,8 +185,10 @@ class RedisBench(run.Bench):
                     figures.ratio(row.series(name, "rate"), row.series("direct", "rate")),
                     figures.ratio(row.series(name, "server_us"),
                                   row.series("direct", "server_us")),
-                    figures.ratio(row.series(name, "proxy_us"), row.series(best, "proxy_us"))
-                    if best else "n/a"])
+                    *(figures.ratio(row.series(path, "proxy_us"), row.series(best, "proxy_us"))
+                      if best else "n/a" for path in (name, FLOOR)),
+                    *(figures.ratio(row.series(name, what), row.series(FLOOR, what))
+                      for what in ("rate", "proxy_us"))])
         return f"## Ratios\n\n{figures.table(head, body)}\n\n{AIMS}"
 
 

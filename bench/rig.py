@@ -365,6 +365,10 @@ listen postgres
                                  "-s", str(self.free_port()), "-a", HOST],
                           port=port, patience=60 if wrap else 15), port
 
+    def floor(self, path):
+        port = self.free_port()
+        return self.spawn("floor", [path, str(port), str(self.redis_port)], port=port), port
+
     def weir(self, path, workers, name, extra="", wrap=()):
         """(process, port for Postgres, port for Redis)"""
         pg, redis = self.free_port(), self.free_port()
