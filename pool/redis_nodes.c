@@ -106,15 +106,45 @@ is_called(const char *name, struct slice s)
 	return name != NULL && slice_is_word(s, name);
 }
 
+static bool
+node_is(const struct redis_node *node, struct slice name, unsigned port)
+{
+	return node->port == port &&
+	       (is_called(node->name, name) || is_called(node->other, name));
+}
+
 static int
 node_find(const struct redis_nodes *all, struct slice name, unsigned port)
 {
 	for (unsigned i = 0; i < all->n; i++)
-		if (all->node[i]->port == port &&
-		    (is_called(all->node[i]->name, name) ||
-		     is_called(all->node[i]->other, name)))
+		if (node_is(all->node[i], name, port))
 			return (int)i;
 	return REDIS_NODES_NOBODY;
+}
+
+bool
+redis_nodes_lists(const struct redis_nodes *all, int node)
+{
+	return all->node[node]->member || all->node[node]->replica;
+}
+
+/* Of one that has gone, or a new one; NULL: there is none. */
+static struct redis_node *
+node_place(struct redis_nodes *all, int *at)
+{
+	for (unsigned i = 0; i < all->n; i++) {
+		struct redis_node *node = all->node[i];
+
+		*at = (int)i;
+		if (node->heard == REDIS_UNHEARD && node->uses == NULL &&
+		    !redis_nodes_lists(all, (int)i))
+			return node;
+	}
+	if (all->n == REDIS_NODES_MAX)
+		return NULL;
+	*at = (int)all->n;
+	return all->node[all->n++] =
+		   mem_zero(1, sizeof(struct redis_node), "a node");
 }
 
 static char *
@@ -134,13 +164,11 @@ node_take(struct redis_nodes *all, const struct redis_member *m, bool tls)
 	struct redis_node *node;
 
 	if (i == REDIS_NODES_NOBODY) {
-		if (all->n == REDIS_NODES_MAX)
+		if ((node = node_place(all, &i)) == NULL)
 			return REDIS_NODES_NOBODY;
-		node = mem_zero(1, sizeof(*node), "a node");
+		free(node->name);
 		node->name = text_of(name);
 		node->port = m->at.port;
-		i = (int)all->n;
-		all->node[all->n++] = node;
 	}
 	node = all->node[i];
 	free(node->other);
@@ -249,6 +277,22 @@ learn_work(struct job *job)
 		l->at++;
 }
 
+/* Who still has to do with those that are not listed any more is told. */
+static void
+nodes_tell_gone(struct redis_nodes *all)
+{
+	for (unsigned i = 0; i < all->n; i++) {
+		struct redis_nodes_use *next, *use = all->node[i]->uses;
+
+		if (redis_nodes_lists(all, (int)i))
+			continue;
+		for (; use != NULL; use = next) {
+			next = use->next;
+			use->gone(use);
+		}
+	}
+}
+
 static void
 nodes_learnt(struct redis_nodes *all, const struct redis_nodes_learn *l)
 {
@@ -269,6 +313,7 @@ nodes_learnt(struct redis_nodes *all, const struct redis_nodes_learn *l)
 		all->node[i]->replica = all->node[i]->heard == REDIS_REPLICA;
 	}
 	all->error[0] = '\0';
+	nodes_tell_gone(all);
 	if (all->known && memcmp(all->slot, slot, sizeof(slot)) == 0)
 		return;
 	memcpy(all->slot, slot, sizeof(slot));
@@ -428,17 +473,40 @@ redis_nodes_at(const struct redis_nodes *all, int slot)
 	return REDIS_NODES_NOBODY;
 }
 
+/* One that has gone may have been called the same. */
 int
-redis_nodes_called(const struct redis_nodes *all, int by,
-		   const struct redis_place *at)
+redis_nodes_called(const struct redis_nodes *all, const struct redis_place *at)
 {
-	struct slice name = at->name;
-	int i;
+	for (unsigned i = 0; i < all->n; i++)
+		if (all->node[i]->member &&
+		    node_is(all->node[i], at->name, at->port))
+			return (int)i;
+	return REDIS_NODES_NOBODY;
+}
 
-	if (name.n == 0)
-		name = slice_str(all->node[by]->name);
-	i = node_find(all, name, at->port);
-	return i >= 0 && all->node[i]->member ? i : REDIS_NODES_NOBODY;
+void
+redis_nodes_use(struct redis_nodes *all, int node, struct redis_nodes_use *use)
+{
+	struct redis_nodes_use **at = &all->node[node]->uses;
+
+	assert(use->prev == NULL);
+	use->next = *at;
+	use->prev = at;
+	if (use->next != NULL)
+		use->next->prev = &use->next;
+	*at = use;
+}
+
+void
+redis_nodes_unuse(struct redis_nodes_use *use)
+{
+	if (use->prev == NULL)
+		return;
+	*use->prev = use->next;
+	if (use->next != NULL)
+		use->next->prev = use->prev;
+	use->next = NULL;
+	use->prev = NULL;
 }
 
 struct pool *

@@ -8,7 +8,8 @@
  * script can say so, too.  Nor is anybody sent to a node that is not listed.
  *
  * Owner:    the worker's struct pools, to its end.
- * Bounds:   REDIS_NODES_MAX nodes ever known; one question under way, and none
+ * Bounds:   REDIS_NODES_MAX nodes that are listed or in use: the place of one that is
+ *           neither is for the next that is new; one question under way, and none
  *           within REDIS_NODES_FIRST_NS of the last, doubling up to
  *           REDIS_NODES_MOST_NS while the answers say nothing new; or
  *           REDIS_NODES_FRESH_NS for who must know of all there are.
@@ -28,12 +29,21 @@ enum { REDIS_NODES_MAX = 1000, REDIS_NODES_NOBODY = -1 };
 #define REDIS_NODES_MOST_NS  (5000ull * 1000000)
 #define REDIS_NODES_FRESH_NS (1000ull * 1000000)
 
+struct redis_nodes_use;
+
 struct redis_node {
 	char	*name, *other;	/* to dial; by which it is called, too, or NULL */
 	unsigned port;
 	bool	 member;	/* a master of the cluster, when last heard of */
 	bool	 replica;	/* of one of them, likewise */
 	enum { REDIS_UNHEARD, REDIS_MASTER, REDIS_REPLICA } heard;	/* in the answer being read */
+	struct redis_nodes_use *uses;
+};
+
+/* Who has to do with a node: its place stays its own so long. */
+struct redis_nodes_use {
+	struct redis_nodes_use *next, **prev;	/* prev NULL: it does not */
+	void (*gone)(struct redis_nodes_use *);	/* not listed any more: to end it, soon */
 };
 
 struct redis_nodes_learn;
@@ -52,7 +62,7 @@ struct redis_nodes {
 	struct snapshot		 *snapshot;	/* counted, with the next; NULL: nobody uses it */
 	const struct conf_redis  *redis;
 	unsigned		  users;
-	struct redis_node	 *node[REDIS_NODES_MAX];	/* never moved or freed before it is */
+	struct redis_node	 *node[REDIS_NODES_MAX];	/* a place: never moved, or freed before this is */
 	unsigned		  n;
 	uint16_t		  slot[REDIS_SLOTS];	/* 1 + which node; 0: nobody */
 	bool			  known;
@@ -78,8 +88,12 @@ void redis_nodes_wait(struct redis_nodes *, struct redis_nodes_wait *);	/* learn
 void redis_nodes_unwait(struct redis_nodes_wait *);
 /* Who has the slot; REDIS_SLOT_NONE: anybody.  NOBODY: nobody, or it is not known. */
 int  redis_nodes_at(const struct redis_nodes *, int slot);
-/* The one a node meant by this; NOBODY: none that is listed. */
-int  redis_nodes_called(const struct redis_nodes *, int by, const struct redis_place *);
+/* The master that is called so; NOBODY: none that is listed. */
+int  redis_nodes_called(const struct redis_nodes *, const struct redis_place *);
+/* By number a node is known for this turn, or as long as it is used. */
+void redis_nodes_use(struct redis_nodes *, int node, struct redis_nodes_use *);
+void redis_nodes_unuse(struct redis_nodes_use *);
+bool redis_nodes_lists(const struct redis_nodes *, int node);
 /* As pool_find_redis() and pool_find_redis_lent(), of one node. */
 struct pool *redis_nodes_pool(const struct redis_nodes *, int node, struct snapshot *,
     const struct conf_redis *, const char *user, const char *password, int resp, bool lends);

@@ -25,8 +25,7 @@ struct ask {
 	uint32_t owes;        /* how many its client waits for; 0: a copy */
 	unsigned hops;        /* so many redirects */
 	enum redis_turn turn; /* of this try */
-	int to;
-	char *name; /* `to` is not listed, but called so */
+	char *name;           /* to who is called so */
 	unsigned port;
 	bool whole;   /* nothing of it is told before its end */
 	bool queued;  /* and then only the last */
@@ -54,6 +53,7 @@ struct leg {
 	struct lessee lessee;
 	struct redis_cluster *of;
 	int node;
+	struct redis_nodes_use use; /* of it */
 	bool lends; /* its connection is its own, until it is given back */
 	struct pool *pool;  /* joined */
 	struct server *via; /* where `sent` are, or in whose queue it is */
@@ -103,7 +103,6 @@ ask_new(struct redis_cluster *cl, int slot)
 	a->slot = slot;
 	a->owes = 1;
 	a->scans = REDIS_SLOT_NONE;
-	a->to = REDIS_NODES_NOBODY;
 	buf_init(&a->request, REDIS_OUT_MAX);
 	buf_init(&a->reply, REDIS_OUT_MAX);
 	a->request.spare = a->reply.spare = spare;
@@ -421,10 +420,12 @@ leg_is_misplaced(const struct leg *leg)
 static void
 leg_let_go(struct leg *leg)
 {
+	struct redis_cluster *cl = leg->of;
+
 	if (leg->lessee.server == NULL)
 		leg->via = NULL;
-	else
-		session_wake(&leg->of->rs->s);
+	if (leg->via != NULL || !redis_nodes_lists(cl->nodes, leg->node))
+		session_wake(&cl->rs->s);
 }
 
 /* As far as it goes: an op follows where it does not, or the last reply. */
@@ -457,6 +458,17 @@ leg_run(struct leg *leg)
 		leg_let_go(leg);
 }
 
+/* Its node has gone: it goes in the next step, or when nothing is outstanding. */
+static void
+leg_gone(struct redis_nodes_use *use)
+{
+	struct leg *leg =
+	    (struct leg *)(void *)((char *)use - offsetof(struct leg, use));
+
+	if (!is_over(leg->of))
+		session_wake(&leg->of->rs->s);
+}
+
 static struct leg *
 leg_find(struct redis_cluster *cl, int node, bool lends)
 {
@@ -481,6 +493,8 @@ leg_find(struct redis_cluster *cl, int node, bool lends)
 		leg->lessee.share = budget_ref(rs->s.lessee.share);
 	leg->of = cl;
 	leg->node = node;
+	leg->use.gone = leg_gone;
+	redis_nodes_use(cl->nodes, node, &leg->use);
 	leg->lends = lends;
 	leg->pool = p;
 	pool_join(p);
@@ -513,12 +527,22 @@ learn(struct redis_cluster *cl)
 	redis_nodes_wait(cl->nodes, &cl->wait);
 }
 
+/* Who is said to have it; NOBODY: that one is not listed. */
+static int
+ask_to(const struct redis_cluster *cl, const struct ask *a)
+{
+	const struct redis_place at = { .name = slice_str(a->name),
+					.port = a->port };
+
+	return redis_nodes_called(cl->nodes, &at);
+}
+
 /* It is not done: to where it was sent, or to whom is said to be there. */
 static void
 ask_turn(struct redis_cluster *cl, struct ask *a)
 {
 	bool asking = a->turn == REDIS_ASK;
-	int to = a->to;
+	int to = ask_to(cl, a);
 
 	cl->turned += a->hops++ == 0;
 	if (!asking)
@@ -546,10 +570,8 @@ nodes_news(struct redis_nodes_wait *w)
 	struct ask *a;
 
 	while ((a = pull(&cl->lost, &cl->lost_tail)) != NULL) {
-		struct redis_place at = { .name = slice_str(a->name),
-					  .port = a->port };
 		bool asking = a->turn == REDIS_ASK;
-		int to = redis_nodes_called(cl->nodes, 0, &at);
+		int to = ask_to(cl, a);
 
 		if (to == REDIS_NODES_NOBODY) {
 			ask_fail(cl, a,
@@ -583,9 +605,6 @@ ask_look(struct redis_cluster *cl, struct leg *leg, struct ask *a,
 	if (turn == REDIS_STAYS || slot != (unsigned)a->slot)
 		return;
 	a->turn = turn;
-	a->to = redis_nodes_called(cl->nodes, leg->node, &at);
-	if (a->to != REDIS_NODES_NOBODY)
-		return;
 	if (at.name.n == 0)
 		at.name = slice_str(cl->nodes->node[leg->node]->name);
 	a->name = mem_text((const char *)at.name.p, at.name.n);
@@ -1207,7 +1226,7 @@ redis_cluster_tell_node(struct redis_session *rs, const struct redis_place *at,
 	rs->via = NULL;
 	if (!may_send(cl, &did))
 		return did;
-	node = redis_nodes_called(cl->nodes, 0, at);
+	node = redis_nodes_called(cl->nodes, at);
 	if (node == REDIS_NODES_NOBODY)
 		return redis_say_error(rs, "ERR weir: that node is not listed");
 	a = ask_new(cl, REDIS_SLOT_NONE);
@@ -1240,6 +1259,39 @@ leg_give_back(struct leg *leg)
 		server_release(leg->lessee.server);
 }
 
+static void
+leg_free(struct leg *leg)
+{
+	struct budgets *all = &leg->of->rs->s.worker->weir->budgets;
+
+	redis_nodes_unuse(&leg->use);
+	pool_leave(&leg->pool);
+	if (leg->lessee.share != NULL)
+		budget_unref(all, &leg->lessee.share);
+	free(leg);
+}
+
+/* Their nodes have gone, and nothing is outstanding there. */
+static void
+legs_bury(struct redis_cluster *cl)
+{
+	struct leg **at = &cl->legs, *leg;
+
+	while ((leg = *at) != NULL) {
+		if (redis_nodes_lists(cl->nodes, leg->node) ||
+		    leg->via != NULL || leg->todo != NULL ||
+		    leg->lessee.waiting != NULL || cl->slow_leg == leg) {
+			at = &leg->next;
+			continue;
+		}
+		assert(leg->sent == NULL && leg->lessee.server == NULL &&
+		       leg->lessee.prev == NULL);
+		*at = leg->next;
+		leg_free(leg);
+	}
+}
+
+/* May free legs: no callback of theirs runs in a step. */
 void
 redis_cluster_read(struct redis_session *rs)
 {
@@ -1250,10 +1302,12 @@ redis_cluster_read(struct redis_session *rs)
 		if (leg->lessee.server != NULL && leg->sent == NULL &&
 		    leg->todo == NULL)
 			leg_give_back(leg);
-	if (v == NULL || stream_is_high(&rs->s.stream))
-		return;
-	cl->slow = NULL;
-	redis_server_resume(v, &cl->slow_leg->lessee);
+	if (v != NULL && !stream_is_high(&rs->s.stream)) {
+		cl->slow = NULL;
+		redis_server_resume(v, &cl->slow_leg->lessee);
+	}
+	if (cl != NULL && !is_over(cl))
+		legs_bury(cl);
 }
 
 bool
@@ -1324,6 +1378,7 @@ redis_cluster_part(struct redis_session *rs)
 	for (struct leg *leg = cl->legs; leg != NULL; leg = leg->next)
 		if (leg->pool != NULL) {
 			leg_leave(leg);
+			redis_nodes_unuse(&leg->use);
 			pool_leave(&leg->pool);
 		}
 	redis_nodes_leave(&cl->nodes);
@@ -1342,10 +1397,7 @@ redis_cluster_fini(struct redis_session *rs)
 	assert(cl->nodes == NULL && cl->slow == NULL);
 	while ((leg = cl->legs) != NULL) {
 		cl->legs = leg->next;
-		if (leg->lessee.share != NULL)
-			budget_unref(&rs->s.worker->weir->budgets,
-				     &leg->lessee.share);
-		free(leg);
+		leg_free(leg);
 	}
 	while ((a = cl->head) != NULL) {
 		cl->head = a->next;

@@ -552,7 +552,7 @@ again_find(struct redis_cluster_own *own, struct redis_nodes *all)
 
 	own->to = REDIS_NODES_NOBODY;
 	if (own->name != NULL)
-		own->to = redis_nodes_called(all, 0, &at);
+		own->to = redis_nodes_called(all, &at);
 	else if (own->listens) /* not before the news */
 		own->to = redis_nodes_at(all, own->kept_slot);
 	if (own->to != REDIS_NODES_NOBODY || own->wait.prev != NULL)

@@ -750,7 +750,7 @@ is_master(struct hub *b)
 	b->doubts--;
 	redis_nodes_doubt(b->nodes);
 	return !b->nodes->known ||
-	       redis_nodes_called(b->nodes, 0, &at) != REDIS_NODES_NOBODY;
+	       redis_nodes_called(b->nodes, &at) != REDIS_NODES_NOBODY;
 }
 
 /* Upstream is silent, and should not be; or it has nothing to say. */

@@ -520,7 +520,7 @@ asks_where(struct asks_node *asks, struct redis_nodes *all)
 
 	if (asks->hops == 0)
 		return redis_nodes_at(all, asks->slot);
-	node = redis_nodes_called(all, 0, &at);
+	node = redis_nodes_called(all, &at);
 	if (node == REDIS_NODES_NOBODY && !asks->listens) {
 		asks->listens = true;
 		redis_nodes_doubt(all);

@@ -1,6 +1,7 @@
 #define RIG_REDIS "cluster=on\nconnections=8\ndedicated_connections=1\n"
 #include "tests/redis_rig.h"
 
+#include "pool/redis_nodes.h"
 #include "protocol/redis_slot.h"
 
 #define MULTI   "*1\r\n$5\r\nMULTI\r\n"
@@ -102,6 +103,153 @@ a_list_of_nodes_that_is_malformed_changes_nothing(void **state)
 			 "listed\r\n");
 		says(a, DBSIZE);
 	}
+}
+
+/* Whoever is asked for the nodes says this. */
+static void
+any_tells(const int node[3], const char *text)
+{
+	size_t size = strlen(text), at = 0;
+	char head[64];
+	int fd = -1;
+
+	for (int k = 0; fd < 0 && k < PATIENCE; k++, turns(1))
+		for (size_t i = 0; fd < 0 && i < 3; i++)
+			fd = accept(node[i], NULL, NULL);
+	assert_true(fd >= 0);
+	nonblocking(fd);
+	hears(fd, AUTH NODES);
+	snprintf(head, sizeof(head), "+OK\r\n$%zu\r\n", size);
+	says(fd, head);
+	while (at < size) {
+		ssize_t sent = send(fd, text + at, size - at, 0);
+
+		at += sent > 0 ? (size_t)sent : 0;
+		turns(1);
+	}
+	says(fd, "\r\n");
+	hears_the_end(fd);
+	close(fd);
+}
+
+/* Two masters, and replicas at `many` ports from there on. */
+static void
+tells_of(const int node[3], int upper, unsigned from, unsigned many)
+{
+	size_t size = 64 * (many + 4), at;
+	char *text = malloc(size);
+
+	assert_non_null(text);
+	at = (size_t)snprintf(
+	    text, size,
+	    "a 127.0.0.1:%u@1 myself,master - 0 0 1 connected 0-8191\n",
+	    port_of(rig.listener));
+	for (unsigned i = 0; i < many; i++)
+		at += (size_t)snprintf(
+		    text + at, size - at,
+		    "c 127.0.0.2:%u@1 slave a 0 0 1 connected\n", from + i);
+	snprintf(text + at, size - at,
+		 "b 127.0.0.1:%u@1 master - 0 0 1 connected 8192-16383\n",
+		 port_of(upper));
+	any_tells(node, text);
+	free(text);
+}
+
+#define GET_A "*2\r\n$3\r\nGET\r\n$1\r\na\r\n"
+
+/* A node says that `k` is where nobody is, so all are asked who there is. */
+static void
+asks_anew(int a, int one)
+{
+	char moved[64];
+
+	says(a, GET_K);
+	hears(one, GET_K);
+	snprintf(moved, sizeof(moved), "-MOVED %u 127.0.0.1:1\r\n",
+		 slot_of("k"));
+	says(one, moved);
+}
+
+static const char unlisted[] =
+    "-ERR weir: redirected to a node that is not listed\r\n";
+
+static int
+is_asked_first(int listener, int i, int a, const char *asks)
+{
+	int up = upstream_at(listener, i, AUTH PING);
+
+	hears(up, asks);
+	says(up, ":1\r\n");
+	hears(a, ":1\r\n");
+	return up;
+}
+
+/* Many, and then as many others, and others again, as over the years. */
+static void
+nodes_that_have_gone_are_forgotten(void **state)
+{
+	int a = client(0), third = listening(), one;
+	const int all[] = { rig.listener, second, third };
+
+	(void)state;
+	says(a, GET_K);
+	tells_of(all, second, 1, REDIS_NODES_MAX / 2 - 2);
+	one = is_asked_first(rig.listener, 0, a, GET_K);
+	says(a, GET_A);
+	is_asked_first(second, 1, a, GET_A);
+	for (unsigned i = 1; i <= 2; i++) {
+		asks_anew(a, one);
+		tells_of(all, i < 2 ? second : third, 1 + 2000 * i,
+			 REDIS_NODES_MAX / 2 - 2);
+		hears(a, unlisted);
+	}
+	says(a, GET_A);
+	is_asked_first(third, 2, a, GET_A);
+	close(third);
+}
+
+static unsigned
+users_at(int listener)
+{
+	unsigned users = 0;
+
+	for (size_t i = 0; i < POOL_BUCKETS; i++)
+		for (struct pool *p = rig.w->pools.bucket[i]; p; p = p->chain)
+			if (p->node_port == port_of(listener))
+				users += p->users;
+	return users;
+}
+
+/* What is outstanding there is answered; then nobody has to do with it. */
+static void
+who_has_asked_a_node_that_has_gone_is_done_with_it(void **state)
+{
+	int a = client(0), b = client(1), third = listening(), one, other;
+	const int all[] = { rig.listener, second, third };
+
+	(void)state;
+	says(a, GET_A);
+	tells_of(all, second, 1, 0);
+	other = is_asked_first(second, 1, a, GET_A);
+	says(b, GET_A);
+	hears(other, GET_A);
+	says(a, GET_K);
+	one = is_asked_first(rig.listener, 0, a, GET_K);
+	assert_int_equal(users_at(second), 2);
+
+	asks_anew(a, one);
+	tells_of(all, third, 1, 0);
+	hears(a, unlisted);
+	turns(3);
+	assert_int_equal(users_at(second), 1);
+	says(other, ":3\r\n");
+	hears(b, ":3\r\n");
+	turns(3);
+	assert_int_equal(users_at(second), 0);
+
+	says(a, GET_A);
+	is_asked_first(third, 2, a, GET_A);
+	close(third);
 }
 
 /* ---- what is lent --------------------------------------------------------- */
@@ -209,6 +357,8 @@ main(void)
 {
 	const struct CMUnitTest tests[] = {
 		C(a_list_of_nodes_that_is_malformed_changes_nothing),
+		C(nodes_that_have_gone_are_forgotten),
+		C(who_has_asked_a_node_that_has_gone_is_done_with_it),
 		C(nothing_is_known_any_more_of_a_connection_that_was_lent_and_lost),
 		C(what_is_behind_a_connection_of_its_own_waits_for_it),
 		C(a_watch_that_was_refused_is_not_the_one_that_counts),
