@@ -627,7 +627,6 @@ def waits_for_lock(pg, key):
 
 def test_who_closes_its_side_just_when_what_is_held_was_carried_out_hears_the_rest(weir, pg):
     """Its end comes in one turn with the server's answer, and behind it."""
-    import signal
     import socket
     w = weir(CONFIG)
     w.wire("acme_app").run(COUNT)
@@ -635,15 +634,12 @@ def test_who_closes_its_side_just_when_what_is_held_was_carried_out_hears_the_re
     db.cursor().execute("SELECT pg_advisory_lock(7711)")
     wire.send(BEGIN, op(1, 1, '{"lock": 7711}'), COUNT, COMMIT, COUNT)
     waits_for_lock(pg, 7711)
-    w.signal(signal.SIGSTOP)
-    try:
+    with w.stopped():
         db.close()
         wait_for(lambda: pg.run("SELECT 1 FROM pg_stat_activity WHERE usename = %s"
                                 " AND state = 'idle in transaction'", [UPSTREAM_USER]),
                  10, "the row is not inserted")
         wire.sock.shutdown(socket.SHUT_WR)
-    finally:
-        w.signal(signal.SIGCONT)
     assert kinds(wire.until_closed()) == "CZ12nCZTDCZCZTDCZ"
 
 

@@ -7,7 +7,6 @@ Method: most tests are dialogues: exact bytes, sent to weir and to PostgreSQL
 """
 import contextlib
 import re
-import signal
 import socket
 import subprocess
 import threading
@@ -659,13 +658,10 @@ def test_who_leaves_just_when_its_settings_are_confirmed_leaves_its_server(weir,
         return pg.run("SELECT 1 FROM pg_stat_activity WHERE usename = 'weir_upstream'"
                       " AND " + state)
     wait_for(lambda: is_so("wait_event = 'advisory'"), what="it does not wait")
-    w.signal(signal.SIGSTOP)
-    try:
+    with w.stopped():
         db.close()
         wait_for(lambda: is_so("wait_event = 'ClientRead'"), what="it is not answered")
         gone.close()
-    finally:
-        w.signal(signal.SIGCONT)
     assert beta.value("SELECT 2") == "2"
     w.settled(postgres=1)
 

@@ -5,7 +5,6 @@ Method: one client, the server under it taken away by pg_terminate_backend or
         by another client, DDL in between; PostgreSQL itself says what is right.
 """
 import select as selector
-import signal
 import uuid
 
 import pytest
@@ -268,12 +267,13 @@ def test_who_has_flushed_without_sync_keeps_its_server(weir, direct, table):
     def backend(is_so):
         return rows(direct.run(query("SELECT 1 FROM pg_stat_activity WHERE pid = %s AND %s"
                                      % (pid, is_so))))
-    wire.send(query("SELECT pg_sleep(.5)"), parse("INSERT INTO scratch.replayed VALUES (2)"),
-              bind(), execute(), flush())
-    wait_for(lambda: backend("wait_event = 'PgSleep'"))
-    proxy.process.send_signal(signal.SIGSTOP)
-    wait_for(lambda: backend("wait_event = 'ClientRead' AND query LIKE 'INSERT%'"))
-    proxy.process.send_signal(signal.SIGCONT)
+    direct.run(query("SELECT pg_advisory_lock(7713)"))
+    wire.send(query("SELECT pg_advisory_xact_lock(7713)"),
+              parse("INSERT INTO scratch.replayed VALUES (2)"), bind(), execute(), flush())
+    wait_for(lambda: backend("wait_event = 'advisory'"))
+    with proxy.stopped():
+        direct.run(query("SELECT pg_advisory_unlock(7713)"))
+        wait_for(lambda: backend("wait_event = 'ClientRead' AND query LIKE 'INSERT%'"))
     assert kinds(wire.until("C", 2)) == "TDCZ12C"
     other.send(query("SELECT 1"))
     assert not selector.select([other.sock], [], [], .2)[0]

@@ -8,7 +8,6 @@ that it finds them all at once.  It counts itself how many log-ins were taken
 up while one waited (event=auth passed=, at log_level = debug): no clock is
 asked, only the order.
 """
-import signal
 
 import pytest
 
@@ -27,11 +26,6 @@ def many_users(n):
             for i in range(n)}
 
 
-def is_stopped(w):
-    with open("/proc/%d/stat" % w.pid) as f:
-        return f.read().rpartition(")")[2].split()[0] == "T"
-
-
 def first_message(wire):
     wire.nonce = "rOprNGfwEbeRWgbNEkqO"
     text = b"n,,n=,r=" + wire.nonce.encode()
@@ -46,13 +40,9 @@ def storm(w, users):
         wire.send(pgwire.startup(user, DATABASE))
     for user, wire in clients:
         assert wire.message()[0] == "R"
-    w.signal(signal.SIGSTOP)
-    try:
-        wait_for(lambda: is_stopped(w), 10)
+    with w.stopped():
         for user, wire in clients:
             wire.send(first_message(wire))
-    finally:
-        w.signal(signal.SIGCONT)
     return clients
 
 

@@ -129,16 +129,21 @@ class Weir:
 
     @contextlib.contextmanager
     def stopped(self):
-        """It does nothing meanwhile, and then finds all at once."""
+        """It does nothing meanwhile, and then finds all at once.  A signal that was sent
+        is not obeyed yet: each thread goes on until it is its turn."""
         def is_so():
-            with open("/proc/%d/stat" % self.pid) as f:
-                return f.read().rsplit(")", 1)[1].split()[0] == "T"
+            return all(state == "T" for state in self._states())
         self.signal(signal.SIGSTOP)
         try:
             wait_for(is_so, 10, "weir does not stop")
             yield
         finally:
             self.signal(signal.SIGCONT)
+
+    def _states(self):
+        for task in os.listdir("/proc/%d/task" % self.pid):
+            with open("/proc/%d/task/%s/stat" % (self.pid, task)) as f:
+                yield f.read().rsplit(")", 1)[1].split()[0]
 
     def wait(self, seconds=20):
         """The exit status, once it stops by itself."""
