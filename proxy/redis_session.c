@@ -362,6 +362,7 @@ redis_granted(struct lessee *l, struct server *v)
 static void
 redis_lost_own(struct redis_session *rs)
 {
+	redis_leave_queue(rs);
 	rs->cut = rs->hold != 0;
 	rs->hold = rs->judged = 0;
 	rs->selects = rs->aims = rs->blocked = false;

@@ -524,6 +524,56 @@ a_client_that_loses_a_watch_while_it_asks_nothing_is_closed(void **state)
 	hears_the_end(a);
 }
 
+/* A reply of so many bytes, and its client reads it. */
+static void
+says_much(int up, int c, size_t n)
+{
+	static char x[1 << 16];
+	char head[32];
+
+	snprintf(head, sizeof(head), "$%zu\r\n", n);
+	says(up, head);
+	hears(c, head);
+	memset(x, 'x', sizeof(x));
+	for (size_t part; n > 0; n -= part) {
+		part = n < sizeof(x) / 2 ? n : sizeof(x) / 2;
+		assert_int_equal(send(up, x, part, 0), part);
+		hears_bytes(c, x, part);
+	}
+	says(up, "\r\n");
+	hears(c, "\r\n");
+}
+
+/* Large replies leave it little room, and errors of ours take that. */
+static void
+who_waits_for_room_there_loses_it_in_the_middle_of_a_reply(void **state)
+{
+	char errors[512] = "";
+	int a = client(0), own;
+
+	(void)state;
+	says(a, WATCH);
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, WATCH);
+	says(own, "+OK\r\n");
+	hears(a, "+OK\r\n");
+	for (int i = 0; i < 2; i++) {
+		says(a, GET_K);
+		hears(own, GET_K);
+		says_much(own, a, 2 << 20);
+	}
+	for (int i = 0; i < 30; i++)
+		strcat(errors, "GET\r\n");
+	says(a, GET_K MULTI);
+	says(a, errors);
+	hears(own, GET_K MULTI SPOIL SPOIL);
+	says(own, "$2\r\n");
+	hears(a, "$2\r\n");
+	close(own);
+	rig.up[0] = -1;
+	hears_the_end(a);
+}
+
 static void
 without_a_connection_no_transaction_begins(void **state)
 {
@@ -792,6 +842,7 @@ main(void)
 		T(a_client_that_lost_what_it_held_is_told_once_each_and_closed),
 		T(a_client_whose_exec_is_lost_holds_nothing_any_more),
 		T(a_client_that_loses_a_watch_while_it_asks_nothing_is_closed),
+		T(who_waits_for_room_there_loses_it_in_the_middle_of_a_reply),
 		T(without_a_connection_no_transaction_begins),
 		T(nothing_is_run_of_a_transaction_that_did_not_begin),
 		T(who_is_blocked_holds_up_nobody_and_is_answered_in_order),
