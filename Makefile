@@ -24,7 +24,7 @@ FOUND  := $(shell pkg-config --exists $(PKGS) 2>/dev/null && \
             echo $(if $(wildcard /usr/include/pg_query.h /usr/local/include/pg_query.h),yes))
 JOBS   := $(shell nproc)
 
-CFLAGS ?= -O2 -g $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+CFLAGS ?= $(if $(SAN),-Og -g,-O2 -g -D_FORTIFY_SOURCE=2)
 FLAGS  := -std=c11 -D_GNU_SOURCE -I. $(if $(FOUND),$(shell pkg-config --cflags $(PKGS))) \
           -Wall -Wextra -Werror -Wshadow -Wstrict-prototypes -Wmissing-prototypes \
           -Wpointer-arith -Wvla -Wswitch-enum -Wformat=2 -fno-common \

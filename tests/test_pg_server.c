@@ -364,7 +364,7 @@ static void
 many_settings_go_in_several_statements(void **state)
 {
 	struct label_pair pair[19];
-	char name[19][8];
+	char name[19][16];
 	struct world w;
 	struct client c;
 
@@ -993,7 +993,7 @@ static void
 makes_room_by_closing_the_oldest(void **state)
 {
 	struct stmt *s[5];
-	char sql[16];
+	char sql[24];
 	WORLD(w, c); /* max_prepared_statements is 3 */
 
 	for (int i = 0; i < 5; i++) {
