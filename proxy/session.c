@@ -461,14 +461,20 @@ sessions_run_awake(struct worker *w)
 	}
 }
 
+/* Who was woken, and then closed, by the last write of a turn is to be run
+ * first, in the next. */
 void
 sessions_reap(struct worker *w)
 {
-	struct session *s;
+	struct session **at = &w->dead, *s;
 
-	while ((s = w->dead) != NULL) {
-		w->dead = s->next;
-		assert(s->state == SESSION_DEAD && !s->awake);
+	while ((s = *at) != NULL) {
+		assert(s->state == SESSION_DEAD);
+		if (s->awake) {
+			at = &s->next;
+			continue;
+		}
+		*at = s->next;
 		stream_close(&s->stream); /* what was put to a dead one */
 		s->proto->fini(s);
 		pool_leave(&s->pool);

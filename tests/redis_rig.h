@@ -34,13 +34,19 @@ static struct rig {
 
 enum { LISTED = 4, PATIENCE = 200000 };
 
+/* What is there is read; turn_ends() does the rest. */
 static inline void
-turn(void)
+turn_begins(void)
+{
+	streams_tick(&rig.w->streams);
+	event_base_loop(rig.w->base, EVLOOP_NONBLOCK);
+}
+
+static inline void
+turn_ends(void)
 {
 	struct worker *w = rig.w;
 
-	streams_tick(&w->streams);
-	event_base_loop(w->base, EVLOOP_NONBLOCK);
 	mailbox_drain(&w->mailbox);
 	wheel_run(&w->streams.wheel, w->streams.now_ns);
 	sessions_run_awake(w);
@@ -50,6 +56,13 @@ turn(void)
 	streams_flush(&w->streams);
 	sessions_reap(w);
 	pools_reap(&w->pools);
+}
+
+static inline void
+turn(void)
+{
+	turn_begins();
+	turn_ends();
 }
 
 static inline void

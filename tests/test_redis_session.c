@@ -387,6 +387,43 @@ pour(int up, size_t left)
 	return n > 0 ? (size_t)n : 0;
 }
 
+/* What a client has said fills its buffer, so its end is not noticed; then a
+ * server takes its commands, and both are found gone in the last write. */
+static void
+a_client_that_has_gone_is_told_of_a_server_that_has_in_one_turn(void **state)
+{
+	const struct linger reset = { .l_onoff = 1 };
+	static char all[80 << 10];
+	int a = client(0), up;
+	ssize_t n;
+
+	(void)state;
+	for (size_t at = 0; at + sizeof(GET_K) < sizeof(all);
+	     at += sizeof(GET_K) - 1)
+		memcpy(all + at, GET_K, sizeof(GET_K));
+	for (size_t at = 0, len = strlen(all); at < len; turns(3)) {
+		if ((n = send(a, all + at, len - at, 0)) < 0)
+			break;
+		at += (size_t)n;
+	}
+	up = upstream(0, NULL);
+	hears(up, AUTH PING);
+	close(a);
+	rig.client[0] = -1;
+	turns(3);
+	assert_int_equal(rig.w->sessions_n, 1);
+	assert_int_equal(send(up, "+OK\r\n+PONG\r\n", 12, 0), 12);
+	turn_begins();
+	assert_return_code(
+	    setsockopt(up, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)), 0);
+	close(up);
+	rig.up[0] = -1;
+	turn_ends();
+	assert_int_equal(rig.w->sessions_n, 0);
+	turns(2);
+	assert_null(rig.w->dead);
+}
+
 static void
 a_client_that_does_not_read_stops_the_server_for_a_second(void **state)
 {
@@ -851,6 +888,7 @@ main(void)
 		T(closes_the_client_whose_reply_was_torn_and_no_other),
 		T(closes_a_server_that_answers_what_nobody_asked),
 		T(tells_why_there_is_no_connection_and_goes_on),
+		T(a_client_that_has_gone_is_told_of_a_server_that_has_in_one_turn),
 		T(a_client_that_does_not_read_stops_the_server_for_a_second),
 		T(a_value_of_any_size_reaches_a_client_that_reads),
 		T(large_replies_narrow_what_may_be_outstanding),
