@@ -489,7 +489,8 @@ pool_find_redis_node(struct pools *home, struct snapshot *snap,
 struct pool *
 pool_find_redis_sub(struct pools *home, struct snapshot *snap,
 		    const struct conf_redis *up, const char *user,
-		    const char *password, const char *node, unsigned port)
+		    const char *password, const char *node, unsigned port,
+		    bool shards)
 {
 	char key[1024], kind[300] = "redis subscribe";
 	struct pool *p, like = { .ops = &redis_sub_ops,
@@ -503,8 +504,8 @@ pool_find_redis_sub(struct pools *home, struct snapshot *snap,
 				 .node_port = port };
 
 	if (node != NULL)
-		snprintf(kind, sizeof(kind), "redis subscribe %u %.255s", port,
-			 node);
+		snprintf(kind, sizeof(kind), "redis subscribe %s %u %.255s",
+			 shards ? "shards" : "any", port, node);
 	if (!pool_key(key, sizeof(key), up->name, user ? user : "", kind, 0))
 		return NULL;
 	if ((p = pool_lookup(home, key)) != NULL)

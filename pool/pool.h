@@ -187,10 +187,11 @@ struct pool *pool_find_redis_node(struct pools *, struct snapshot *, const struc
 /*
  * Of one connection, lent exclusively, that subscribes (redis_sub.h); asked
  * for on one worker only.  Its place is one of dedicated_connections, too.
- * `node` at `port`: that of a cluster; NULL: the upstream, or any of its nodes.
+ * `node` at `port`: that of a cluster, to its own channels (`shards`) or to what
+ * any node tells; NULL: the upstream, or a node of its url.
  */
 struct pool *pool_find_redis_sub(struct pools *, struct snapshot *, const struct conf_redis *,
-    const char *user, const char *password, const char *node, unsigned port);
+    const char *user, const char *password, const char *node, unsigned port, bool shards);
 
 /*
  * A client has proved that it knows the password of this verifier, and here is

@@ -35,7 +35,8 @@ struct hub {
 	struct hub *gone_next;
 	bool gone; /* on that list */
 	struct pool *pool;
-	struct redis_nodes *nodes; /* where it is one's of a cluster; or NULL */
+	struct redis_nodes *nodes; /* of a cluster; or NULL */
+	unsigned turn, tries;      /* which of them is next; tried in vain */
 	unsigned doubts;           /* for so many seconds */
 	struct lessee lessee;
 	bool connected;
@@ -547,17 +548,52 @@ hub_fail(struct hub *b, enum why w)
 
 static void hub_go(struct hub *);
 
+/* So many masters are known, any of which would do. */
+static unsigned
+hub_others(const struct hub *b)
+{
+	unsigned n = 0;
+
+	if (b->nodes == NULL || b->who->node != NULL)
+		return 0;
+	for (unsigned i = 0; i < b->nodes->n; i++)
+		n += b->nodes->node[i]->member;
+	return n;
+}
+
+/* The one whose turn it is; NULL: that of those of the url. */
+static const struct redis_node *
+hub_other(const struct hub *b)
+{
+	unsigned k = b->turn % (1 + hub_others(b));
+
+	for (unsigned i = 0; k > 0; i++)
+		if (b->nodes->node[i]->member && --k == 0)
+			return b->nodes->node[i];
+	return NULL;
+}
+
+static struct pool *
+hub_pool(struct hub *b)
+{
+	const struct hub_who *who = b->who;
+	const struct redis_node *other = hub_other(b);
+
+	return pool_find_redis_sub(
+	    &b->hubs->w->pools, who->snapshot, who->redis, who->user,
+	    who->password, other ? other->name : who->node,
+	    other ? other->port : who->port, who->node != NULL);
+}
+
 /* Its pool opens the connection, once there is room and the host is up. */
 static void
 hub_connect(struct hub *b)
 {
-	const struct hub_who *who = b->who;
 	struct pool *p;
 
 	if (b->lessee.waiting != NULL)
 		return;
-	p = pool_find_redis_sub(&b->hubs->w->pools, who->snapshot, who->redis,
-				who->user, who->password, who->node, who->port);
+	p = hub_pool(b);
 	if (p == NULL) {
 		hub_fail(b, WHY_ROOM);
 		return;
@@ -617,8 +653,11 @@ hub_granted(struct lessee *l, struct server *v)
 	assert(b->due_n == 0);
 	b->connected = true;
 	b->paused = false;
+	b->tries = 0;
 	b->ears = 0;
 	b->heard_ns = now_ns(b);
+	if (b->nodes != NULL)
+		redis_nodes_doubt(b->nodes); /* who else is there, then? */
 	hub_go(b);
 }
 
@@ -673,6 +712,18 @@ hub_tell_end(struct hub *b, enum why w)
 	}
 }
 
+/* In vain: is there another node to try, before who waits is told? */
+static bool
+hub_tries_another(struct hub *b, enum why w)
+{
+	bool more = b->tries++ < hub_others(b) && w != WHY_SHUTDOWN &&
+		    !b->hubs->stopped && !b->hubs->w->pools.closing;
+
+	if (!more)
+		b->tries = 0;
+	return more;
+}
+
 /*
  * The connection, or the hope for one.  Who had sent something hears that it
  * is lost; who comes after that waits for the next one.
@@ -684,8 +735,14 @@ hub_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
 
 	(void)sqlstate;
 	(void)text;
+	b->turn++;
+	if (b->nodes != NULL)
+		redis_nodes_doubt(b->nodes);
 	if (!b->connected) {
-		hub_fail(b, w);
+		if (hub_tries_another(b, w))
+			hub_connect(b);
+		else
+			hub_fail(b, w);
 		return;
 	}
 	b->connected = false;
@@ -783,6 +840,8 @@ hub_expire(struct hub *b)
 	    now_ns(b) < b->queue->since_ns + ms * 1000000u)
 		return;
 	pool_unwant(&b->lessee);
+	b->turn++;
+	b->tries = 0;
 	hub_fail(b, WHY_POOL_TIMEOUT);
 }
 
@@ -834,7 +893,7 @@ hub_make(struct hubs *h, struct hub_who *who)
 
 	b->hubs = h;
 	b->who = hub_who_ref(who);
-	if (who->node != NULL)
+	if (who->redis->cluster)
 		b->nodes =
 		    redis_nodes_find(&h->w->pools, who->snapshot, who->redis);
 	b->tail = &b->queue;
@@ -904,11 +963,10 @@ hub_renew(struct hub *b, struct hub_who *who)
 		return;
 	hub_who_unref(&b->who);
 	b->who = hub_who_ref(who);
-	if (who->node == NULL)
-		return;
 	redis_nodes_leave(&b->nodes);
-	b->nodes =
-	    redis_nodes_find(&b->hubs->w->pools, who->snapshot, who->redis);
+	if (who->redis->cluster)
+		b->nodes = redis_nodes_find(&b->hubs->w->pools, who->snapshot,
+					    who->redis);
 }
 
 void

@@ -23,6 +23,9 @@
  * hub that has no ear for it unsubscribes.  An ask that is not answered yet is
  * an interest.  Drops are posted at once, so they never overtake an ask.
  *
+ * What any node of a cluster tells is heard from one of the url, or from one that was
+ * learnt, each tried in turn (redis_nodes.h) before who waits is told.
+ *
  * Lost connection: every member with a subscription hears lost(); see
  * redis_pubsub.h for why its client is closed.  Nothing is resubscribed here.
  * A node whose slot moves away ends the subscriptions to channels of that slot,
@@ -96,7 +99,7 @@ struct hubs *hubs_open(struct worker *);
 void	     hubs_stop(struct hubs *);
 void	     hubs_close(struct hubs **);	/* after hubs_stop(), and the last message */
 
-/* Becomes a member where this user's subscriptions are; `node` as of pool_find_redis_sub(). */
+/* Becomes a member where this user's subscriptions are, or, with a `node`, those to its shard channels. */
 void hub_join(struct hubs *, struct hub_member *, const struct hub_ops *, struct snapshot *,
     const struct conf_redis *, const char *user, const char *password, const char *node,
     unsigned port);

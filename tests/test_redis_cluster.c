@@ -252,6 +252,41 @@ who_has_asked_a_node_that_has_gone_is_done_with_it(void **state)
 	close(third);
 }
 
+#define SUBSCRIBED "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
+#define MESSAGE    "*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\n1\r\n"
+
+static void
+is_told_of_channels(int listener, int i, int a)
+{
+	int up;
+
+	says(a, "SUBSCRIBE c\r\n");
+	up = upstream_at(listener, i, AUTH PING);
+	hears(up, "*2\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n");
+	says(up, SUBSCRIBED);
+	hears(a, SUBSCRIBED);
+	says(up, MESSAGE);
+	hears(a, MESSAGE);
+}
+
+/* What is of no node is told by all of them. */
+static void
+who_subscribes_when_those_of_the_url_are_gone_is_told_by_another(void **state)
+{
+	int a = client(0), b = client(1), third = listening();
+	const int all[] = { rig.listener, second, third };
+
+	(void)state;
+	is_told_of_channels(rig.listener, 0, a);
+	tells_of(all, second, 1, 0);
+	close(rig.up[0]);
+	rig.up[0] = -1;
+	hears_the_end(a);
+	shutdown(rig.listener, SHUT_RDWR); /* whoever dials is refused */
+	is_told_of_channels(second, 1, b);
+	close(third);
+}
+
 /* ---- what is lent --------------------------------------------------------- */
 
 static void
@@ -359,6 +394,7 @@ main(void)
 		C(a_list_of_nodes_that_is_malformed_changes_nothing),
 		C(nodes_that_have_gone_are_forgotten),
 		C(who_has_asked_a_node_that_has_gone_is_done_with_it),
+		C(who_subscribes_when_those_of_the_url_are_gone_is_told_by_another),
 		C(nothing_is_known_any_more_of_a_connection_that_was_lent_and_lost),
 		C(what_is_behind_a_connection_of_its_own_waits_for_it),
 		C(a_watch_that_was_refused_is_not_the_one_that_counts),

@@ -461,10 +461,42 @@ def test_who_leaves_with_commands_outstanding_gives_nobody_a_reply(start, cluste
             assert stays.replies(3) == [b"of " + k.encode() for k in keys]
 
 
+def who_subscribes_is_told_by_another_node_than_that_of_the_url(proxy, cluster):
+    """The only one of the url dies as soon as weir has heard of the others."""
+    first, _, third = cluster.nodes
+
+    def asked():
+        said = first.ask("INFO", "commandstats").decode().split("cmdstat_cluster|nodes:calls=")
+        return int(said[1].split(",")[0])
+    before = asked()
+
+    def is_heard(sub):
+        sub.send(encode("SUBSCRIBE", "news"))
+        assert heard(sub, 1) == [["subscribe", "news", 1]]
+        assert third.ask("PUBLISH", "news", "all is well") >= 0
+        assert heard(sub, 1) == [["message", "news", "all is well"]]
+    with contextlib.closing(proxy.resp()) as sub:
+        is_heard(sub)
+        wait_for(lambda: asked() > before, 30, "weir does not ask for the others")
+        wait_for(lambda: len(first.clients()) == 1, 30, "who asks is still there")
+        first.stop(9)
+        assert closes(sub)
+
+    def again():
+        with contextlib.closing(proxy.resp()) as sub:
+            with contextlib.suppress(respwire.Closed, ConnectionError):
+                is_heard(sub)
+                return True
+        return False
+    wait_for(again, 30, "it is not told by another")
+    first.start()
+
+
 def test_a_node_that_dies_costs_its_own_keys_alone(start, folder):
     cluster = Cluster(folder)
     try:
         proxy = start(url="redis://:%s@127.0.0.1:%d" % (SECRET, cluster.nodes[0].port))
+        who_subscribes_is_told_by_another_node_than_that_of_the_url(proxy, cluster)
         keys = each_home(cluster)
         dead, live = keys[cluster.nodes[2]], keys[cluster.nodes[1]]
         with contextlib.closing(proxy.resp()) as r:
