@@ -21,6 +21,7 @@ struct redis_watch {
 	struct wheel_entry timer;
 	enum { RESTS, DIALS, LOGS_IN, ASKS, LISTENS } state;
 	bool pinged;
+	bool news;                  /* in what was just read */
 	uint64_t rest_ns, retry_ns; /* for so long; not before */
 };
 
@@ -182,13 +183,12 @@ hear(struct redis_watch *w, const struct resp_push *push, const uint8_t *p,
 			break;
 		w->state = LISTENS;
 		w->rest_ns = REDIS_WATCH_FIRST_NS;
-		tell_pools(w, false); /* it may have happened before */
+		w->news = true; /* it may have happened before */
 		return true;
 	case RESP_PUSH_MESSAGE:
 		if (w->state != LISTENS)
 			break;
-		if (is_about(w, p, n))
-			tell_pools(w, false);
+		w->news |= is_about(w, p, n);
 		return true;
 	case RESP_PUSH_PONG:
 		if (!w->pinged)
@@ -218,7 +218,7 @@ hear_login(struct redis_watch *w, const uint8_t *p, size_t n)
 }
 
 static void
-input(struct redis_watch *w)
+hear_all(struct redis_watch *w)
 {
 	struct resp_push push;
 	const uint8_t *p;
@@ -245,6 +245,16 @@ input(struct redis_watch *w)
 	stream_consume(&w->stream, at);
 	if (w->state == LISTENS && at > 0)
 		stream_deadline(&w->stream, now_ns(w) + REDIS_WATCH_PING_NS);
+}
+
+/* However much it says at once, it is asked once. */
+static void
+input(struct redis_watch *w)
+{
+	hear_all(w);
+	if (w->news)
+		tell_pools(w, false);
+	w->news = false;
 }
 
 /* It is silent: because there is nothing to say? */
