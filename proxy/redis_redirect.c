@@ -249,6 +249,14 @@ witness_lost(struct lessee *l, enum why w, const char *sqlstate,
 		session_close(&e->rs->s, WHY_UPSTREAM_LOST, NULL, NULL);
 }
 
+/* In RESP2 it hears as a subscriber, or nothing. */
+bool
+redis_redirect_listens(const struct redis_session *rs)
+{
+	return rs->resp == 3 && rs->witness != NULL &&
+	       rs->witness->lessee.server != NULL;
+}
+
 static void
 witness_nothing(struct lessee *l)
 {

@@ -48,6 +48,8 @@ bool redis_redirect_is_broken(const struct redis_session *);
 bool redis_redirect_hears(struct redis_session *, const uint8_t *, size_t);
 void redis_redirect_heard(struct redis_session *);	/* it has ended */
 
+/* May it be told of keys at any time, whatever it asks? */
+bool redis_redirect_listens(const struct redis_session *);
 void redis_redirect_deafen(struct redis_session *);	/* its witness goes */
 void redis_redirect_part(struct redis_session *);	/* the session ends */
 void redis_redirect_fini(struct redis_session *);

@@ -1181,7 +1181,8 @@ redis_patience(const struct redis_session *rs, uint64_t *ms)
 	if (*ms != 0 && (rs->hold & (REDIS_IN_MULTI | REDIS_WATCHES)))
 		return WHY_IDLE_TRANSACTION;
 	*ms = c->client_idle_timeout_ms;
-	if ((rs->hold & REDIS_MONITORS) || redis_pubsub_is_mute(rs))
+	if ((rs->hold & REDIS_MONITORS) || redis_pubsub_is_mute(rs) ||
+	    redis_redirect_listens(rs))
 		*ms = 0; /* silent for ever, as Redis has it */
 	return *ms == 0 ? WHY_MAX : WHY_IDLE;
 }

@@ -675,13 +675,22 @@ def test_messages_larger_than_a_buffer_arrive_whole(weir, own, workers):
 
 @pytest.mark.weir_only
 def test_a_subscriber_does_not_idle_and_is_gone_with_a_drain(weir, own):
-    w = weir(on(own, weir={"client_idle_timeout": 1}))
+    w = weir(on(own, weir={"client_idle_timeout": 2}))
     r = client(w, "plain_app")
     assert r.ask("SUBSCRIBE", "c")[2] == 1
+    # Nor does who hears what keys others see change.
+    hears = client(w, "plain_app", 3)
+    hears.id = hears.ask("CLIENT", "ID")
+    assert client(w, "plain_app").ask("CLIENT", "TRACKING", "ON", "REDIRECT", hears.id) == "OK"
     client(w, "plain_app").until_closed()
     with contextlib.closing(past_weir(own)) as p:
         p.ask("PUBLISH", "c", "x")
+        tracks = client(w, "plain_app")
+        tracks.send(encode("CLIENT", "TRACKING", "ON", "REDIRECT", hears.id), encode("GET", "k"))
+        assert tracks.replies(2) == ["OK", None]
+        p.ask("SET", "k", "x")
     assert r.reply()[2] == b"x"
+    assert hears.reply() == [b"invalidate", [b"k"]]
     w.signal(15)
     assert r.until_closed() == b""
     assert w.wait() == 0
