@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "conf/mem.h"
+#include "protocol/utf8.h"
 
 enum {
 	QUEUE_FIRST = 16384,
@@ -67,33 +68,6 @@ line_put(struct line *l, const char *p, size_t n)
 	memcpy(l->text + l->n, p, n);
 	l->n += n;
 	return true;
-}
-
-/* How many bytes at p are one well-formed UTF-8 character; 0: none. */
-static size_t
-utf8_length(const uint8_t *p, size_t n)
-{
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t len = *p < 0x80             ? 1
-		     : (*p & 0xe0) == 0xc0 ? 2
-		     : (*p & 0xf0) == 0xe0 ? 3
-		     : (*p & 0xf8) == 0xf0 ? 4
-					   : 0;
-	uint32_t c;
-
-	if (len <= 1)
-		return len;
-	if (n < len)
-		return 0;
-	c = *p & (0x7fu >> len);
-	for (size_t i = 1; i < len; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-		c = c << 6 | (p[i] & 0x3f);
-	}
-	if (c < least[len] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
-		return 0;
-	return len;
 }
 
 /*

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "protocol/pg.h"
+#include "protocol/utf8.h"
 
 enum form {
 	FORM_PLAIN,  /* as it is */
@@ -365,32 +366,6 @@ value_of(struct value *v, const struct row_values *r,
 
 /* ---- writing ---------------------------------------------------------- */
 
-/* The length of the character that begins there; 0: it is no UTF-8. */
-static size_t
-utf8_at(const uint8_t *p, size_t n)
-{
-	static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
-	size_t len = p[0] < 0x80   ? 1
-		     : p[0] < 0xc2 ? 0
-		     : p[0] < 0xe0 ? 2
-		     : p[0] < 0xf0 ? 3
-		     : p[0] < 0xf5 ? 4
-				   : 0;
-	uint32_t c;
-
-	if (len <= 1 || len > n)
-		return len == 1 ? 1 : 0;
-	c = p[0] & (0x7fu >> len);
-	for (size_t i = 1; i < len; i++) {
-		if ((p[i] & 0xc0) != 0x80)
-			return 0;
-		c = c << 6 | (p[i] & 0x3fu);
-	}
-	if (c < least[len] || c > 0x10ffff || (c >= 0xd800 && c < 0xe000))
-		return 0;
-	return len;
-}
-
 /* What stands in a JSON string for it. */
 static int
 put_inside(struct buf *b, struct slice s)
@@ -400,7 +375,7 @@ put_inside(struct buf *b, struct slice s)
 	int bad = 0;
 
 	for (size_t i = 0; i < s.n && bad == 0; i += len) {
-		if ((len = utf8_at(s.p + i, s.n - i)) == 0)
+		if ((len = utf8_length(s.p + i, s.n - i)) == 0)
 			return -1;
 		if (s.p[i] >= 0x20 && s.p[i] != '"' && s.p[i] != '\\')
 			continue;
