@@ -8,6 +8,7 @@
 #include "pool/pg_login.h"
 #include "protocol/context.h"
 #include "protocol/pg.h"
+#include "protocol/utf8.h"
 
 enum {
 	BIND_CHUNK = 8,      /* settings a statement of ours sets */
@@ -316,34 +317,85 @@ enum put {
 	PUT_LOCAL  /* for this transaction */
 };
 
+/*
+ * What is sent is read, and what is told is written, in the encoding that the
+ * client before, or this one, has asked for: text beyond ASCII goes as bytes,
+ * and is not told.
+ */
+static bool
+is_wide(const char *value)
+{
+	for (; value != NULL && *value != '\0'; value++)
+		if ((uint8_t)*value >= 0x80)
+			return true;
+	return false;
+}
+
+/* A parameter that is a value, as set_config() wants it.  What is no UTF-8 is
+ * what it is to the database, as in a startup packet. */
+static void
+value_expression(char *out, size_t size, const char *value, unsigned number)
+{
+	const char *encoding =
+	    value != NULL && utf8_is_text(value, strlen(value))
+		? "'UTF8'"
+		: "pg_catalog.getdatabaseencoding()";
+
+	if (is_wide(value))
+		snprintf(out, size, "pg_catalog.convert_from($%u,%s)", number,
+			 encoding);
+	else
+		snprintf(out, size, "$%u", number);
+}
+
 /* Has the server parse what puts n of them. */
 static void
-parse_set(struct server *v, const char *name, unsigned n, enum put how)
+parse_set(struct server *v, const char *name, const struct change *c,
+	  unsigned n, enum put how)
 {
-	static const char *const put = "%spg_catalog.set_config($%u,$%u,%s)";
+	static const char *const put =
+	    "%spg_catalog.set_config($%u,%s,%s) IS NULL";
 	static const char *const put_unset =
 	    "%sCASE WHEN EXISTS (SELECT FROM pg_catalog.pg_settings WHERE "
 	    "source OPERATOR(pg_catalog.=) 'session' AND "
 	    "pg_catalog.lower(name) OPERATOR(pg_catalog.=) "
 	    "pg_catalog.lower($%u)) THEN NULL ELSE "
-	    "pg_catalog.set_config($%u,$%u,false) END";
-	char sql[64 + 320 * BIND_CHUNK];
+	    "pg_catalog.set_config($%u,%s,false) IS NULL END";
+	char sql[64 + 400 * BIND_CHUNK], expression[80];
 	size_t at = (size_t)snprintf(sql, sizeof(sql), "SELECT ");
 
 	for (unsigned i = 0; i < n; i++) {
 		const char *comma = i ? "," : "";
 
+		value_expression(expression, sizeof(expression), c[i].value,
+				 2 * i + 2);
 		if (how == PUT_UNSET)
 			at += (size_t)snprintf(sql + at, sizeof(sql) - at,
 					       put_unset, comma, 2 * i + 1,
-					       2 * i + 1, 2 * i + 2);
+					       2 * i + 1, expression);
 		else
 			at += (size_t)snprintf(
 			    sql + at, sizeof(sql) - at, put, comma, 2 * i + 1,
-			    2 * i + 2, how == PUT_LOCAL ? "true" : "false");
+			    expression, how == PUT_LOCAL ? "true" : "false");
 		assert(at < sizeof(sql));
 	}
 	own_parse(v, name, sql, KNOWN_SET << (n - 1));
+}
+
+/* As PostgreSQL reads bytes; the caller frees it. */
+static char *
+hex_of(const char *value)
+{
+	size_t n = strlen(value);
+	char *hex = malloc(2 + 2 * n + 1), *at = hex;
+
+	if (hex == NULL)
+		abort();
+	*at++ = '\\';
+	*at++ = 'x';
+	for (size_t i = 0; i < n; i++, at += 2)
+		snprintf(at, 3, "%02x", (uint8_t)value[i]);
+	return hex;
 }
 
 /* Puts them. */
@@ -355,18 +407,27 @@ own_set(struct server *v, const struct change *c, unsigned n, enum put how)
 		"weir_set_5", "weir_set_6", "weir_set_7", "weir_set_8"
 	};
 	struct slice value[2 * BIND_CHUNK];
+	char *hex[BIND_CHUNK] = { NULL };
 	const char *name;
+	bool wide = false;
 
 	assert(n > 0 && n <= BIND_CHUNK);
-	name = how != PUT ? "" : bind_name(v, names[n - 1]);
-	if (!own_is_known(v, name, KNOWN_SET << (n - 1)))
-		parse_set(v, name, n, how);
 	for (unsigned i = 0; i < n; i++) {
+		const char *to = c[i].value;
+
+		if (is_wide(to)) {
+			to = hex[i] = hex_of(to);
+			wide = true;
+		}
 		value[2 * i] = slice_str(c[i].name);
-		value[2 * i + 1] =
-		    c[i].value ? slice_str(c[i].value) : (struct slice){ 0 };
+		value[2 * i + 1] = to ? slice_str(to) : (struct slice){ 0 };
 	}
+	name = how != PUT || wide ? "" : bind_name(v, names[n - 1]);
+	if (!own_is_known(v, name, KNOWN_SET << (n - 1)))
+		parse_set(v, name, c, n, how);
 	own_execute(v, name, value, 2 * n);
+	for (unsigned i = 0; i < n; i++)
+		free(hex[i]);
 }
 
 static const char *

@@ -11,6 +11,7 @@
 
 #include "conf/tenant.h"
 #include "protocol/context.h"
+#include "protocol/utf8.h"
 #include "proxy/console.h"
 #include "proxy/pg_switch.h"
 #include "proxy/rls.h"
@@ -126,15 +127,29 @@ hello_cancel(struct session *s, const struct pg_startup *packet)
 	return STEP_WAIT;
 }
 
+/* PostgreSQL takes any bytes for a name of an application, and shows those it
+ * does not like so.  As a setting (set_config) it has to be a text. */
+static void
+clean_name(char *value)
+{
+	if (utf8_is_text(value, strlen(value)))
+		return;
+	for (; *value != '\0'; value++)
+		if ((uint8_t)*value >= 0x80)
+			*value = '?';
+}
+
 static int
-add_setting(struct pg_hello *h, const char *name, const char *value)
+add_setting(struct pg_hello *h, const char *name, char *value)
 {
 	if (strcasecmp(name, "weir.organization") == 0) {
-		h->organization = (char *)(uintptr_t)value;
+		h->organization = value;
 		return 0;
 	}
 	if (h->settings == PG_SETTINGS_MAX)
 		return -1;
+	if (strcasecmp(name, "application_name") == 0)
+		clean_name(value);
 	h->setting[h->settings++] = (struct label_pair){ name, value };
 	return 0;
 }
@@ -147,7 +162,7 @@ read_options(struct pg_hello *h, const char *text)
 	int r;
 
 	while ((r = pg_options_next(&text, out, &name, &value)) > 0) {
-		if (add_setting(h, name, value) != 0)
+		if (add_setting(h, name, (char *)(uintptr_t)value) != 0)
 			return -1;
 		out = (char *)(uintptr_t)value + strlen(value) + 1;
 	}

@@ -266,8 +266,8 @@ settings_travel_in_front_of_the_first_request(void **state)
 	assert_true(client_send(&c, PG_QUERY, 0));
 	world_turn(&w);
 	world_read(&w);
-	assert_non_null(
-	    memmem(w.bytes, w.bytes_n, "set_config($1,$2,false)\0\0\0", 26));
+	assert_non_null(memmem(w.bytes, w.bytes_n,
+			       "set_config($1,$2,false) IS NULL\0\0\0", 34));
 	assert_non_null(memmem(w.bytes, w.bytes_n,
 			       "\0\2\0\0\0\7app.org\0\0\0\1"
 			       "1",

@@ -193,7 +193,7 @@ def test_a_timeout_in_the_middle_of_a_message_adds_nothing_to_it(weir, fake, wor
 
 
 # What weir says itself before a request, and a request that it says it for.
-SET = "SELECT pg_catalog.set_config($1,$2,false)"
+SET = "SELECT pg_catalog.set_config($1,$2,false) IS NULL"
 PREPARES = {"a begin": ("BEGIN", query("SHOW x")), "a commit": ("COMMIT", query("SHOW x")),
             "a setting": (SET, query("SHOW x")), "a setting alone": (SET, extended("SELECT 1"))}
 

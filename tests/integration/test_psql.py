@@ -177,6 +177,9 @@ def test_what_the_environment_says(psql, way):
                 PGDATESTYLE="German", PGAPPNAME="me") == "Asia/Tokyo\nGerman, DMY\nme\n"
     assert psql("-c", show % "client_encoding", "-c", "SELECT length('\u00e9')",
                 PGCLIENTENCODING="LATIN1") == "LATIN1\n2\n"
+    for name in "\u00e9", "M\udcfcller":        # the latter is no UTF-8
+        assert psql("-c", show % "application_name", PGAPPNAME=name) == \
+            "".join("?" if b > 126 else chr(b) for b in os.fsencode(name)) + "\n"
     assert psql("-c", show % "work_mem") == "4MB\n"
 
 

@@ -429,6 +429,27 @@ def test_what_an_encoding_hides_is_not_run_as_another_organization(one_server, e
 
 
 @pytest.mark.weir_only
+@pytest.mark.parametrize("encoding", ["LATIN1", "SJIS", "WIN1251", "UTF8"])
+def test_no_encoding_of_another_client_changes_a_variable(weir, encoding):
+    """Nor one's own: what is set is what the configuration and the start say."""
+    title = "Zo\u00eb \u2116 5 \u5730\u56f3"
+    w = weir({"postgres main": {"pool_size": 1}, "variables": {"app.title": title}})
+    own = {"x.k%d" % i: "\u00e9%d" % i for i in range(8)}
+    other = w.wire("acme_app", client_encoding=encoding, **own)
+    as_bytes = "SELECT string_agg(encode(convert_to(current_setting(n), 'UTF8'), 'hex'), ' ')" \
+        " FROM unnest('{%s}'::text[]) n" % ",".join(["app.title", *own])
+    told = [" ".join(v.encode().hex() for v in (title, *own.values()))]
+    for _ in range(2):
+        assert [other.value(as_bytes)] == told
+        assert w.wire("beta_app").value("SHOW app.title") == title
+        assert other.value("SHOW client_encoding") == encoding
+    for text in "LISTEN somebody", "SET work_mem = '5MB'; RESET ALL":      # and on its own server
+        other.run(pgwire.query(text))
+        assert [other.value(as_bytes)] == told
+        assert other.value("SHOW client_encoding") == encoding
+
+
+@pytest.mark.weir_only
 @pytest.mark.parametrize("encoding", ["SJIS", "SHIFT_JIS_2004", "BIG5", "GBK", "GB18030"])
 @pytest.mark.parametrize("tail", [b"\x40", b"\x5b", b"\x60", b"\x7b"])
 def test_a_name_that_ends_in_a_sign_and_goes_on_with_a_dollar_hides_nothing(
