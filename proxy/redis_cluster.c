@@ -883,16 +883,10 @@ bool
 redis_cluster_bars(const struct redis_cmd *cmd)
 {
 	static const char *const barred[] = {
-		"bgrewriteaof",    "bgsave",
-		"client|caching",  "client|pause",
-		"client|tracking", "client|unpause",
-		"debug",           "failover",
-		"lastsave",        "module|load",
-		"module|loadex",   "module|unload",
-		"monitor",         "move",
-		"replicaof",       "save",
-		"shutdown",        "slaveof",
-		"swapdb",          NULL
+		"client|caching", "client|tracking", "debug",
+		"failover",       "module|load",     "module|loadex",
+		"module|unload",  "monitor",         "replicaof",
+		"shutdown",       "slaveof",         NULL
 	};
 
 	return is_one_of(cmd, barred);
@@ -915,6 +909,10 @@ gathers(const struct redis_cmd *cmd)
 		{ "acl|load", REDIS_GATHER_LAST, REPLICAS_TOO },
 		{ "acl|save", REDIS_GATHER_LAST, REPLICAS_TOO },
 		{ "acl|setuser", REDIS_GATHER_LAST, REPLICAS_TOO },
+		{ "bgrewriteaof", REDIS_GATHER_LAST, MASTERS },
+		{ "bgsave", REDIS_GATHER_LAST, MASTERS },
+		{ "client|pause", REDIS_GATHER_LAST, MASTERS_APART },
+		{ "client|unpause", REDIS_GATHER_LAST, MASTERS_APART },
 		{ "config|resetstat", REDIS_GATHER_LAST, REPLICAS_TOO },
 		{ "config|rewrite", REDIS_GATHER_LAST, REPLICAS_TOO },
 		{ "config|set", REDIS_GATHER_LAST, REPLICAS_TOO },
@@ -927,6 +925,7 @@ gathers(const struct redis_cmd *cmd)
 		{ "function|load", REDIS_GATHER_LAST, MASTERS },
 		{ "function|restore", REDIS_GATHER_LAST, MASTERS },
 		{ "keys", REDIS_GATHER_LIST, MASTERS },
+		{ "lastsave", REDIS_GATHER_LEAST, MASTERS },
 		{ "latency|reset", REDIS_GATHER_SUM, REPLICAS_TOO },
 		{ "memory|purge", REDIS_GATHER_LAST, MASTERS },
 		{ "pubsub|channels", REDIS_GATHER_SET, MASTERS },
@@ -935,6 +934,7 @@ gathers(const struct redis_cmd *cmd)
 		{ "pubsub|shardchannels", REDIS_GATHER_SET, MASTERS },
 		{ "pubsub|shardnumsub", REDIS_GATHER_COUNTS, MASTERS },
 		{ "randomkey", REDIS_GATHER_ONE, MASTERS },
+		{ "save", REDIS_GATHER_LAST, MASTERS },
 		{ "script|exists", REDIS_GATHER_LEAST, MASTERS },
 		{ "script|flush", REDIS_GATHER_LAST, MASTERS },
 		{ "script|kill", REDIS_GATHER_ANY, MASTERS_APART },

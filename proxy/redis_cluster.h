@@ -13,7 +13,7 @@
  * slots, the next ones wait for them.
  *
  * Commands without a key go to any node.  Those that are about the node they
- * reach are refused, or (SCRIPT LOAD, FLUSHALL, DBSIZE, KEYS ...) go to all
+ * reach are refused, or (SCRIPT LOAD, FLUSHALL, DBSIZE, KEYS, BGSAVE ...) go to all
  * masters, or (CONFIG SET, ACL SETUSER, SLOWLOG RESET ...) to their replicas, too,
  * whose replies become one (redis_gather.h), or, SCAN, to one after the other.
  * Who has not done it may be one of several: an error does not undo the others.
@@ -24,12 +24,12 @@
  * replies before it, also where those wait for their turn; and a slot that moves, or
  * a node that is lost, would have to take all it has read with it.
  *
- * SCRIPT KILL, FUNCTION KILL and WAIT go to all masters, too, each over a connection
- * that is lent for it alone, as others may stand behind a script, and nobody is to
- * stand behind WAIT; and nothing of the client's is outstanding beside them.  KILL
- * is done if one of them has done it.  WAIT tells the least that any of them tells:
- * all that the client has written, wherever, has so many copies.  A master without
- * replicas makes that 0.
+ * SCRIPT KILL, FUNCTION KILL, CLIENT PAUSE and UNPAUSE, and WAIT go to all masters,
+ * too, each over a connection that is lent for it alone, as others may stand behind
+ * a script or a pause, and nobody is to stand behind WAIT; and nothing of the
+ * client's is outstanding beside them.  KILL is done if one of them has done it.
+ * WAIT tells the least that any of them tells: all that the client has written,
+ * wherever, has so many copies.  A master without replicas makes that 0.
  *
  * MULTI that is not whole is queued here: its commands are sent when EXEC comes,
  * as one that is whole.  So each of them is told QUEUED unless it is known here

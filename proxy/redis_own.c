@@ -349,7 +349,8 @@ run_pause(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	enum redis_did did;
 
-	if ((rs->hold & REDIS_PAUSES) || rs->redis->dedicated_connections == 0)
+	if ((rs->hold & REDIS_PAUSES) || redis_in_cluster(rs) ||
+	    rs->redis->dedicated_connections == 0)
 		return redis_forward(rs, arg, argc);
 	if (!redis_is_idle(rs))
 		return REDIS_LATER;

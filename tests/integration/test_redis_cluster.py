@@ -341,11 +341,59 @@ def test_what_is_for_all_nodes_goes_to_all(start, cluster):
 def test_what_no_node_can_answer_for_all_is_refused(start, cluster):
     proxy = start()
     with contextlib.closing(proxy.resp()) as r:
-        for words in ["MONITOR"], ["DEBUG", "HELP"], ["SWAPDB", 0, 1], \
-                ["CLIENT", "TRACKING", "ON"], ["CLIENT", "PAUSE", 1], ["BGSAVE"], ["LASTSAVE"]:
+        for words in ["MONITOR"], ["DEBUG", "HELP"], ["FAILOVER"], ["CLIENT", "TRACKING", "ON"]:
             said = r.ask(*words)
             assert isinstance(said, respwire.Error) and "cluster = on" in said, (words, said)
+        # What each node refuses is in its words.
+        for words in ["MOVE", "k", 1], ["SWAPDB", 0, 1]:
+            said = r.ask(*words)
+            assert said == cluster.home(cluster.slot("k")).ask(*words)
+            assert said.endswith("is not allowed in cluster mode")
         assert r.ask("PING") == "PONG"
+
+
+def test_all_masters_save(start, cluster):
+    proxy = start()
+    dumps = [os.path.join(n.folder, "dump.rdb") for n in cluster.nodes]
+
+    def done(field):
+        return all(b"%s_in_progress:0" % field in n.ask("INFO", "persistence")
+                   for n in cluster.nodes)
+
+    def saved():
+        return done(b"rdb_bgsave") and all(os.path.exists(d) for d in dumps)
+    wait_for(lambda: done(b"rdb_bgsave"), 60, "one saves for another test")
+    with contextlib.closing(proxy.resp(3)) as r:
+        for watched in False, True:
+            if watched:
+                assert r.ask("WATCH", "k") == "OK"
+            assert r.ask("SAVE") == "OK"
+            assert saved()
+            for d in dumps:
+                os.remove(d)
+            assert r.ask("LASTSAVE") == min(n.ask("LASTSAVE") for n in cluster.nodes)
+            assert r.ask("BGSAVE") == "Background saving started"
+            wait_for(saved, 60, "not all of them save")
+            for d in dumps:
+                os.remove(d)
+            assert r.ask("BGREWRITEAOF") == "Background append only file rewriting started"
+            wait_for(lambda: done(b"aof_rewrite"), 60, "they are not done")
+
+
+def test_all_masters_pause_and_go_on(start, cluster):
+    proxy = start()
+    keys = each_home(cluster)
+    with contextlib.closing(proxy.resp()) as r, contextlib.closing(proxy.resp()) as other:
+        for words in ["PAUSE", "x"], ["PAUSE", 1, "x"]:
+            assert r.ask("CLIENT", *words) == cluster.nodes[0].ask("CLIENT", *words)
+        assert r.ask("CLIENT", "PAUSE", 600000, "WRITE") == "OK"
+        try:
+            other.send(*[encode("SET", k, 1) for k in keys.values()])
+            for n in cluster.nodes:
+                waits(n)
+        finally:
+            assert r.ask("CLIENT", "UNPAUSE") == "OK"
+        assert other.replies(3) == ["OK"] * 3
 
 
 def test_what_all_nodes_have_is_told_as_if_they_were_one(start, cluster):

@@ -686,11 +686,12 @@ def test_a_subscriber_does_not_idle_and_is_gone_with_a_drain(weir, own):
     with contextlib.closing(past_weir(own)) as p:
         p.ask("PUBLISH", "c", "x")
         tracks = client(w, "plain_app")
-        tracks.send(encode("CLIENT", "TRACKING", "ON", "REDIRECT", hears.id), encode("GET", "k"))
+        tracks.send(encode("CLIENT", "TRACKING", "ON", "REDIRECT", hears.id),
+                    encode("GET", "seen"))
         assert tracks.replies(2) == ["OK", None]
-        p.ask("SET", "k", "x")
+        p.ask("SET", "seen", "x")
     assert r.reply()[2] == b"x"
-    assert hears.reply() == [b"invalidate", [b"k"]]
+    assert hears.reply() == [b"invalidate", [b"seen"]]
     w.signal(15)
     assert r.until_closed() == b""
     assert w.wait() == 0
