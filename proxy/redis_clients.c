@@ -817,15 +817,30 @@ unblock_behind_exec(struct redis_session *rs)
 	return NULL;
 }
 
+/* It comes again when that is answered, or undone. */
 static enum redis_did
 unblock_at_node(struct redis_session *rs, const struct slice *ask, size_t argc)
 {
-	const struct redis_roll *r = rs->roll;
+	struct redis_roll *r = rs->roll;
 	const struct redis_place at = { .name =
 					    slice_str(r->node ? r->node : ""),
 					.port = r->port };
 
-	return redis_cluster_tell_node(rs, &at, ask, argc);
+	if (redis_cluster_tell_node(rs, &at, r->seen_ns, ask, argc) ==
+	    REDIS_LATER)
+		return REDIS_LATER;
+	r->asked = true;
+	if (redis_is_idle(rs))
+		session_wake(&rs->s);
+	return REDIS_LATER;
+}
+
+/* Who is it now? */
+static enum redis_did
+unblock_anew(struct redis_session *rs, const struct slice *arg, size_t argc)
+{
+	roll_free(&rs->roll);
+	return redis_clients_unblock(rs, arg, argc);
 }
 
 static enum redis_did
@@ -850,10 +865,8 @@ unblock_there(struct redis_session *rs, const struct slice *arg, size_t argc)
 	if (v == NULL)
 		return did;
 	/* A server that has begun anew gives the same ids to others. */
-	if (!tells && v->opened_ns >= r->seen_ns) {
-		roll_free(&rs->roll);
-		return redis_clients_unblock(rs, arg, argc);
-	}
+	if (!tells && v->opened_ns >= r->seen_ns)
+		return unblock_anew(rs, arg, argc);
 	if (!is_same_server(r, v))
 		return redis_say_error(rs, "ERR weir: CLIENT UNBLOCK: that "
 					   "client is on another server");
@@ -879,7 +892,9 @@ static enum redis_did
 unblock(struct redis_session *rs, const struct slice *arg, size_t argc)
 {
 	if (rs->roll->asked)
-		return REDIS_DONE; /* and answered */
+		return redis_cluster_undid(rs)
+			   ? unblock_anew(rs, arg, argc)
+			   : REDIS_DONE; /* it is answered */
 	if (rs->roll->there == 0)
 		return say_not_unblocked(rs);
 	return unblock_there(rs, arg, argc);

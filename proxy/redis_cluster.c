@@ -11,6 +11,7 @@
 #include "protocol/redis_gather.h"
 #include "protocol/redis_slot.h"
 #include "proxy/redis_pubsub.h"
+#include "proxy/seat.h"
 #include "proxy/worker.h"
 
 struct for_all;
@@ -37,9 +38,10 @@ struct ask {
 	bool heavy;  /* not before what others are quick to ask */
 	bool
 	    apart; /* on a connection that is lent: alone, and nothing behind it */
-	bool pings;  /* PING goes in front */
-	bool midway; /* in the middle of a reply */
-	bool broken; /* one will not come */
+	bool pings;         /* PING goes in front */
+	uint64_t before_ns; /* only over a connection made before; 0: any */
+	bool midway;        /* in the middle of a reply */
+	bool broken;        /* one will not come */
 	bool done;
 	size_t last_at; /* where its last reply begins in: */
 	struct buf reply;
@@ -73,6 +75,7 @@ struct redis_cluster {
 	size_t kept, ahead;            /* bytes of requests; of replies */
 	struct redis_gather gather;    /* what several nodes said to one */
 	uint32_t chance;
+	bool undone; /* what was for an older connection than there is */
 	struct server *slow;  /* it waits for our client to read, */
 	struct leg *slow_leg; /* by this */
 	size_t slow_left;
@@ -416,6 +419,25 @@ leg_is_misplaced(const struct leg *leg)
 	       pool_sets_apart(leg->pool, leg->via);
 }
 
+/* All that is outstanding is as if it had not been asked. */
+static void
+leg_undo(struct leg *leg)
+{
+	struct redis_cluster *cl = leg->of;
+	struct ask *a = pull(&leg->todo, &leg->todo_tail);
+	struct session *s = &cl->rs->s;
+
+	assert(cl->head == a && a->next == NULL && a->owes == 1);
+	cl->head = NULL;
+	cl->tail = &cl->head;
+	cl->rs->sent--;
+	seat_pay_back(s);
+	stats_add(&s->worker->stats, STAT_COMMANDS, -1);
+	ask_free(cl, a);
+	cl->undone = true;
+	session_wake(s);
+}
+
 /* Nothing is outstanding there; one that was lent is given back by the step. */
 static void
 leg_let_go(struct leg *leg)
@@ -445,6 +467,11 @@ leg_run(struct leg *leg)
 		}
 		if (leg_is_misplaced(leg))
 			return;
+		if (leg->todo->before_ns > 0 &&
+		    leg->via->opened_ns >= leg->todo->before_ns) {
+			leg_undo(leg);
+			continue;
+		}
 		if (redis_server_full(leg->via, l) ||
 		    !ledger_has_room(&leg->via->ledger, leg->todo->n + 1)) {
 			redis_server_queue(leg->via, l);
@@ -1213,7 +1240,8 @@ redis_cluster_lent(struct redis_session *rs, enum redis_did *did,
 
 enum redis_did
 redis_cluster_tell_node(struct redis_session *rs, const struct redis_place *at,
-			const struct slice *arg, size_t argc)
+			uint64_t before_ns, const struct slice *arg,
+			size_t argc)
 {
 	struct redis_cluster *cl = cluster_of(rs);
 	enum redis_did did;
@@ -1224,16 +1252,24 @@ redis_cluster_tell_node(struct redis_session *rs, const struct redis_place *at,
 	if (rs->s.lessee.server != NULL && rs->hold == 0)
 		return REDIS_LATER;
 	rs->via = NULL;
+	cl->undone = false;
 	if (!may_send(cl, &did))
 		return did;
 	node = redis_nodes_called(cl->nodes, at);
 	if (node == REDIS_NODES_NOBODY)
 		return redis_say_error(rs, "ERR weir: that node is not listed");
 	a = ask_new(cl, REDIS_SLOT_NONE);
+	a->before_ns = before_ns;
 	ask_put(cl, a, arg, argc);
 	launch(cl, a, node);
 	deliver(cl); /* what has failed at once */
 	return REDIS_DONE;
+}
+
+bool
+redis_cluster_undid(const struct redis_session *rs)
+{
+	return rs->cluster != NULL && rs->cluster->undone;
 }
 
 /* ---- life ----------------------------------------------------------------------------- */

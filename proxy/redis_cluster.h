@@ -77,9 +77,11 @@ redis_run redis_cluster_forward;
  * rs->bytes.n; rs->more says where they end. */
 enum redis_did redis_cluster_whole(struct redis_session *, const struct slice *arg, size_t argc,
     size_t n);
-/* One command, when nothing is outstanding, to the node that is called so. */
+/* One command, when nothing is outstanding, to the node that is called so, over a
+ * connection made before that time.  If there is none it is not sent, and undone. */
 enum redis_did redis_cluster_tell_node(struct redis_session *, const struct redis_place *,
-    const struct slice *arg, size_t argc);
+    uint64_t before_ns, const struct slice *arg, size_t argc);
+bool	     redis_cluster_undid(const struct redis_session *);	/* the last of these */
 /* The pool that lends connections of the node this request is for; NULL and
  * what became of it, as of redis_lend(). */
 struct pool *redis_cluster_lent(struct redis_session *, enum redis_did *did, const char **why);

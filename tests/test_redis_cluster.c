@@ -343,6 +343,62 @@ a_watch_that_was_refused_is_not_the_one_that_counts(void **state)
 	hears(a, "+OK\r\n+QUEUED\r\n*-1\r\n");
 }
 
+/* `b` unblocks `a`, which waits on `*own`, over a connection that is not open yet. */
+static int
+unblocks(int a, int b, int *own)
+{
+	char ask[64] = "CLIENT UNBLOCK ", *id = ask + strlen(ask) - 1;
+	ssize_t n = -1;
+	int up;
+
+	says(a, "CLIENT ID\r\n");
+	for (int i = 0; n < 0 && i < PATIENCE; i++, turns(1))
+		n = recv(a, id, 32, 0);
+	assert_true(n > 1 && *id == ':');
+	*id = ' ';
+	*own = lent(0, a, BLPOP);
+	says(b, ask);
+	up = upstream(1, NULL);
+	hears(up, AUTH PING);
+	return up;
+}
+
+static void
+an_unblock_counts_only_at_the_node_that_gave_the_id(void **state)
+{
+	int a = client(0), b = client(1), own, up = unblocks(a, b, &own);
+
+	(void)state;
+	/* It has begun anew, and somebody else may have that id. */
+	close(own);
+	rig.up[0] = -1;
+	hears(a, "-ERR weir: upstream connection lost\r\n");
+	says(up, "+OK\r\n+PONG\r\n");
+	hears(b, ":0\r\n");
+	hears_nothing(up);
+	says(b, GET_K);
+	hears(up, GET_K);
+	says(up, ":1\r\n");
+	hears(b, ":1\r\n");
+}
+
+static void
+an_unblock_that_has_to_wait_for_a_connection_arrives(void **state)
+{
+	int a = client(0), b = client(1), own, up = unblocks(a, b, &own);
+
+	(void)state;
+	says(b, GET_K);
+	says(up, "+OK\r\n+PONG\r\n");
+	hears(up, "*3\r\n$6\r\nCLIENT\r\n$7\r\nUNBLOCK\r\n$2\r\n70\r\n");
+	says(up, ":1\r\n");
+	says(own, "*-1\r\n");
+	hears(up, GET_K);
+	says(up, ":2\r\n");
+	hears(a, "*-1\r\n");
+	hears(b, ":1\r\n:2\r\n");
+}
+
 /* The first n bytes, and then the others. */
 static void
 is_passed(int up, int a, const char *text, size_t n)
@@ -398,6 +454,8 @@ main(void)
 		C(nothing_is_known_any_more_of_a_connection_that_was_lent_and_lost),
 		C(what_is_behind_a_connection_of_its_own_waits_for_it),
 		C(a_watch_that_was_refused_is_not_the_one_that_counts),
+		C(an_unblock_counts_only_at_the_node_that_gave_the_id),
+		C(an_unblock_that_has_to_wait_for_a_connection_arrives),
 		C(a_word_of_a_node_that_is_too_long_is_passed_as_it_comes),
 	};
 
