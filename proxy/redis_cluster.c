@@ -1307,6 +1307,17 @@ leg_free(struct leg *leg)
 	free(leg);
 }
 
+static bool
+leg_is_unused(const struct leg *leg)
+{
+	const struct redis_cluster *cl = leg->of;
+	const struct lessee *l = &leg->lessee;
+
+	return leg->via == NULL && leg->sent == NULL && leg->todo == NULL &&
+	       l->server == NULL && l->waiting == NULL && l->prev == NULL &&
+	       (cl->slow == NULL || cl->slow_leg != leg);
+}
+
 /* Their nodes have gone, and nothing is outstanding there. */
 static void
 legs_bury(struct redis_cluster *cl)
@@ -1315,13 +1326,10 @@ legs_bury(struct redis_cluster *cl)
 
 	while ((leg = *at) != NULL) {
 		if (redis_nodes_lists(cl->nodes, leg->node) ||
-		    leg->via != NULL || leg->todo != NULL ||
-		    leg->lessee.waiting != NULL || cl->slow_leg == leg) {
+		    !leg_is_unused(leg)) {
 			at = &leg->next;
 			continue;
 		}
-		assert(leg->sent == NULL && leg->lessee.server == NULL &&
-		       leg->lessee.prev == NULL);
 		*at = leg->next;
 		leg_free(leg);
 	}
