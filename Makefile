@@ -74,11 +74,14 @@ libraries:
 objects: $(OBJ)
 	@:
 
-unit: $(UNIT)
-	@bad=; for t in $^; do $(RUN) $$t || bad="$$bad $$t"; done; \
-	    [ -z "$$bad" ] || { echo "failed:$$bad"; exit 1; }
-replay: $(FUZZ:%=$B/replay_%)
-	@set -e; for f in $(FUZZ); do $(RUN) $B/replay_$$f tests/fuzz/corpus/$$f/*; done
+unit: $(UNIT:%=run-%)
+$(UNIT:%=run-%): run-%: %
+	@$(RUN) $<
+replay: $(FUZZ:%=replay-%)
+$(FUZZ:%=replay-%): replay-%: $B/replay_%
+	@$(RUN) $< tests/fuzz/corpus/$*/*
+sanitized:
+	+@$(MORE) unit replay SAN=address,undefined
 threads:
 	+@$(MORE) unit SAN=thread ONLY="$$(grep -l pthread_ tests/test_*.c | xargs)"
 lint:
@@ -93,13 +96,12 @@ redis-suite: $B/$(NAME)
 	@tests/redis_suite.sh $B/$(NAME) $(ARGS)
 
 # Two steps, because what setup installs is looked for when a Makefile is read.
+# -O: what one test says stays together.  -k: a failed one leaves the others their say.
 demo test bench bench-redis bench-crdt fuzz soak:
 	@tests/setup.sh build $(patsubst soak,test,$(patsubst bench-%,bench,$@))
 	@$(MAKE) --no-print-directory $@-now
 test-now:
-	+@$(MORE) lint
-	+@$(MORE) unit replay SAN=address,undefined
-	+@$(MORE) threads
+	+@$(MORE) -k -O lint sanitized threads
 	+@$(MORE) integration
 demo-now:
 	+@$(MORE) $B/$(NAME)
@@ -129,7 +131,8 @@ soak-now:
 clean:
 	rm -rf build
 
-.PHONY: all libraries objects unit replay threads lint integration regress redis-suite clean \
+.PHONY: all libraries objects unit replay sanitized threads lint integration regress redis-suite \
+        clean $(UNIT:%=run-%) $(FUZZ:%=replay-%) \
         $(foreach t,demo test bench bench-redis bench-crdt fuzz soak,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)
