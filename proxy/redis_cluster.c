@@ -234,6 +234,7 @@ tell(struct redis_cluster *cl, struct leg *leg, const uint8_t *p, size_t n)
 		return;
 	}
 	rs->midway = true;
+	rs->since_ns = s->worker->streams.now_ns; /* it comes */
 	if (redis_pubsub_is_on(rs)) {
 		redis_pubsub_is_slow(rs);
 		return;
@@ -1363,6 +1364,12 @@ redis_cluster_waits(const struct redis_session *rs)
 		if (leg->lessee.waiting != NULL)
 			return true;
 	return false;
+}
+
+bool
+redis_cluster_is_slow(const struct redis_session *rs)
+{
+	return rs->cluster != NULL && rs->cluster->slow != NULL;
 }
 
 /* Nothing of it is anywhere any more; the memory may still be in use. */

@@ -90,6 +90,7 @@ bool	     redis_cluster_bars(const struct redis_cmd *);
 bool	     redis_cluster_is_for_all(const struct redis_cmd *);	/* it goes to all masters */
 enum redis_did redis_cluster_say_barred(struct redis_session *, const struct redis_cmd *);
 bool	     redis_cluster_waits(const struct redis_session *);	/* for a connection */
+bool	     redis_cluster_is_slow(const struct redis_session *);	/* a server waits for it */
 unsigned     redis_cluster_share(const struct redis_session *);
 void	     redis_cluster_read(struct redis_session *);	/* in a step: its client may have read */
 /* All that is outstanding ends with an error; replies are dropped when they come. */

@@ -1155,7 +1155,7 @@ redis_asked_patience(const struct redis_session *rs, uint64_t *ms)
 	uint64_t query = rs->s.snapshot->conf->query_timeout_ms;
 	uint64_t command = rs->redis->command_timeout_ms;
 
-	if (rs->blocked || rs->slow != NULL)
+	if (rs->blocked || rs->slow != NULL || redis_cluster_is_slow(rs))
 		return WHY_MAX;
 	if (command != 0 && (query == 0 || command < query)) {
 		*ms = command;

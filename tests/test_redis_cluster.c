@@ -443,6 +443,60 @@ a_word_of_a_node_that_is_too_long_is_passed_as_it_comes(void **state)
 #define C(name) \
 	cmocka_unit_test_setup_teardown(name, set_up_nodes, tear_down_nodes)
 
+/* ---- patience --------------------------------------------------------------- */
+
+static struct redis_session *
+session_of(void)
+{
+	return redis_session(rig.w->sessions);
+}
+
+/* As it is without a cluster: a reply on its way is not overdue. */
+static void
+a_reply_that_comes_on_is_waited_for(void **state)
+{
+	int a = client(0), one;
+	uint64_t before;
+
+	(void)state;
+	says(a, GET_K);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	hears(one, GET_K);
+	says(one, "$10\r\n");
+	for (int i = 0; i < 2; i++) {
+		before = rig.w->streams.now_ns;
+		says(one, "12345");
+		hears(a, i == 0 ? "$10\r\n12345" : "12345");
+		assert_true(session_of()->since_ns > before);
+	}
+	says(one, "\r\n");
+	hears(a, "\r\n");
+}
+
+static void
+who_reads_slowly_is_not_overdue(void **state)
+{
+	static const char x[64 << 10];
+	int a = client(0), one, in_vain = 0;
+
+	(void)state;
+	says(a, GET_K);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	hears(one, GET_K);
+	says(one, "$200000000\r\n");
+	while (in_vain < 100) {
+		in_vain = send(one, x, sizeof(x), 0) < 0 ? in_vain + 1 : 0;
+		turn();
+	}
+	rig.weir.snapshot->conf->redis[0].command_timeout_ms = 1;
+	usleep(5000);
+	turn();
+	assert_int_equal(redis_proto.overdue(&session_of()->s), WHY_MAX);
+	rig.weir.snapshot->conf->redis[0].command_timeout_ms = 0;
+}
+
 int
 main(void)
 {
@@ -457,6 +511,8 @@ main(void)
 		C(an_unblock_counts_only_at_the_node_that_gave_the_id),
 		C(an_unblock_that_has_to_wait_for_a_connection_arrives),
 		C(a_word_of_a_node_that_is_too_long_is_passed_as_it_comes),
+		C(a_reply_that_comes_on_is_waited_for),
+		C(who_reads_slowly_is_not_overdue),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
