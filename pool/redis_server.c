@@ -75,8 +75,9 @@ redis_server_queue(struct server *v, struct lessee *l)
 {
 	struct redis_server *rv = redis_server(v);
 
-	/* Replies are what makes room: there is one to come. */
-	assert(v->ledger.n > 0 && l->waiting == NULL);
+	/* Replies are what makes room: there is one to come, or they are being
+	 * read, and who is in the queue is called behind them. */
+	assert((v->ledger.n > 0 || rv->in_input) && l->waiting == NULL);
 	if (l->prev == NULL)
 		fair_put(&rv->queue, l);
 }

@@ -145,6 +145,26 @@ says(int fd, const char *text)
 	turns(3);
 }
 
+/* A reply of so many bytes, and its client reads it. */
+static inline void
+says_much(int up, int c, size_t n)
+{
+	static char x[1 << 16];
+	char head[32];
+
+	snprintf(head, sizeof(head), "$%zu\r\n", n);
+	says(up, head);
+	hears(c, head);
+	memset(x, 'x', sizeof(x));
+	for (size_t part; n > 0; n -= part) {
+		part = n < sizeof(x) / 2 ? n : sizeof(x) / 2;
+		assert_int_equal(send(up, x, part, 0), part);
+		hears_bytes(c, x, part);
+	}
+	says(up, "\r\n");
+	hears(c, "\r\n");
+}
+
 /* ---- setting up ------------------------------------------------------- */
 
 static inline int

@@ -443,6 +443,40 @@ a_word_of_a_node_that_is_too_long_is_passed_as_it_comes(void **state)
 #define C(name) \
 	cmocka_unit_test_setup_teardown(name, set_up_nodes, tear_down_nodes)
 
+/* The server owes nothing any more when a transaction is to come again, and
+ * somebody else is next. */
+static void
+who_is_sent_back_to_a_server_that_others_wait_for_is_behind_them(void **state)
+{
+	int a = client(0), b = client(1), c = client(2), one;
+	char all[2048] = MULTI, said[1024] = "+OK\r\n", moved[64];
+
+	(void)state;
+	says(c, GET_K);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	hears(one, GET_K);
+	says_much(one, c, 2 << 20); /* and so it has little room */
+	snprintf(moved, sizeof(moved), "-MOVED %u 127.0.0.1:%u\r\n",
+		 slot_of("k"), port_of(rig.listener));
+	for (int i = 0; i < 30; i++) {
+		strcat(all, GET_K);
+		strcat(said, i == 0 ? moved : "+QUEUED\r\n");
+	}
+	strcat(all, EXEC);
+	strcat(said, "-EXECABORT because\r\n");
+	says(a, all);
+	hears(one, all);
+	says(b, "*2\r\n$3\r\nGET\r\n$1\r\nb\r\n");
+	hears_nothing(one);
+	says(one, said);
+	hears(one, "*2\r\n$3\r\nGET\r\n$1\r\nb\r\n");
+	hears(one, all);
+	says(one, "$1\r\nx\r\n");
+	hears(b, "$1\r\nx\r\n");
+	tells_of_nodes("");
+}
+
 /* ---- patience --------------------------------------------------------------- */
 
 static struct redis_session *
@@ -511,6 +545,7 @@ main(void)
 		C(an_unblock_counts_only_at_the_node_that_gave_the_id),
 		C(an_unblock_that_has_to_wait_for_a_connection_arrives),
 		C(a_word_of_a_node_that_is_too_long_is_passed_as_it_comes),
+		C(who_is_sent_back_to_a_server_that_others_wait_for_is_behind_them),
 		C(a_reply_that_comes_on_is_waited_for),
 		C(who_reads_slowly_is_not_overdue),
 	};

@@ -524,26 +524,6 @@ a_client_that_loses_a_watch_while_it_asks_nothing_is_closed(void **state)
 	hears_the_end(a);
 }
 
-/* A reply of so many bytes, and its client reads it. */
-static void
-says_much(int up, int c, size_t n)
-{
-	static char x[1 << 16];
-	char head[32];
-
-	snprintf(head, sizeof(head), "$%zu\r\n", n);
-	says(up, head);
-	hears(c, head);
-	memset(x, 'x', sizeof(x));
-	for (size_t part; n > 0; n -= part) {
-		part = n < sizeof(x) / 2 ? n : sizeof(x) / 2;
-		assert_int_equal(send(up, x, part, 0), part);
-		hears_bytes(c, x, part);
-	}
-	says(up, "\r\n");
-	hears(c, "\r\n");
-}
-
 /* Large replies leave it little room, and errors of ours take that. */
 static void
 who_waits_for_room_there_loses_it_in_the_middle_of_a_reply(void **state)
