@@ -722,12 +722,13 @@ leg_settled(struct lessee *l, unsigned kind, uint32_t arg, bool done)
 	struct leg *leg = leg_of(l);
 	struct redis_cluster *cl = leg->of;
 
-	(void)done;
 	if (is_over(cl))
 		return;
 	switch ((enum redis_settled)kind) {
 	case REDIS_ANSWERED:
 		assert(arg == 1);
+		if (!done) /* no transaction has ended, perhaps none began */
+			leg->sent->turn = REDIS_STAYS;
 		leg_answered(leg);
 		break;
 	case REDIS_TORN:

@@ -477,6 +477,27 @@ who_is_sent_back_to_a_server_that_others_wait_for_is_behind_them(void **state)
 	tells_of_nodes("");
 }
 
+/* Where MULTI is refused, what is behind it is run all the same. */
+static void
+a_transaction_that_was_none_is_not_sent_again(void **state)
+{
+	int a = client(0), one;
+	char said[256];
+
+	(void)state;
+	says(a, MULTI GET_K GET_K EXEC);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	hears(one, MULTI GET_K GET_K EXEC);
+	snprintf(said, sizeof(said),
+		 "-NOPERM no\r\n:1\r\n-MOVED %u 127.0.0.1:%u\r\n"
+		 "-ERR EXEC without MULTI\r\n",
+		 slot_of("k"), port_of(second));
+	says(one, said);
+	hears(a, said);
+	hears_the_end(one);
+}
+
 /* ---- patience --------------------------------------------------------------- */
 
 static struct redis_session *
@@ -546,6 +567,7 @@ main(void)
 		C(an_unblock_that_has_to_wait_for_a_connection_arrives),
 		C(a_word_of_a_node_that_is_too_long_is_passed_as_it_comes),
 		C(who_is_sent_back_to_a_server_that_others_wait_for_is_behind_them),
+		C(a_transaction_that_was_none_is_not_sent_again),
 		C(a_reply_that_comes_on_is_waited_for),
 		C(who_reads_slowly_is_not_overdue),
 	};
