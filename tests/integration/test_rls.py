@@ -297,6 +297,7 @@ def test_require_does_not_start_with_findings(checked, weir, db):
 def test_require_refuses_after_a_reload_that_finds_something(checked, db):
     w = checked(upstream=REQUIRE, workers=4)
     stays = w.wire("acme_app")
+    assert findings(w) == [("none", None)]
     db("ALTER ROLE checked_role BYPASSRLS")
     assert checked_again(w) == [("bypassrls", ROLE)]
     assert refused(w) == refused(w, "beta_app") == "08004"
