@@ -8,6 +8,7 @@ frames replies.  A reply is a list of (kind, body), and `kinds(reply)` spells
 it as one string, such as "12DCZ".
 """
 import base64
+import functools
 import hashlib
 import hmac
 import os
@@ -299,11 +300,15 @@ class Wire:
         return self.rows(query(sql))[0][0]
 
 
+@functools.lru_cache(1000)      # thousands log in, who are few
+def salted_password(password, salt, rounds):
+    return hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(salt), rounds)
+
+
 def scram_final(server_first, nonce, password):
     fields = dict(part.split("=", 1) for part in server_first.split(","))
     assert fields["r"].startswith(nonce), "the server changed our nonce"
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(),
-                                 base64.b64decode(fields["s"]), int(fields["i"]))
+    salted = salted_password(password, fields["s"], int(fields["i"]))
 
     def mac(key, text):
         return hmac.new(key, text.encode(), hashlib.sha256).digest()
