@@ -119,7 +119,8 @@ def test_pg_receivewal_writes_what_the_primary_wrote(through, primary, tmp_path)
         process = tool(through, "pg_receivewal", "-D", str(tmp_path), "--slot", "wal",
                        "--synchronous", "--status-interval=1")
         wait_for(lambda: primary.run("SELECT 1 FROM pg_stat_replication "
-                                     "WHERE application_name = 'pg_receivewal'"))
+                                     "WHERE application_name = 'pg_receivewal' "
+                                     "AND state = 'streaming'"))
         primary.run("INSERT INTO words VALUES (1000, 'received'); SELECT pg_switch_wal()")
         lsn, name = primary.run("SELECT pg_current_wal_lsn(), "
                                 "pg_walfile_name(pg_current_wal_lsn())")[0]
