@@ -358,10 +358,13 @@ redis_granted(struct lessee *l, struct server *v)
 	session_wake(s);
 }
 
-/* The one of its own: each command outstanding hears of it, and it goes. */
+/* The one of its own: each command outstanding hears of it, and it goes; but who
+ * has heard a part of a push would take that for the rest. */
 static void
 redis_lost_own(struct redis_session *rs)
 {
+	bool midway = rs->s.lessee.midway;
+
 	redis_leave_queue(rs);
 	rs->cut = rs->hold != 0;
 	rs->hold = rs->judged = 0;
@@ -370,6 +373,8 @@ redis_lost_own(struct redis_session *rs)
 	redis_own_over(rs);
 	session_enter(&rs->s, SESSION_IDLE);
 	session_wake(&rs->s);
+	if (midway)
+		session_close(&rs->s, WHY_UPSTREAM_LOST, NULL, NULL);
 }
 
 /* No server came: the step that is to follow has none to hope for. */
@@ -1103,7 +1108,7 @@ redis_refuse(struct session *s, enum why w, const char *sqlstate,
 
 	(void)sqlstate;
 	if (redis_pubsub_is_mute(rs) || !redis_is_idle(rs) ||
-	    redis_multi_tells(rs) || w == WHY_IDLE ||
+	    redis_multi_tells(rs) || s->lessee.midway || w == WHY_IDLE ||
 	    w == WHY_IDLE_TRANSACTION || w == WHY_UPSTREAM_LOST ||
 	    w == WHY_SHUTDOWN || w == WHY_BAD_FRAME || w == WHY_SLOW_READER ||
 	    why_table[w].redis[0] == '\0')

@@ -326,6 +326,48 @@ an_invalidation_is_heard_while_exec_is_awaited(void **state)
 	hears(a, push);
 }
 
+#define HALF ">2\r\n$10\r\ninvalidate\r\n*1\r\n$60\r\nk"
+
+/* It has asked this, and heard a part of a push. */
+static int
+hears_half_a_push(int a, const char *asks)
+{
+	int own;
+
+	says(a, "CLIENT TRACKING ON\r\n");
+	own = upstream(0, AUTH CLIENT_ID PING);
+	hears(own, "*3\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n");
+	says(own, "+OK\r\n");
+	says(a, asks);
+	hears(own, asks);
+	says(own, HALF);
+	hears(a, "+OK\r\n" HALF);
+	return own;
+}
+
+/* No word of ours is to pass for the rest of it. */
+static void
+who_has_heard_half_an_invalidation_is_told_nothing_of_a_loss(void **state)
+{
+	int a = client(0);
+
+	(void)state;
+	close(hears_half_a_push(a, GET_K GET_K));
+	rig.up[0] = -1;
+	hears_the_end(a);
+}
+
+static void
+who_has_heard_half_an_invalidation_goes_without_a_word(void **state)
+{
+	int a = client(0);
+
+	(void)state;
+	hears_half_a_push(a, "");
+	session_close(rig.w->sessions, WHY_TENANT_GONE, NULL, NULL);
+	hears_the_end(a);
+}
+
 /* Each is answered here at once, and asked there as well. */
 static void
 who_changes_the_protocol_without_end_waits_for_the_server(void **state)
@@ -814,6 +856,8 @@ main(void)
 		T(what_is_ours_in_a_transaction_is_told_wherever_the_reply_is_cut),
 		T(how_a_node_is_to_be_read_is_not_asked_in_a_transaction_either),
 		T(an_invalidation_is_heard_while_exec_is_awaited),
+		T(who_has_heard_half_an_invalidation_is_told_nothing_of_a_loss),
+		T(who_has_heard_half_an_invalidation_goes_without_a_word),
 		T(who_changes_the_protocol_without_end_waits_for_the_server),
 		T(a_connection_that_answers_half_a_request_is_used_no_more),
 		T(a_database_selected_in_a_transaction_counts_once_exec_says_so),
