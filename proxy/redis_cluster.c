@@ -460,8 +460,13 @@ leg_run(struct leg *leg)
 	while (leg->todo != NULL) {
 		if (leg->via == NULL) {
 			l->lane = leg->todo->heavy ? LANE_HEAVY : LANE_QUICK;
-			if (l->waiting != NULL || !pool_want(leg->pool, l))
+			if (l->waiting != NULL)
 				return;
+			if (!pool_want(leg->pool, l)) {
+				/* A step sees to it that it is not for ever. */
+				session_wake(&leg->of->rs->s);
+				return;
+			}
 			leg->via = l->server;
 			if (!leg->lends)
 				l->server = NULL;

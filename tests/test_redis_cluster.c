@@ -500,6 +500,29 @@ a_transaction_that_was_none_is_not_sent_again(void **state)
 
 /* ---- patience --------------------------------------------------------------- */
 
+/* No command of its own begins its time: it is sent there by a reply. */
+static void
+who_is_sent_where_nobody_answers_does_not_wait_for_ever(void **state)
+{
+	struct conf *c = rig.weir.snapshot->conf;
+	uint64_t before = c->query_wait_timeout_ms;
+	char said[64];
+	int a = client(0), one;
+
+	(void)state;
+	says(a, GET_K);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	hears(one, GET_K);
+	c->query_wait_timeout_ms = 50;
+	snprintf(said, sizeof(said), "-ASK %u 127.0.0.1:%u\r\n", slot_of("k"),
+		 port_of(second));
+	says(one, said);
+	hears(upstream_at(second, 1, NULL), AUTH PING);
+	hears_the_end(a);
+	c->query_wait_timeout_ms = before;
+}
+
 static struct redis_session *
 session_of(void)
 {
@@ -568,6 +591,7 @@ main(void)
 		C(a_word_of_a_node_that_is_too_long_is_passed_as_it_comes),
 		C(who_is_sent_back_to_a_server_that_others_wait_for_is_behind_them),
 		C(a_transaction_that_was_none_is_not_sent_again),
+		C(who_is_sent_where_nobody_answers_does_not_wait_for_ever),
 		C(a_reply_that_comes_on_is_waited_for),
 		C(who_reads_slowly_is_not_overdue),
 	};
