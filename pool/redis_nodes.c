@@ -484,6 +484,16 @@ redis_nodes_called(const struct redis_nodes *all, const struct redis_place *at)
 	return REDIS_NODES_NOBODY;
 }
 
+bool
+redis_nodes_know(const struct redis_nodes *all, const struct redis_place *at)
+{
+	for (unsigned i = 0; i < all->n; i++)
+		if (redis_nodes_lists(all, (int)i) &&
+		    node_is(all->node[i], at->name, at->port))
+			return true;
+	return false;
+}
+
 void
 redis_nodes_use(struct redis_nodes *all, int node, struct redis_nodes_use *use)
 {

@@ -90,6 +90,8 @@ void redis_nodes_unwait(struct redis_nodes_wait *);
 int  redis_nodes_at(const struct redis_nodes *, int slot);
 /* The master that is called so; NOBODY: none that is listed. */
 int  redis_nodes_called(const struct redis_nodes *, const struct redis_place *);
+/* Is a master or a replica called so? */
+bool redis_nodes_know(const struct redis_nodes *, const struct redis_place *);
 /* By number a node is known for this turn, or as long as it is used. */
 void redis_nodes_use(struct redis_nodes *, int node, struct redis_nodes_use *);
 void redis_nodes_unuse(struct redis_nodes_use *);

@@ -1,11 +1,9 @@
 /*
  * console_peers: who is connected: SHOW CLIENTS and SHOW SERVERS.
  */
-#include <netdb.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/socket.h>
 #include <time.h>
 
 #include "pool/pg_server.h"
@@ -17,7 +15,8 @@
 /* What both tables say, in the order of their columns. */
 struct peer {
 	const char *type, *user, *database, *state;
-	char addr[72], local_addr[72], since[32], asked[32], ptr[32], link[32];
+	char addr[STREAM_ADDRESS_MAX], local_addr[STREAM_ADDRESS_MAX];
+	char since[32], asked[32], ptr[32], link[32];
 	char application[64];
 	int64_t port, local_port, wait_us, close_needed, pid, statements;
 	const char *tls, *proto, *tenant;
@@ -53,32 +52,23 @@ peer_add(struct console_rows *r, const struct peer *p)
 			    });
 }
 
-typedef int socket_name(int, struct sockaddr *, socklen_t *);
-
 /* A unix socket, and one that is closed, has no address. */
 static void
-put_address(int fd, socket_name *name, char out[72], int64_t *port)
+put_address(const struct stream *st, bool peer, char out[STREAM_ADDRESS_MAX],
+	    int64_t *port)
 {
-	struct sockaddr_storage ss;
-	socklen_t len = sizeof(ss);
-	char service[8];
+	unsigned number = 0;
 
-	*port = 0;
-	snprintf(out, 72, "unix");
-	if (fd < 0 || name(fd, (struct sockaddr *)&ss, &len) != 0 ||
-	    ss.ss_family == AF_UNIX ||
-	    getnameinfo((struct sockaddr *)&ss, len, out, 72, service,
-			sizeof(service), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-		return;
-	for (const char *p = service; *p >= '0' && *p <= '9'; p++)
-		*port = 10 * *port + *p - '0';
+	if (!stream_address(st, peer, out, &number))
+		snprintf(out, STREAM_ADDRESS_MAX, "unix");
+	*port = number;
 }
 
 static void
 put_stream(struct peer *p, const struct stream *st)
 {
-	put_address(st->fd, getpeername, p->addr, &p->port);
-	put_address(st->fd, getsockname, p->local_addr, &p->local_port);
+	put_address(st, true, p->addr, &p->port);
+	put_address(st, false, p->local_addr, &p->local_port);
 	p->tls =
 	    st->ssl != NULL && !st->opening ? SSL_get_version(st->ssl) : "";
 }

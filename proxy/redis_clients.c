@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <inttypes.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,21 +91,17 @@ redis_client_find(struct worker *w, int64_t id)
 
 /* ADDRESS:PORT, as Redis writes it; a unix socket's end may have no name. */
 static void
-address_text(int fd, int (*name)(int, struct sockaddr *, socklen_t *),
-	     char *out)
+address_text(const struct stream *st, bool peer, char *out)
 {
-	struct sockaddr_storage ss = { 0 };
-	socklen_t len = sizeof(ss);
-	char host[NI_MAXHOST], port[NI_MAXSERV];
+	char host[STREAM_ADDRESS_MAX];
+	unsigned port;
 
-	snprintf(out, ADDRESS_MAX, "unix:0");
-	if (name(fd, (struct sockaddr *)&ss, &len) != 0 ||
-	    ss.ss_family == AF_UNIX ||
-	    getnameinfo((struct sockaddr *)&ss, len, host, sizeof(host), port,
-			sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
-		return;
-	snprintf(out, ADDRESS_MAX,
-		 strchr(host, ':') ? "[%.64s]:%s" : "%.64s:%s", host, port);
+	if (!stream_address(st, peer, host, &port))
+		snprintf(out, ADDRESS_MAX, "unix:0");
+	else
+		snprintf(out, ADDRESS_MAX,
+			 strchr(host, ':') ? "[%.64s]:%u" : "%.64s:%u", host,
+			 port);
 }
 
 static uint64_t
@@ -160,8 +155,8 @@ put_line(const struct redis_session *rs, char *line)
 
 	stream_peek(&s->stream, &in);
 	put_flags(rs, flags);
-	address_text(s->stream.fd, getpeername, addr);
-	address_text(s->stream.fd, getsockname, laddr);
+	address_text(&s->stream, true, addr);
+	address_text(&s->stream, false, laddr);
 	n = snprintf(
 	    line, LINE_ROOM,
 	    "id=%" PRId64 " addr=%s laddr=%s fd=%d name=%s age=%" PRIu64
@@ -228,14 +223,13 @@ by_id(const void *a, const void *b)
 }
 
 static bool
-has_address(const struct session *s, const char *want,
-	    int (*name)(int, struct sockaddr *, socklen_t *))
+has_address(const struct session *s, const char *want, bool peer)
 {
 	char text[ADDRESS_MAX];
 
 	if (want == NULL)
 		return true;
-	address_text(s->stream.fd, name, text);
+	address_text(&s->stream, peer, text);
 	return strcmp(text, want) == 0;
 }
 
@@ -267,8 +261,7 @@ is_meant(const struct redis_roll *r, const struct session *s)
 		return false;
 	if (r->user != NULL && strcmp(r->user, s->user->name) != 0)
 		return false;
-	return has_address(s, r->addr, getpeername) &&
-	       has_address(s, r->laddr, getsockname);
+	return has_address(s, r->addr, true) && has_address(s, r->laddr, false);
 }
 
 /* ---- the call --------------------------------------------------------- */

@@ -38,6 +38,7 @@ struct hub {
 	struct redis_nodes *nodes; /* of a cluster; or NULL */
 	unsigned turn, tries;      /* which of them is next; tried in vain */
 	unsigned doubts;           /* for so many seconds */
+	bool listed;               /* it is one of them that we are at */
 	struct lessee lessee;
 	bool connected;
 	bool paused;     /* the ears are behind */
@@ -654,6 +655,7 @@ hub_granted(struct lessee *l, struct server *v)
 	b->connected = true;
 	b->paused = false;
 	b->tries = 0;
+	b->listed = false;
 	b->ears = 0;
 	b->heard_ns = now_ns(b);
 	if (b->nodes != NULL)
@@ -810,6 +812,27 @@ is_master(struct hub *b)
 	       redis_nodes_called(b->nodes, &at) != REDIS_NODES_NOBODY;
 }
 
+/*
+ * Any node tells of what is published at any other; but who was thrown out of
+ * the cluster, and goes on by himself, is as silent as if there were nothing.
+ * One that was never listed may be called otherwise there than where we are.
+ */
+static bool
+is_thrown_out(struct hub *b)
+{
+	char name[STREAM_ADDRESS_MAX];
+	struct redis_place at;
+
+	if (b->nodes == NULL || b->who->node != NULL || !b->nodes->known ||
+	    !stream_address(&server_of(b)->stream, true, name, &at.port))
+		return false;
+	at.name = slice_str(name);
+	if (!redis_nodes_know(b->nodes, &at))
+		return b->listed;
+	b->listed = true;
+	return false;
+}
+
 /* Upstream is silent, and should not be; or it has nothing to say. */
 static void
 hub_watch(struct hub *b)
@@ -822,13 +845,19 @@ hub_watch(struct hub *b)
 	else if (b->doubts > 0 && !is_master(b))
 		server_close(server_of(b), WHY_WRONG_ROLE, NULL,
 			     "no master of the cluster any more");
+	else if (is_thrown_out(b))
+		server_close(server_of(b), WHY_WRONG_ROLE, NULL,
+			     "no node of the cluster any more");
 	else if (b->due_n > 0 && !b->paused &&
 		 silent > ANSWER_S * 1000000000ull)
 		server_close(server_of(b), WHY_UPSTREAM_LOST, NULL,
 			     "no answer");
 	else if (b->due_n == 0 && up->health_check == HEALTH_ACTIVE &&
-		 silent > up->health_interval_ms * 1000000u)
+		 silent > up->health_interval_ms * 1000000u) {
 		hub_ping(b, NULL);
+		if (b->nodes != NULL)
+			redis_nodes_doubt(b->nodes);
+	}
 }
 
 static void

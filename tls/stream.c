@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
@@ -270,6 +271,26 @@ stream_is_quiet(const struct stream *st)
 		return true;
 	return recv(st->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
 	       (errno == EAGAIN || errno == EWOULDBLOCK);
+}
+
+bool
+stream_address(const struct stream *st, bool peer,
+	       char address[STREAM_ADDRESS_MAX], unsigned *port)
+{
+	struct sockaddr_storage ss = { 0 };
+	struct sockaddr *name = (struct sockaddr *)&ss;
+	socklen_t len = sizeof(ss);
+	char service[8];
+
+	if (st->fd < 0 ||
+	    (peer ? getpeername(st->fd, name, &len)
+		  : getsockname(st->fd, name, &len)) != 0 ||
+	    ss.ss_family == AF_UNIX ||
+	    getnameinfo(name, len, address, STREAM_ADDRESS_MAX, service,
+			sizeof(service), NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+		return false;
+	*port = (unsigned)strtoul(service, NULL, 10);
+	return true;
 }
 
 static ssize_t

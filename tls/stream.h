@@ -42,7 +42,8 @@ enum {
 	STREAM_SCRATCH = 64 << 10,
 	STREAM_IN_MAX = 64 << 10,
 	STREAM_OUT_HIGH = 256 << 10,
-	STREAM_NAME_MAX = 256	/* a name longer is nobody's */
+	STREAM_NAME_MAX = 256,	/* a name longer is nobody's */
+	STREAM_ADDRESS_MAX = 72	/* with the name of an interface, too */
 };
 
 enum stream_event {
@@ -164,6 +165,10 @@ struct slice stream_server_name(const struct stream *);
  * valid now, or one with no name, several, or a name that is no text.
  */
 int stream_peer_name(const struct stream *, char *out) __attribute__((warn_unused_result));
+
+/* The address of the peer's end, or of ours, in figures.  False: it is a unix socket's, or
+ * closed. */
+bool stream_address(const struct stream *, bool peer, char address[STREAM_ADDRESS_MAX], unsigned *port);
 
 /* An idle stream leaves its worker and joins another: both ends of a move. */
 void stream_detach(struct stream *);

@@ -540,6 +540,45 @@ def who_subscribes_is_told_by_another_node_than_that_of_the_url(proxy, cluster):
     first.start()
 
 
+def calls(node, command):
+    said = node.ask("INFO", "commandstats").decode().split("cmdstat_%s:calls=" % command)
+    return int(said[1].split(",")[0]) if len(said) > 1 else 0
+
+
+def test_who_hears_by_a_node_that_is_thrown_out_is_told(start, cluster, folder):
+    """It goes on by itself, and hears of nothing that is published."""
+    first, node = cluster.nodes[0], Node(folder)
+    all_of_them = [*cluster.nodes, node]
+
+    def is_heard(sub):
+        sub.send(encode("SUBSCRIBE", "news"))
+        assert heard(sub, 1) == [["subscribe", "news", 1]]
+        assert first.ask("PUBLISH", "news", "is there") >= 0
+        assert heard(sub, 1) == [["message", "news", "is there"]]
+    try:
+        assert node.ask("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus) == "OK"
+        wait_for(lambda: all(n.ask("CLUSTER", "NODES").count(b" connected") == len(all_of_them)
+                             for n in all_of_them), 60, "they do not know each other")
+        asked = calls(node, "cluster|nodes")
+        proxy = start(url="redis://:%s@127.0.0.1:%d" % (SECRET, node.port),
+                      health_check="active", health_interval="1s")
+        with contextlib.closing(proxy.resp()) as sub:
+            is_heard(sub)
+            wait_for(lambda: calls(node, "cluster|nodes") > asked, 30, "weir does not ask who is there")
+            pings = calls(node, "ping")
+            wait_for(lambda: calls(node, "ping") > pings + 1, 30, "weir does not look at it")
+            me = node.ask("CLUSTER", "MYID")
+            for n in cluster.nodes:
+                assert n.ask("CLUSTER", "FORGET", me) == "OK"
+            assert node.ask("CLUSTER", "RESET", "HARD") == "OK"
+            assert closes(sub)
+        with contextlib.closing(proxy.resp()) as sub:
+            is_heard(sub)
+    finally:
+        node.stop(9)
+        cluster.wait()
+
+
 def test_a_node_that_dies_costs_its_own_keys_alone(start, folder):
     cluster = Cluster(folder)
     try:
