@@ -363,19 +363,21 @@ call(struct redis_roll *r, struct session *s)
 static bool
 call_some(struct redis_roll *r, struct worker *w)
 {
-	struct session *next;
+	struct session_cursor c;
+	struct session *s = NULL;
 	unsigned n = 0;
 
-	for (struct session *s = w->sessions; s != NULL; s = next) {
-		next = s->next;
+	/* To call one may end others. */
+	session_cursor_open(&c, w);
+	while (n < REDIS_ROLL_STEP && (s = session_cursor_next(&c)) != NULL) {
 		if (s->id >= r->below)
 			continue;
 		r->below = s->id;
 		call(r, s);
-		if (++n == REDIS_ROLL_STEP)
-			return false;
+		n++;
 	}
-	return true;
+	session_cursor_close(&c);
+	return s == NULL;
 }
 
 static void
