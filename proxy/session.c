@@ -491,18 +491,16 @@ void
 sessions_drain(struct worker *w)
 {
 	bool impatient = w->streams.now_ns >= w->drain_ns;
-	struct session_cursor c;
-	struct session *s;
+	struct session *next;
 
-	/* To close one may end others. */
-	session_cursor_open(&c, w);
-	while ((s = session_cursor_next(&c)) != NULL) {
+	/* Should one end its neighbour by its end, the rest goes next time. */
+	for (struct session *s = w->sessions; s != NULL; s = next) {
+		next = s->next;
 		if (s->state == SESSION_DRAIN)
 			continue;
 		if (impatient || s->proto->quiet(s))
 			session_close(s, WHY_SHUTDOWN, NULL, NULL);
 	}
-	session_cursor_close(&c);
 }
 
 /* ---- a walk over all of them ------------------------------------------ */
