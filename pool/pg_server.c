@@ -323,29 +323,30 @@ enum put {
  * and is not told.
  */
 static bool
-is_wide(const char *value)
+is_wide(const char *text)
 {
-	for (; value != NULL && *value != '\0'; value++)
-		if ((uint8_t)*value >= 0x80)
+	for (; text != NULL && *text != '\0'; text++)
+		if ((uint8_t)*text >= 0x80)
 			return true;
 	return false;
 }
 
-/* A parameter that is a value, as set_config() wants it.  What is no UTF-8 is
- * what it is to the database, as in a startup packet. */
-static void
-value_expression(char *out, size_t size, const char *value, unsigned number)
-{
-	const char *encoding =
-	    value != NULL && utf8_is_text(value, strlen(value))
-		? "'UTF8'"
-		: "pg_catalog.getdatabaseencoding()";
+enum { EXPRESSION_MAX = 80 };
 
-	if (is_wide(value))
-		snprintf(out, size, "pg_catalog.convert_from($%u,%s)", number,
-			 encoding);
+/* A parameter that is a name or a value, as set_config() wants it.  What is no
+ * UTF-8 is what it is to the database, as in a startup packet. */
+static void
+text_expression(char out[EXPRESSION_MAX], const char *text, unsigned number)
+{
+	const char *encoding = text != NULL && utf8_is_text(text, strlen(text))
+				   ? "'UTF8'"
+				   : "pg_catalog.getdatabaseencoding()";
+
+	if (is_wide(text))
+		snprintf(out, EXPRESSION_MAX, "pg_catalog.convert_from($%u,%s)",
+			 number, encoding);
 	else
-		snprintf(out, size, "$%u", number);
+		snprintf(out, EXPRESSION_MAX, "$%u", number);
 }
 
 /* Has the server parse what puts n of them. */
@@ -354,29 +355,30 @@ parse_set(struct server *v, const char *name, const struct change *c,
 	  unsigned n, enum put how)
 {
 	static const char *const put =
-	    "%spg_catalog.set_config($%u,%s,%s) IS NULL";
+	    "%spg_catalog.set_config(%s,%s,%s) IS NULL";
 	static const char *const put_unset =
 	    "%sCASE WHEN EXISTS (SELECT FROM pg_catalog.pg_settings WHERE "
 	    "source OPERATOR(pg_catalog.=) 'session' AND "
 	    "pg_catalog.lower(name) OPERATOR(pg_catalog.=) "
-	    "pg_catalog.lower($%u)) THEN NULL ELSE "
-	    "pg_catalog.set_config($%u,%s,false) IS NULL END";
-	char sql[64 + 400 * BIND_CHUNK], expression[80];
+	    "pg_catalog.lower(%s)) THEN NULL ELSE "
+	    "pg_catalog.set_config(%s,%s,false) IS NULL END";
+	char sql[64 + 512 * BIND_CHUNK];
+	char what[EXPRESSION_MAX], to[EXPRESSION_MAX];
 	size_t at = (size_t)snprintf(sql, sizeof(sql), "SELECT ");
 
 	for (unsigned i = 0; i < n; i++) {
 		const char *comma = i ? "," : "";
 
-		value_expression(expression, sizeof(expression), c[i].value,
-				 2 * i + 2);
+		text_expression(what, c[i].name, 2 * i + 1);
+		text_expression(to, c[i].value, 2 * i + 2);
 		if (how == PUT_UNSET)
-			at += (size_t)snprintf(sql + at, sizeof(sql) - at,
-					       put_unset, comma, 2 * i + 1,
-					       2 * i + 1, expression);
+			at +=
+			    (size_t)snprintf(sql + at, sizeof(sql) - at,
+					     put_unset, comma, what, what, to);
 		else
 			at += (size_t)snprintf(
-			    sql + at, sizeof(sql) - at, put, comma, 2 * i + 1,
-			    expression, how == PUT_LOCAL ? "true" : "false");
+			    sql + at, sizeof(sql) - at, put, comma, what, to,
+			    how == PUT_LOCAL ? "true" : "false");
 		assert(at < sizeof(sql));
 	}
 	own_parse(v, name, sql, KNOWN_SET << (n - 1));
@@ -384,9 +386,9 @@ parse_set(struct server *v, const char *name, const struct change *c,
 
 /* As PostgreSQL reads bytes; the caller frees it. */
 static char *
-hex_of(const char *value)
+hex_of(const char *text)
 {
-	size_t n = strlen(value);
+	size_t n = strlen(text);
 	char *hex = malloc(2 + 2 * n + 1), *at = hex;
 
 	if (hex == NULL)
@@ -394,8 +396,18 @@ hex_of(const char *value)
 	*at++ = '\\';
 	*at++ = 'x';
 	for (size_t i = 0; i < n; i++, at += 2)
-		snprintf(at, 3, "%02x", (uint8_t)value[i]);
+		snprintf(at, 3, "%02x", (uint8_t)text[i]);
 	return hex;
+}
+
+/* A parameter's bytes, of which `hex` is to be freed. */
+static struct slice
+text_parameter(const char *text, char **hex)
+{
+	*hex = is_wide(text) ? hex_of(text) : NULL;
+	if (*hex != NULL)
+		text = *hex;
+	return text ? slice_str(text) : (struct slice){ 0 };
 }
 
 /* Puts them. */
@@ -407,26 +419,21 @@ own_set(struct server *v, const struct change *c, unsigned n, enum put how)
 		"weir_set_5", "weir_set_6", "weir_set_7", "weir_set_8"
 	};
 	struct slice value[2 * BIND_CHUNK];
-	char *hex[BIND_CHUNK] = { NULL };
+	char *hex[2 * BIND_CHUNK];
 	const char *name;
 	bool wide = false;
 
 	assert(n > 0 && n <= BIND_CHUNK);
-	for (unsigned i = 0; i < n; i++) {
-		const char *to = c[i].value;
-
-		if (is_wide(to)) {
-			to = hex[i] = hex_of(to);
-			wide = true;
-		}
-		value[2 * i] = slice_str(c[i].name);
-		value[2 * i + 1] = to ? slice_str(to) : (struct slice){ 0 };
+	for (unsigned i = 0; i < 2 * n; i++) {
+		value[i] = text_parameter(
+		    i % 2 ? c[i / 2].value : c[i / 2].name, &hex[i]);
+		wide |= hex[i] != NULL;
 	}
 	name = how != PUT || wide ? "" : bind_name(v, names[n - 1]);
 	if (!own_is_known(v, name, KNOWN_SET << (n - 1)))
 		parse_set(v, name, c, n, how);
 	own_execute(v, name, value, 2 * n);
-	for (unsigned i = 0; i < n; i++)
+	for (unsigned i = 0; i < 2 * n; i++)
 		free(hex[i]);
 }
 

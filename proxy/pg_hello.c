@@ -11,7 +11,6 @@
 
 #include "conf/tenant.h"
 #include "protocol/context.h"
-#include "protocol/utf8.h"
 #include "proxy/console.h"
 #include "proxy/pg_switch.h"
 #include "proxy/rls.h"
@@ -128,12 +127,11 @@ hello_cancel(struct session *s, const struct pg_startup *packet)
 }
 
 /* PostgreSQL takes any bytes for a name of an application, and shows those it
- * does not like so.  As a setting (set_config) it has to be a text. */
+ * does not like so.  As a setting (set_config) it would have to be a text, and
+ * one that the database's encoding can write. */
 static void
 clean_name(char *value)
 {
-	if (utf8_is_text(value, strlen(value)))
-		return;
 	for (; *value != '\0'; value++)
 		if ((uint8_t)*value >= 0x80)
 			*value = '?';

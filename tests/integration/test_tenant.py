@@ -435,18 +435,36 @@ def test_no_encoding_of_another_client_changes_a_variable(weir, encoding):
     title = "Zo\u00eb \u2116 5 \u5730\u56f3"
     w = weir({"postgres main": {"pool_size": 1}, "variables": {"app.title": title}})
     own = {"x.k%d" % i: "\u00e9%d" % i for i in range(8)}
-    other = w.wire("acme_app", client_encoding=encoding, **own)
+    other = w.wire("acme_app", client_encoding=encoding, **own, **{"x.\u00e9": "mine"})
+    mine = "SELECT current_setting(convert_from('\\x782ec3a9', 'UTF8'), true)"
     as_bytes = "SELECT string_agg(encode(convert_to(current_setting(n), 'UTF8'), 'hex'), ' ')" \
         " FROM unnest('{%s}'::text[]) n" % ",".join(["app.title", *own])
     told = [" ".join(v.encode().hex() for v in (title, *own.values()))]
     for _ in range(2):
         assert [other.value(as_bytes)] == told
-        assert w.wire("beta_app").value("SHOW app.title") == title
+        assert other.value(mine) == "mine"
+        beta = w.wire("beta_app")
+        assert beta.value("SHOW app.title") == title
+        assert not beta.value(mine)
         assert other.value("SHOW client_encoding") == encoding
     for text in "LISTEN somebody", "SET work_mem = '5MB'; RESET ALL":      # and on its own server
         other.run(pgwire.query(text))
         assert [other.value(as_bytes)] == told
+        assert other.value(mine) == "mine"
         assert other.value("SHOW client_encoding") == encoding
+
+
+@pytest.mark.weir_only
+def test_a_name_of_an_application_may_be_none_that_the_database_can_write(one_server, pg):
+    pg.run("CREATE DATABASE latin TEMPLATE template0 STRATEGY file_copy ENCODING LATIN1"
+           " LC_COLLATE 'C' LC_CTYPE 'C'")
+    try:
+        for more in {}, {"client_encoding": "UTF8"}:
+            wire = one_server.wire("acme_app", database="latin",
+                                   application_name="\u5730\u56f3", **more)
+            assert wire.value("SHOW application_name") == "??????"
+    finally:
+        pg.run("DROP DATABASE latin WITH (FORCE)")
 
 
 @pytest.mark.weir_only
