@@ -13,9 +13,9 @@
 enum { BUCKETS_FIRST = 64, WORKER_SHIFT = 24, DIALOGUE_MAX = 256 };
 
 #define CANCEL_LATER_NS (1000000ull) /* ask again whether it may go */
-/* The backend has surely done by then what of ours it was sent, though it
+/* The backend has most surely done by then what of ours it was sent, though it
  * tells only with the statement behind it. */
-#define CANCEL_OURS_NS (20ull * 1000000)
+#define CANCEL_OURS_NS (100ull * 1000000)
 #define CANCEL_NS      (10ull * 1000000000) /* PgBouncer's cancel_wait_timeout */
 
 struct entry {
