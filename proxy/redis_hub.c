@@ -738,7 +738,7 @@ hub_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
 	(void)sqlstate;
 	(void)text;
 	b->turn++;
-	if (b->nodes != NULL)
+	if (b->nodes != NULL && !b->hubs->stopped)
 		redis_nodes_doubt(b->nodes);
 	if (!b->connected) {
 		if (hub_tries_another(b, w))
