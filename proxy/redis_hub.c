@@ -988,14 +988,18 @@ hubs_stop_all(struct hubs *h)
 static void
 hub_renew(struct hub *b, struct hub_who *who)
 {
+	struct redis_nodes *was = b->nodes;
+
 	if (b->who == who)
 		return;
+	b->nodes = NULL;
 	hub_who_unref(&b->who);
 	b->who = hub_who_ref(who);
-	redis_nodes_leave(&b->nodes);
-	if (who->redis->cluster)
+	if (who->redis
+		->cluster) /* before it leaves: it may be the last there */
 		b->nodes = redis_nodes_find(&b->hubs->w->pools, who->snapshot,
 					    who->redis);
+	redis_nodes_leave(&was);
 }
 
 void
