@@ -458,8 +458,8 @@ main(int argc, char **argv)
 	struct options options;
 	struct conf_errors errors;
 
-	/* Large bufs come from the system and go back to it at once: without
-	 * this, malloc keeps for later what one large value needed. */
+	/* Large bufs come from the system and go back to it, but for one of a
+	 * size: without this, malloc keeps for later what one value needed. */
 	mallopt(M_MMAP_THRESHOLD, 256 << 10);
 	mallopt(M_TRIM_THRESHOLD, 1 << 20);
 	read_options(argc, argv, &options);
