@@ -152,14 +152,16 @@ static size_t
 replies(struct floor *f, const uint8_t *bytes, size_t n)
 {
 	size_t at = 0;
-	ssize_t used = 1;
+	ssize_t used;
 	bool done;
 
-	while (at < n && used > 0 && f->n > 0) {
+	while (at < n && f->n > 0) {
 		struct peer *p = f->owner[f->head];
 
 		used = resp_reply_next(&f->reply, bytes + at, n - at, &done);
-		if (used <= 0)
+		if (used < 0)
+			fail("not a reply");
+		if (used == 0)
 			break;
 		if (p->fd >= 0)
 			put(f, p, bytes + at, (size_t)used);
@@ -167,8 +169,6 @@ replies(struct floor *f, const uint8_t *bytes, size_t n)
 		if (done)
 			paid(f);
 	}
-	if (used < 0 || f->n == 0)
-		at = n;
 	return at;
 }
 

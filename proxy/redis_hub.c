@@ -995,11 +995,10 @@ hub_renew(struct hub *b, struct hub_who *who)
 	b->nodes = NULL;
 	hub_who_unref(&b->who);
 	b->who = hub_who_ref(who);
-	if (who->redis
-		->cluster) /* before it leaves: it may be the last there */
+	if (who->redis->cluster)
 		b->nodes = redis_nodes_find(&b->hubs->w->pools, who->snapshot,
 					    who->redis);
-	redis_nodes_leave(&was);
+	redis_nodes_leave(&was); /* last: who is alone there takes all along */
 }
 
 void
