@@ -4,6 +4,10 @@
 #
 # redis-benchmark and bench_redis (hiredis, every reply checked) drive each path
 # once a round, in turn, as run.sh does it; same report, same meaning of a ratio.
+# What makes the load has a core of its own, and Redis shares the others with the
+# proxy, if any: so a path's throughput is that of its own processes, and does not
+# depend on whose core the scheduler gives to whom.
+#
 # Markdown goes to standard output and to build/bench-redis.md.
 #
 #   ROUNDS=5           rounds                 SECONDS_PER=2    seconds per measurement
@@ -12,6 +16,7 @@
 #   SIZES=32,4096      bytes of a value       LOADS=set,get,hiredis
 #   WORKERS=1          weir's workers         BASELINE=path    another weir, to compare with
 #   MBUF=512,16384     nutcracker's -m: one path for each
+#   PIN=0              no core of its own for the load
 #   OUT=build/bench-redis.md                  BENCH_REDIS=build/plain/bench
 #
 # Exit: 0, or 1 when something could not be measured.

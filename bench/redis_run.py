@@ -12,7 +12,7 @@ from rig import HOST, Failed, Rig
 from run import Row, Sample, Target, say
 
 ENVIRONMENT = ("QUICK", "ROUNDS", "SECONDS_PER", "CLIENTS", "DEPTHS", "SIZES", "LOADS", "MBUF",
-               "NUTCRACKER", "BASELINE", "WEIR", "WORKERS")
+               "PIN", "NUTCRACKER", "BASELINE", "WEIR", "WORKERS")
 AIMS = ("Aims: with P=1 and 50 clients or more, ops/s not below direct and Redis's own CPU below half "
         "of direct; in every row at most 0.6 of nutcracker's CPU.")
 
@@ -22,6 +22,17 @@ FLOOR = "floor"     # bench_floor
 
 def numbers(env, name, default):
     return [int(x) for x in env.get(name, default).split(",")]
+
+
+def own_core():
+    """Gives one core to what makes the load, and the others to all that we
+    start from here on.  What the load's commands begin with; nothing where
+    there is one core only."""
+    load, *others = sorted(os.sched_getaffinity(0))
+    if not others:
+        return []
+    os.sched_setaffinity(0, others)
+    return ["taskset", "-c", str(load)]
 
 
 class RedisBench(run.Bench):
@@ -39,6 +50,9 @@ class RedisBench(run.Bench):
         for path in self.hiredis_path, self.floor_path:
             if not os.access(path, os.X_OK):
                 raise SystemExit(f"bench: no {path}: run `make bench-redis`")
+        self.on_core = own_core() if env.get("PIN", "1") not in ("", "0") else []
+        if self.on_core:
+            self.sharing = "the load has one to itself, proxies and Redis share the others"
         self.peers = []             # names of the nutcrackers that run
         self.usual = {}             # (target, load): ops/s, what redis-benchmark is asked for
 
@@ -81,7 +95,7 @@ class RedisBench(run.Bench):
         return Sample(done, p99, *self._per(before, after, ops), p50)
 
     def _hiredis(self, target, row, seconds):
-        out = self.rig.run([self.hiredis_path, str(target.port), str(row.clients),
+        out = self.rig.run([*self.on_core, self.hiredis_path, str(target.port), str(row.clients),
                             str(row.depth), str(row.size), str(seconds)],
                            timeout=seconds * 10 + 30)
         ops, _, rate, p50, p99 = map(float, out.split())
@@ -101,7 +115,7 @@ class RedisBench(run.Bench):
 
     def _run_redis_benchmark(self, port, test, clients, depth, size, count):
         return self.rig.run(
-            ["redis-benchmark", "-h", HOST, "-p", str(port), "-t", test, "-c", str(clients),
+            [*self.on_core, "redis-benchmark", "-h", HOST, "-p", str(port), "-t", test, "-c", str(clients),
              "-P", str(depth), "-d", str(size), "-n", str(count), "--csv"],
             timeout=self.plan.seconds * 20 + 30)
 

@@ -96,6 +96,7 @@ class Bench:
         self.haproxy_path = rigs.which("HAPROXY", "haproxy")
         self.baseline_path = os.environ.get("BASELINE")
         self.weir_extra = os.environ.get("WEIR_POSTGRES", "").replace(";", "\n")
+        self.sharing = "clients, proxies and servers share them"
         self.pgbouncer = None       # its label, once it runs
         self.nutcracker = None
         self.pg, self.redis = [], []            # targets
@@ -410,8 +411,7 @@ class Bench:
         lines = [
             f"Command: `{command}`", "",
             f"- {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, {os.cpu_count()} cores "
-            f"({cpu}), {gib:.0f} GiB, Linux {platform.release()}; clients, proxies and "
-            "servers share them",
+            f"({cpu}), {gib:.0f} GiB, Linux {platform.release()}; {self.sharing}",
             "- " + "; ".join(v for v in self._versions() if v),
             f"- {p.rounds} interleaved round{'s' * (p.rounds > 1)} of {p.seconds} s; medians, "
             "with (minimum..maximum); a ratio is the median of the ratios inside each round",
