@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -55,6 +56,31 @@ errno_text(int error)
 	const char *text = strerrordesc_np(error);
 
 	return text ? text : "unknown error";
+}
+
+/*
+ * A thread may be cancelled in the C library's recv() and send(), which where
+ * there are threads costs a sixth of a call that finds nothing.  Ours never
+ * are.  A sanitizer sees what goes through the library only.
+ */
+static ssize_t
+socket_recv(int fd, uint8_t *p, size_t n, int flags)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return recv(fd, p, n, flags);
+#else
+	return syscall(SYS_recvfrom, fd, p, n, flags, NULL, NULL);
+#endif
+}
+
+static ssize_t
+socket_send(int fd, const uint8_t *p, size_t n)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return send(fd, p, n, MSG_NOSIGNAL);
+#else
+	return syscall(SYS_sendto, fd, p, n, MSG_NOSIGNAL, NULL, 0);
+#endif
 }
 
 /* ---- life ------------------------------------------------------------- */
@@ -269,7 +295,7 @@ stream_is_quiet(const struct stream *st)
 		return false;
 	if (st->drained_ns == st->home->now_ns)
 		return true;
-	return recv(st->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+	return socket_recv(st->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
 	       (errno == EAGAIN || errno == EWOULDBLOCK);
 }
 
@@ -296,7 +322,7 @@ stream_address(const struct stream *st, bool peer,
 static ssize_t
 write_plain(struct stream *st, const uint8_t *p, size_t n)
 {
-	ssize_t sent = send(st->fd, p, n, MSG_NOSIGNAL);
+	ssize_t sent = socket_send(st->fd, p, n);
 
 	if (sent >= 0)
 		return sent;
@@ -551,7 +577,7 @@ stream_hold(struct stream *st, size_t n)
 static ssize_t
 read_plain(struct stream *st, uint8_t *p, size_t n)
 {
-	ssize_t got = recv(st->fd, p, n, 0);
+	ssize_t got = socket_recv(st->fd, p, n, 0);
 
 	if (got > 0)
 		return got;
