@@ -40,7 +40,7 @@ LINK   += -fsanitize=$(SAN) $(if $(GOLD),-fuse-ld=gold)
 endif
 CALLED  = $(if $(GOLD),-Wl$(comma)--start-lib $1 -Wl$(comma)--end-lib,$1)
 # TSan wants its shadow where address randomisation may have put something else.
-RUN    := timeout 300 $(if $(findstring thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
+RUN    := timeout 600 $(if $(findstring thread,$(SAN)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
 
 SRC  := $(foreach d,protocol conf tls pool proxy,$(wildcard $d/*.c))
 OBJ  := $(SRC:%.c=$B/%.o)
@@ -101,12 +101,15 @@ redis-suite: $B/$(NAME)
 
 # Two steps, because what setup installs is looked for when a Makefile is read.
 # -O: what one test says stays together.  -k: a failed one leaves the others their say.
+# Servers that wait for each other leave a third of the machine to compilers.
 demo test bench bench-redis bench-crdt fuzz soak:
 	@tests/setup.sh build $(patsubst soak,test,$(patsubst bench-%,bench,$@))
 	@$(MAKE) --no-print-directory $@-now
 test-now:
-	+@$(MORE) -k -O lint sanitized threads
-	+@$(MORE) integration
+	+@$(MORE)
+	+@$(MORE) -k -O integrated lint sanitized threads
+integrated:
+	+@$(MORE) -Onone integration
 demo-now:
 	+@$(MORE) $B/$(NAME)
 	@KEEP=$(KEEP) bench/demo.sh $B/$(NAME)
@@ -135,8 +138,8 @@ soak-now:
 clean:
 	rm -rf build
 
-.PHONY: all libraries objects unit replay sanitized threads lint integration regress redis-suite \
-        clean $(UNIT:%=run-%) $(FUZZ:%=replay-%) \
+.PHONY: all libraries objects unit replay sanitized threads lint integration integrated regress \
+        redis-suite clean $(UNIT:%=run-%) $(FUZZ:%=replay-%) \
         $(foreach t,demo test bench bench-redis bench-crdt fuzz soak,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)
