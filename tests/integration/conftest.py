@@ -37,7 +37,9 @@ import weirproc                                             # noqa: E402
 
 servers.SCALE = 4.0 if SAN else 1.0
 TEST_SECONDS = 300
-FIRST = ["test_leak", "test_tenant", "test_pg", "test_redis"]            # the rest as they come
+# What takes longest, so that no worker is left with it when the others are done.
+FIRST = ["test_leak", "test_tenant", "test_redis_cluster", "test_redis_clients", "test_switch",
+         "test_pg", "test_hostile", "test_track"]           # the rest as they come
 TOOLS = ["postgres", "initdb", "redis-server", "openssl"]
 
 
