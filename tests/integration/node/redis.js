@@ -2,7 +2,7 @@
 //
 //     node redis.js SCENARIO...     the Redis is $URL, its protocol $RESP (2 or 3)
 //
-// ioredis 5 speaks RESP2 whatever $RESP says.  Every key begins with the name of its client.
+// ioredis 5 speaks RESP2 alone, and is asked where $RESP says so.  Every key begins with the name of its client.
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { Redis as Redis6 } from 'ioredis'
@@ -16,7 +16,7 @@ const give = { family: 4, maxRetriesPerRequest: 1 }
 const ioredis5 = (more = {}, where = url) => new Redis5(where, { ...give, ...more })
 const ioredis6 = (more = {}, where = url) =>
 	new Redis6(where, { ...give, protocol: Number(RESP), ...more })
-const IOREDIS = { ioredis5, ioredis6 }
+const IOREDIS = RESP === '2' ? { ioredis5, ioredis6 } : { ioredis6 }
 
 async function nodeRedis(more = {}) {
 	const c = createClient({ url, RESP: Number(RESP), ...more })
