@@ -644,6 +644,17 @@ ask_look(struct redis_cluster *cl, struct leg *leg, struct ask *a,
 	a->port = at.port;
 }
 
+/* Does the client hear this next?  What is before it is the same, said to others. */
+static bool
+ask_is_next(const struct redis_cluster *cl, const struct ask *a)
+{
+	const struct ask *at = cl->head;
+
+	while (at != a && at->owes == 0)
+		at = at->next;
+	return at == a;
+}
+
 static void
 leg_reply(struct lessee *l, const uint8_t *p, size_t n)
 {
@@ -663,6 +674,8 @@ leg_reply(struct lessee *l, const uint8_t *p, size_t n)
 		tell(cl, leg, p, n);
 		return;
 	}
+	if (ask_is_next(cl, a))
+		cl->rs->since_ns = cl->rs->s.worker->streams.now_ns;
 	if (buf_put(&a->reply, p, n) != 0 ||
 	    (cl->ahead += n) > REDIS_CLUSTER_AHEAD)
 		session_close(&cl->rs->s, WHY_TOO_BIG, NULL,

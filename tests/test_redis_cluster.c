@@ -1,4 +1,6 @@
-#define RIG_REDIS "cluster=on\nconnections=8\ndedicated_connections=1\n"
+#define RIG_REDIS                                                      \
+	"cluster=on\nconnections=8\ndedicated_connections=1\nprofile=" \
+	"dedicated\n"
 #include "tests/redis_rig.h"
 
 #include "pool/redis_nodes.h"
@@ -10,6 +12,7 @@
 #define WATCH_L "*2\r\n$5\r\nWATCH\r\n$1\r\nl\r\n"
 #define BLPOP   "*3\r\n$5\r\nBLPOP\r\n$1\r\nk\r\n$1\r\n0\r\n"
 #define DBSIZE  "*1\r\n$6\r\nDBSIZE\r\n"
+#define KEYS    "*2\r\n$4\r\nKEYS\r\n$1\r\n*\r\n"
 #define NODES   "*2\r\n$7\r\nCLUSTER\r\n$5\r\nNODES\r\n"
 #define LENT    AUTH CLIENT_ID PING
 
@@ -552,6 +555,41 @@ a_reply_that_comes_on_is_waited_for(void **state)
 	hears(a, "\r\n");
 }
 
+/* The client's time begins anew. */
+static void
+comes_on(int up, const char *text)
+{
+	uint64_t before = rig.w->streams.now_ns;
+
+	says(up, text);
+	for (int i = 0; session_of()->since_ns <= before && i < PATIENCE; i++)
+		turns(1);
+	assert_true(session_of()->since_ns > before);
+}
+
+/* Nothing of it is told before all of it has come. */
+static void
+a_reply_of_several_nodes_that_comes_on_is_waited_for(void **state)
+{
+	int a = client(0), one, other;
+
+	(void)state;
+	says(a, "KEYS *\r\n" GET_K);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	other = upstream_at(second, 1, AUTH PING);
+	hears(one, KEYS GET_K);
+	hears(other, KEYS);
+	says(one, "*0\r\n$2\r\n");
+	comes_on(other, "*1\r\n$10\r\n");
+	says(one, "xx\r\n"); /* behind it */
+	comes_on(other, "12345");
+	comes_on(other, "12345");
+	hears_nothing(a);
+	says(other, "\r\n");
+	hears(a, "*1\r\n$10\r\n1234512345\r\n$2\r\nxx\r\n");
+}
+
 static void
 who_reads_slowly_is_not_overdue(void **state)
 {
@@ -593,6 +631,7 @@ main(void)
 		C(a_transaction_that_was_none_is_not_sent_again),
 		C(who_is_sent_where_nobody_answers_does_not_wait_for_ever),
 		C(a_reply_that_comes_on_is_waited_for),
+		C(a_reply_of_several_nodes_that_comes_on_is_waited_for),
 		C(who_reads_slowly_is_not_overdue),
 	};
 
