@@ -650,7 +650,7 @@ ask_is_next(const struct redis_cluster *cl, const struct ask *a)
 {
 	const struct ask *at = cl->head;
 
-	while (at != a && at->owes == 0)
+	while (at != NULL && at != a && at->owes == 0)
 		at = at->next;
 	return at == a;
 }
@@ -773,8 +773,14 @@ static void
 leg_granted(struct lessee *l, struct server *v)
 {
 	struct leg *leg = leg_of(l);
+	struct redis_session *rs = leg->of->rs;
 
 	assert(l->server == (leg->lends ? v : NULL) && leg->via == NULL);
+	/* The time it has waited is not the node's. */
+	if (leg->todo != NULL && ask_is_next(leg->of, leg->todo)) {
+		rs->since_ns = rs->s.worker->streams.now_ns;
+		session_wake(&rs->s);
+	}
 	leg->via = v;
 	leg_run(leg);
 }
@@ -1374,15 +1380,19 @@ redis_cluster_read(struct redis_session *rs)
 		legs_bury(cl);
 }
 
-bool
-redis_cluster_waits(const struct redis_session *rs)
+uint64_t
+redis_cluster_waits_ns(const struct redis_session *rs)
 {
 	const struct redis_cluster *cl = rs->cluster;
+	uint64_t since = 0;
 
-	for (struct leg *leg = cl ? cl->legs : NULL; leg; leg = leg->next)
-		if (leg->lessee.waiting != NULL)
-			return true;
-	return false;
+	for (struct leg *leg = cl ? cl->legs : NULL; leg; leg = leg->next) {
+		const struct lessee *l = &leg->lessee;
+
+		if (l->waiting != NULL && (since == 0 || l->since_ns < since))
+			since = l->since_ns;
+	}
+	return since;
 }
 
 bool

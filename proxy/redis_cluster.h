@@ -89,7 +89,7 @@ struct pool *redis_cluster_lent(struct redis_session *, enum redis_did *did, con
 bool	     redis_cluster_bars(const struct redis_cmd *);
 bool	     redis_cluster_is_for_all(const struct redis_cmd *);	/* it goes to all masters */
 enum redis_did redis_cluster_say_barred(struct redis_session *, const struct redis_cmd *);
-bool	     redis_cluster_waits(const struct redis_session *);	/* for a connection */
+uint64_t     redis_cluster_waits_ns(const struct redis_session *);	/* for a connection, since then; 0: it does not */
 bool	     redis_cluster_is_slow(const struct redis_session *);	/* a server waits for it */
 unsigned     redis_cluster_share(const struct redis_session *);
 void	     redis_cluster_read(struct redis_session *);	/* in a step: its client may have read */

@@ -1170,13 +1170,15 @@ redis_asked_patience(const struct redis_session *rs, uint64_t *ms)
 	return query == 0 ? WHY_MAX : WHY_QUERY_TIMEOUT;
 }
 
-/* The timeout that applies now; WHY_MAX: none. */
+/* The timeout that applies now, and since when; WHY_MAX: none. */
 static enum why
-redis_patience(const struct redis_session *rs, uint64_t *ms)
+redis_patience(const struct redis_session *rs, uint64_t *ms, uint64_t *since_ns)
 {
 	const struct conf *c = rs->s.snapshot->conf;
+	uint64_t waits_ns = redis_cluster_waits_ns(rs);
 
-	if (redis_cluster_waits(rs)) {
+	*since_ns = waits_ns > 0 ? waits_ns : rs->since_ns;
+	if (waits_ns > 0) {
 		*ms = c->query_wait_timeout_ms;
 		return *ms == 0 ? WHY_MAX : WHY_POOL_TIMEOUT;
 	}
@@ -1218,12 +1220,12 @@ static enum why
 redis_overdue(struct session *s)
 {
 	struct redis_session *rs = redis_session(s);
-	uint64_t ms = 0;
-	enum why w = redis_patience(rs, &ms);
+	uint64_t ms = 0, since_ns;
+	enum why w = redis_patience(rs, &ms, &since_ns);
 
 	if (rs->leaving)
 		return WHY_EOF;
-	if (w == WHY_MAX || now_ns(rs) < rs->since_ns + ms * 1000000u)
+	if (w == WHY_MAX || now_ns(rs) < since_ns + ms * 1000000u)
 		return WHY_MAX;
 	if (w != WHY_COMMAND_TIMEOUT || s->lessee.server != NULL || rs->midway)
 		return w;
@@ -1236,10 +1238,10 @@ static uint64_t
 redis_deadline(struct session *s)
 {
 	const struct redis_session *rs = redis_session(s);
-	uint64_t ms = 0;
+	uint64_t ms = 0, since_ns;
 
-	if (redis_patience(rs, &ms) != WHY_MAX)
-		return rs->since_ns + ms * 1000000u;
+	if (redis_patience(rs, &ms, &since_ns) != WHY_MAX)
+		return since_ns + ms * 1000000u;
 	ms = s->snapshot->conf->client_idle_timeout_ms;
 	return ms == 0 ? 0 : now_ns(rs) + ms * 1000000u;
 }

@@ -503,6 +503,12 @@ a_transaction_that_was_none_is_not_sent_again(void **state)
 
 /* ---- patience --------------------------------------------------------------- */
 
+static struct redis_session *
+session_of(void)
+{
+	return redis_session(rig.w->sessions);
+}
+
 /* No command of its own begins its time: it is sent there by a reply. */
 static void
 who_is_sent_where_nobody_answers_does_not_wait_for_ever(void **state)
@@ -526,10 +532,32 @@ who_is_sent_where_nobody_answers_does_not_wait_for_ever(void **state)
 	c->query_wait_timeout_ms = before;
 }
 
-static struct redis_session *
-session_of(void)
+/* Neither has it waited there before, nor had the node that time. */
+static void
+who_is_sent_elsewhere_has_all_its_time_there(void **state)
 {
-	return redis_session(rig.w->sessions);
+	struct conf *c = rig.weir.snapshot->conf;
+	uint64_t before = c->query_wait_timeout_ms;
+	char said[64];
+	int a = client(0), one, other;
+
+	(void)state;
+	says(a, GET_K);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	hears(one, GET_K);
+	c->query_wait_timeout_ms = c->redis[0].command_timeout_ms = 60000;
+	session_of()->since_ns = 1; /* long ago */
+	snprintf(said, sizeof(said), "-ASK %u 127.0.0.1:%u\r\n", slot_of("k"),
+		 port_of(second));
+	says(one, said);
+	other = upstream_at(second, 1, AUTH PING);
+	hears(other, "*1\r\n$6\r\nASKING\r\n" GET_K);
+	assert_int_equal(redis_proto.overdue(&session_of()->s), WHY_MAX);
+	says(other, "+OK\r\n$1\r\nx\r\n");
+	hears(a, "$1\r\nx\r\n");
+	c->query_wait_timeout_ms = before;
+	c->redis[0].command_timeout_ms = 0;
 }
 
 /* As it is without a cluster: a reply on its way is not overdue. */
@@ -630,6 +658,7 @@ main(void)
 		C(who_is_sent_back_to_a_server_that_others_wait_for_is_behind_them),
 		C(a_transaction_that_was_none_is_not_sent_again),
 		C(who_is_sent_where_nobody_answers_does_not_wait_for_ever),
+		C(who_is_sent_elsewhere_has_all_its_time_there),
 		C(a_reply_that_comes_on_is_waited_for),
 		C(a_reply_of_several_nodes_that_comes_on_is_waited_for),
 		C(who_reads_slowly_is_not_overdue),
