@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pool/redis_nodes.h"
 #include "pool/redis_server.h"
 #include "proxy/pg_batch.h"
 #include "proxy/route.h"
@@ -25,9 +26,13 @@ struct publisher {
 	struct op *head, **tail; /* in the order of their commits */
 	struct op *at; /* the first not told of whole; NULL: all are */
 	size_t bytes;
-	uint64_t rest_ns; /* until then all fails at once */
-	uint64_t log_ns;  /* until then no failure is logged */
-	uint64_t failed;  /* messages, since one was */
+	uint64_t rest_ns;             /* until then all fails at once */
+	uint64_t log_ns;              /* until then no failure is logged */
+	uint64_t failed;              /* messages, since one was */
+	struct redis_nodes *nodes;    /* of a cluster; or NULL */
+	struct redis_nodes_wait wait; /* for first news of them */
+	unsigned turn;                /* of the url, or which node */
+	unsigned tries; /* of these in vain, since one has answered */
 	char error[ERROR_MAX];
 	struct wheel_entry timer;
 };
@@ -117,9 +122,15 @@ count_unsaid(struct worker *w, const struct op *op, uint64_t n)
 }
 
 static void
-rest(struct publisher *p, const char *why)
+says_why(struct publisher *p, const char *why)
 {
 	snprintf(p->error, sizeof(p->error), "%s", why);
+}
+
+static void
+rest(struct publisher *p, const char *why)
+{
+	says_why(p, why);
 	p->rest_ns = now_ns(p) + PUBLISH_REST_NS;
 	touch(p);
 }
@@ -226,11 +237,68 @@ send_all(struct publisher *p)
 
 /* ---- borrowing -------------------------------------------------------- */
 
+/* So many masters are known, any of which would do. */
+static unsigned
+others(const struct publisher *p)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; p->nodes != NULL && i < p->nodes->n; i++)
+		n += p->nodes->node[i]->member;
+	return n;
+}
+
+/* The one whose turn it is; NOBODY: that of the url. */
+static int
+other(const struct publisher *p)
+{
+	unsigned k = p->turn % (1 + others(p));
+
+	for (unsigned i = 0; k > 0; i++)
+		if (p->nodes->node[i]->member && --k == 0)
+			return (int)i;
+	return REDIS_NODES_NOBODY;
+}
+
+static void
+news(struct redis_nodes_wait *w)
+{
+	touch((struct publisher *)(void *)((char *)w -
+					   offsetof(struct publisher, wait)));
+}
+
+static void
+know_nodes(struct publisher *p, struct snapshot *snap,
+	   const struct conf_redis *redis)
+{
+	struct redis_nodes *was = p->nodes;
+
+	p->nodes = redis->cluster
+		       ? redis_nodes_find(&p->worker->pools, snap, redis)
+		       : NULL;
+	if (p->nodes != was)
+		redis_nodes_unwait(&p->wait);
+	redis_nodes_leave(&was);
+	if (p->nodes != NULL && !p->nodes->known) {
+		redis_nodes_doubt(p->nodes);
+		redis_nodes_wait(p->nodes, &p->wait);
+	}
+}
+
+static void
+next_node(struct publisher *p)
+{
+	p->turn++;
+	if (p->nodes != NULL)
+		redis_nodes_doubt(p->nodes);
+}
+
 static struct pool *
-pool_of(struct worker *w, const struct pg_terms *t, const char **why)
+pool_of(struct publisher *p, const struct pg_terms *t, const char **why)
 {
 	struct route r = { .tenant = t->tenant };
 	struct pool *pool;
+	int node;
 
 	*why = why_table[WHY_NO_UPSTREAM].text;
 	if (route_to_redis(&r, t->snapshot->conf) != 0)
@@ -238,9 +306,15 @@ pool_of(struct worker *w, const struct pg_terms *t, const char **why)
 	*why = "dedicated_connections = 0";
 	if (r.redis->dedicated_connections == 0)
 		return NULL;
-	pool = pool_find_redis_lent(&w->pools, t->snapshot, r.redis,
-				    r.upstream_user, r.upstream_password,
-				    r.redis->db, 2);
+	know_nodes(p, t->snapshot, r.redis);
+	node = other(p);
+	pool = node == REDIS_NODES_NOBODY
+		   ? pool_find_redis_lent(&p->worker->pools, t->snapshot,
+					  r.redis, r.upstream_user,
+					  r.upstream_password, r.redis->db, 2)
+		   : redis_nodes_pool(p->nodes, node, t->snapshot, r.redis,
+				      r.upstream_user, r.upstream_password, 2,
+				      true);
 	*why = "too many pools";
 	return pool;
 }
@@ -250,7 +324,7 @@ borrow(struct publisher *p)
 {
 	struct pg_terms *t = p->head->terms;
 	const char *why;
-	struct pool *pool = pool_of(p->worker, t, &why);
+	struct pool *pool = pool_of(p, t, &why);
 
 	if (pool == NULL) {
 		rest(p, why);
@@ -312,6 +386,8 @@ answered(struct publisher *p, bool done)
 	assert(op != NULL && op->owed > 0);
 	op->owed--;
 	if (done)
+		p->tries = 0;
+	if (done)
 		stats_add(&p->worker->stats, STAT_PUBLISHED, 1);
 	else
 		count_failed(p, 1, NULL);
@@ -335,8 +411,18 @@ settled(struct lessee *l, unsigned kind, uint32_t n, bool done)
 static void
 lost(struct lessee *l, enum why why, const char *sqlstate, const char *text)
 {
+	struct publisher *p = (struct publisher *)(void *)l;
+
 	(void)sqlstate;
-	rest((struct publisher *)(void *)l, text ? text : why_table[why].text);
+	text = text ? text : why_table[why].text;
+	next_node(p);
+	if (p->tries++ < others(p) && why != WHY_SHUTDOWN) {
+		says_why(p, text); /* of what was told it */
+		touch(p);
+		return;
+	}
+	p->tries = 0;
+	rest(p, text);
 }
 
 static void
@@ -381,6 +467,8 @@ on_timer(struct wheel_entry *e)
 		arm(p);
 		return;
 	}
+	if (p->lessee.server == NULL)
+		next_node(p);
 	rest(p, late);
 	pool_unwant(&p->lessee);
 	if (p->lessee.server != NULL)
@@ -409,6 +497,7 @@ find(struct worker *w, struct pg_terms *t)
 	p->worker = w;
 	p->terms = pg_terms_ref(t);
 	p->tail = &p->head;
+	p->wait.over = news;
 	wheel_entry_init(&p->timer, on_timer);
 	p->chain = *at;
 	*at = p;
@@ -426,6 +515,8 @@ publisher_free(struct publisher *p)
 		at = &(*at)->chain;
 	*at = p->chain;
 	wheel_set(&p->worker->streams.wheel, &p->timer, 0);
+	redis_nodes_unwait(&p->wait);
+	redis_nodes_leave(&p->nodes);
 	pg_terms_unref(&p->terms);
 	free(p);
 }
@@ -439,7 +530,8 @@ step(struct publisher *p)
 		pool_unwant(&p->lessee);
 		let_go(p);
 		arm(p);
-		if (now_ns(p) >= p->rest_ns && now_ns(p) >= p->log_ns)
+		if (now_ns(p) >= p->rest_ns && now_ns(p) >= p->log_ns &&
+		    p->wait.prev == NULL)
 			publisher_free(p);
 		return;
 	}

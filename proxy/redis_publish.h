@@ -8,6 +8,9 @@
  * to tell.  Each is sent once: one whose answer does not come has failed, was
  * told or was not, and is counted.
  *
+ * In a cluster any node will do: those of the url, and where they do not answer
+ * the masters that are known, in turn.
+ *
  * A Redis that fails costs no operation more than PUBLISH_WAIT_NS: then all
  * that waits has failed, and for PUBLISH_REST_NS what comes fails at once.
  *

@@ -7,6 +7,7 @@ Method: three masters of one's own; slots are moved by hand, so that a test may
         stop half-way; every value carries its owner.
 """
 import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -19,6 +20,7 @@ import pytest
 
 import respwire
 import servers
+import test_batch_publish
 from respwire import encode
 from servers import wait_for
 
@@ -1318,6 +1320,35 @@ def heard(r, n):
 
 def shard_of(node):
     return node.ask("PUBSUB", "SHARDCHANNELS")
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_batch_is_told_by_another_node_where_that_of_the_url_is_gone(
+        weir, cluster, pg, relay, workers):
+    pg.run(test_batch_publish.TABLE)
+    first, line = cluster.nodes[0], relay(cluster.nodes[0].port)
+    w = weir({"redis main": {"url": "redis://:%s@127.0.0.1:%d" % (SECRET, line.port),
+                             "cluster": "on", "connections": 16},
+              "batch news": test_batch_publish.BATCH}, workers)
+    wire, rows = w.wire("acme_app"), itertools.count(2)
+
+    def learnt():
+        said = first.ask("INFO", "commandstats").decode()
+        return int((re.findall(r"cluster\|nodes:calls=(\d+)", said) or [0])[0]) > 0 and \
+            not [c for c in first.clients() if c["cmd"] == "cluster|nodes"]
+
+    def tells():
+        wire.run(test_batch_publish.op(1, next(rows)))
+        return test_batch_publish.told(w) > 1
+    assert first.ask("CONFIG", "RESETSTAT") == "OK"
+    with contextlib.closing(cluster.nodes[2].resp()) as listener:
+        assert listener.ask("PSUBSCRIBE", "*") == [b"psubscribe", b"*", 1]
+        wire.run(test_batch_publish.op(1, 1))
+        assert listener.reply()[2].decode() == test_batch_publish.news(1, 1)[0]
+        wait_for(learnt, 20, "who else is there is not asked for")
+        line.stop()
+        wait_for(tells, 30, "nobody is told any more")
+        assert listener.reply()[2].decode() == test_batch_publish.news(1, 2)[0]
 
 
 def test_a_shard_channel_is_heard_from_the_node_of_its_slot(start, cluster):
