@@ -571,11 +571,13 @@ pool_abandon(struct pool *p, const struct host *h, enum server_state state)
 {
 	uint64_t failed = atomic_load(&h->failed_ns);
 
-	for (struct server *next, *v = p->list[state]; v; v = next) {
-		next = v->next;
-		if (v->host == h && v->began_ns < failed)
+	for (struct server *v = p->list[state]; v != NULL;)
+		if (v->host == h && v->began_ns < failed) {
 			server_close(v, WHY_ROOM, NULL, "host failed");
-	}
+			v = p->list[state]; /* others may have gone with it */
+		} else {
+			v = v->next;
+		}
 }
 
 void
@@ -1316,11 +1318,13 @@ pool_sweep(struct pool *p)
 		return;
 	p->sweep = false;
 	p->epochs = epochs;
-	for (struct server *next, *v = p->list[SERVER_IDLE]; v; v = next) {
-		next = v->next;
-		if (server_is_unwanted(v))
+	for (struct server *v = p->list[SERVER_IDLE]; v != NULL;)
+		if (server_is_unwanted(v)) {
 			server_dismiss(v);
-	}
+			v = p->list[SERVER_IDLE];
+		} else {
+			v = v->next;
+		}
 }
 
 static void
@@ -1372,6 +1376,21 @@ pools_poke(struct pools *home)
 
 /* ---- reload ----------------------------------------------------------- */
 
+/* Those that are shared.  NULL: none stays, but what is asked of it is answered. */
+static void
+pool_end_shared(struct pool *p, const struct host *stays, enum why w)
+{
+	for (struct server *v = p->list[SERVER_SHARED]; v != NULL;)
+		if (v->host != stays &&
+		    (v->ledger.n == 0 || (stays != NULL && v->hung))) {
+			server_close(v, w, NULL, NULL);
+			v = p->list[SERVER_SHARED]; /* others may have gone */
+		} else {
+			v->leaving |= v->host != stays;
+			v = v->next;
+		}
+}
+
 /* Those at work end when they are released: server_is_unwanted(). */
 static void
 pool_retire(struct pool *p)
@@ -1379,13 +1398,7 @@ pool_retire(struct pool *p)
 	pool_close_all(p, SERVER_IDLE, WHY_RECONFIGURED);
 	pool_close_all(p, SERVER_DIAL, WHY_RECONFIGURED);
 	pool_close_all(p, SERVER_LOGIN, WHY_RECONFIGURED);
-	for (struct server *next, *v = p->list[SERVER_SHARED]; v; v = next) {
-		next = v->next;
-		if (v->ledger.n == 0)
-			server_close(v, WHY_RECONFIGURED, NULL, NULL);
-		else
-			v->leaving = true;
-	}
+	pool_end_shared(p, NULL, WHY_RECONFIGURED);
 	budget_recovered(p->budget);
 }
 
@@ -1394,22 +1407,18 @@ pool_retire(struct pool *p)
 void
 pool_forsake(struct pool *p)
 {
+	const struct host *stays = p->targets.at[0].host;
+
 	p->sweep = true; /* the idle ones, at its next turn */
 	for (int state = SERVER_DIAL; state <= SERVER_LOGIN; state++)
-		for (struct server *next, *v = p->list[state]; v; v = next) {
-			next = v->next;
-			if (v->host != p->targets.at[0].host)
+		for (struct server *v = p->list[state]; v != NULL;)
+			if (v->host != stays) {
 				server_close(v, WHY_ROOM, NULL, NULL);
-		}
-	for (struct server *next, *v = p->list[SERVER_SHARED]; v; v = next) {
-		next = v->next;
-		if (v->host == p->targets.at[0].host)
-			continue;
-		if (v->ledger.n == 0 || v->hung)
-			server_close(v, WHY_WRONG_ROLE, NULL, NULL);
-		else
-			v->leaving = true;
-	}
+				v = p->list[state];
+			} else {
+				v = v->next;
+			}
+	pool_end_shared(p, stays, WHY_WRONG_ROLE);
 	pool_touch(p);
 }
 

@@ -493,13 +493,15 @@ sessions_drain(struct worker *w)
 	bool impatient = w->streams.now_ns >= w->drain_ns;
 	struct session *next;
 
-	/* Should one end its neighbour by its end, the rest goes next time. */
 	for (struct session *s = w->sessions; s != NULL; s = next) {
 		next = s->next;
 		if (s->state == SESSION_DRAIN)
 			continue;
 		if (impatient || s->proto->quiet(s))
 			session_close(s, WHY_SHUTDOWN, NULL, NULL);
+		/* It may have ended its neighbour by its end. */
+		if (next != NULL && next->state == SESSION_DEAD)
+			next = w->sessions;
 	}
 }
 

@@ -629,6 +629,48 @@ a_lowered_cap_is_reached_by_closing_what_is_idle(void **state)
 	town_close(&t);
 }
 
+static struct server *neighbour;
+
+static void
+takes_its_neighbour_along(struct server *v, enum why w, const char *sqlstate,
+			  const char *text)
+{
+	struct server *other = neighbour;
+
+	(void)v;
+	neighbour = NULL;
+	if (other != NULL)
+		server_close(other, w, sqlstate, text);
+}
+
+static void
+who_ends_with_another_hides_nobody_behind_it(void **state)
+{
+	struct server_ops ops = pg_server_ops;
+	struct host gone = { .name = (char *)(uintptr_t) "gone" };
+	struct town t;
+	struct pool *p;
+
+	(void)state;
+	town_open(&t);
+	t.w.upstream.pool_size = t.w.upstream.min_pool_size = 3;
+	town_reload(&t);
+	p = t.w.pool;
+	pool_join(p);
+	world_turns(&t.w, 3);
+	assert_int_equal(p->n[SERVER_LOGIN], 3);
+	ops.lost = takes_its_neighbour_along;
+	for (struct server *v = p->list[SERVER_LOGIN]; v; v = v->next) {
+		v->ops = &ops;
+		v->host = &gone;
+	}
+	neighbour = p->list[SERVER_LOGIN]->next;
+	pool_forsake(p);
+	assert_null(p->list[SERVER_LOGIN]);
+	pool_leave(&p);
+	town_close(&t);
+}
+
 /* ---- organizations in turn -------------------------------------------- */
 
 enum { MANY = 1000 };
@@ -858,6 +900,7 @@ main(void)
 		cmocka_unit_test(the_longer_wait_wins_between_pools),
 		cmocka_unit_test(
 		    a_busy_client_does_not_keep_the_place_for_ever),
+		cmocka_unit_test(who_ends_with_another_hides_nobody_behind_it),
 		cmocka_unit_test(one_more_waiter_than_may_is_told_so_at_once),
 		cmocka_unit_test(a_pool_that_nobody_uses_is_forgotten),
 		cmocka_unit_test(

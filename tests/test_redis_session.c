@@ -865,6 +865,41 @@ lets_who_has_asked_to_wait_do_so(void **state)
 	hears(a, "*-1\r\n");
 }
 
+/* ---- the end ------------------------------------------------------------ */
+
+static struct session *neighbour;
+
+static void
+takes_its_neighbour_along(struct session *s)
+{
+	struct session *other = neighbour;
+
+	neighbour = NULL;
+	if (other != NULL)
+		session_close(other, WHY_EOF, NULL, NULL);
+	redis_proto.part(s);
+}
+
+static void
+who_ends_with_another_hides_nobody_behind_it_when_all_are_to_end(void **state)
+{
+	static struct proto proto;
+	int fd[3];
+
+	(void)state;
+	proto = redis_proto;
+	for (int i = 0; i < 3; i++)
+		fd[i] = client(i);
+	proto.part = takes_its_neighbour_along;
+	for (struct session *s = rig.w->sessions; s != NULL; s = s->next)
+		s->proto = &proto;
+	neighbour = rig.w->sessions->next;
+	sessions_drain(rig.w);
+	assert_null(neighbour);
+	for (int i = 0; i < 3; i++)
+		hears_the_end(fd[i]);
+}
+
 int
 main(void)
 {
@@ -906,6 +941,7 @@ main(void)
 		T(closes_who_waits_for_the_rest_of_a_count_of_subscribers),
 		T(closes_who_is_not_answered_on_a_connection_of_its_own),
 		T(lets_who_has_asked_to_wait_do_so),
+		T(who_ends_with_another_hides_nobody_behind_it_when_all_are_to_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
