@@ -137,12 +137,13 @@ apply_flags(struct pg_session *ps, unsigned flags, struct slice text)
 /*
  * PostgreSQL reports a setting when a request has made it another than before.
  * What a bind in the same request has put, and this takes back, would not be
- * told: so the bind is a request of its own.
+ * told: so the bind is a request of its own.  So it is before a DEALLOCATE, for
+ * whose place the server has to be at rest.
  */
 static bool
 waits_for_bind(struct pg_session *ps, struct feed *f, unsigned flags)
 {
-	if (!(flags & (SQL_TRACKS | SQL_UNSETS)) ||
+	if (!(flags & (SQL_TRACKS | SQL_UNSETS | SQL_DROPS)) ||
 	    !pg_server_binds_only(ps->s.lessee.server))
 		return false;
 	pg_message_flush(ps, f);

@@ -68,6 +68,18 @@ def test_a_transaction_is_no_statement(weir, workers):
     assert other.value("SELECT 1") == "1"
 
 
+@pytest.mark.parametrize("how", [query, pgwire.extended], ids=["simple", "extended"])
+def test_what_a_client_prepared_it_can_deallocate_where_another_was_served(weir, how):
+    """On a server that is to be given other variables first."""
+    w = weir(modes("statement"))
+    first, second = w.wire("acme_app"), w.wire("beta_app")
+    first.run(pgwire.parse("SELECT 4", "s"), pgwire.sync())
+    assert second.value("SELECT 1") == "1"
+    assert pgwire.tags(first.run(how("DEALLOCATE s"))) == ["DEALLOCATE"]
+    reply = first.run(pgwire.bind(name="s"), pgwire.sync())
+    assert [e["C"] for e in pgwire.errors(reply)] == ["26000"]
+
+
 @pytest.mark.parametrize("upstream, database, user, keeps", [
     ("session", None, None, True),
     ("transaction", "session", None, True),
