@@ -248,6 +248,9 @@ local_query(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 
 enum { SMALL = 4096 }; /* none of a group's messages is longer */
 
+static_assert(4 * SMALL <= PG_LOCAL_REST && 4 * CUT_MAX <= PG_LOCAL_REST,
+	      "Bind, Describe, Execute and Sync find room");
+
 /* What is here of the client's messages, from the one in question on. */
 struct group {
 	const uint8_t *p, *end;

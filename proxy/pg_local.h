@@ -19,6 +19,9 @@
 #include "protocol/pg.h"
 #include "proxy/pg_message.h"
 
+/* What follows the first message of a group that is waited for: no more bytes. */
+enum { PG_LOCAL_REST = 4 * 4096 };
+
 /* Of a service user, or where INSERTs are held, with no server in hand: does it
  * begin what is answered here once the rest of it has come?  Behind a server's
  * answer it would be too late. */

@@ -266,6 +266,14 @@ is_renewed(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	return !ps->stalled;
 }
 
+/* What is missing of its group finds room behind a message of any length. */
+static bool
+await_group(struct pg_session *ps, const struct pg_frame *m)
+{
+	stream_hold(&ps->s.stream, (size_t)m->size + PG_LOCAL_REST);
+	return false;
+}
+
 /* One round: false when there is nothing more to do with these bytes. */
 static bool
 feed_one(struct pg_session *ps, struct feed *f, bool *want)
@@ -317,16 +325,18 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		}
 	if (ps->s.lessee.server != NULL) {
 		if (pg_local_switch(ps, f, &m))
-			return !ps->looks_up;
+			return !ps->looks_up || await_group(ps, &m);
 		if (!is_renewed(ps, f, &m))
 			return false;
 		pg_message_run(ps, f, &m);
 	} else if (pg_local_is_cut(ps, f, &m)) {
-		return false;
+		return await_group(ps, &m);
 	} else if (!pg_local_run(ps, f, &m) && may_ask(ps, f, &m)) {
 		*want = true;
 	}
-	return !*want && !ps->looks_up;
+	if (ps->looks_up)
+		return await_group(ps, &m);
+	return !*want;
 }
 
 static void

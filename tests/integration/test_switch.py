@@ -173,6 +173,22 @@ def test_a_service_user_switches_by(one_server, how):
     assert one_server.metric("pins_total") == pins
 
 
+@pytest.mark.parametrize("length", [65300, 300000])
+def test_what_follows_a_long_text_is_waited_for_and_read(one_server, length):
+    """Its Bind and Sync may not fit where a text of usual length would leave them room."""
+    long = " /* %s */" % ("x" * length)
+    svc = login(one_server, "svc")
+    for n in range(200 if length < 1 << 16 else 1):
+        assert not pgwire.errors(svc.run(pgwire.extended(
+            "SET weir.organization = 'acme'" + long + " " * n)))
+        assert slug_of(svc) == "acme"
+    for text, state in [("BEGIN", "T"), ("SET LOCAL weir.organization = 'beta'", "T"),
+                        ("SELECT 1", "T"), ("SET LOCAL weir.organization = 'acme'", "T"),
+                        ("COMMIT", "I")]:
+        reply = svc.run(pgwire.extended(text + long))
+        assert (pgwire.errors(reply), pgwire.status(reply)) == ([], state), text
+
+
 def test_an_answer_of_set_config_looks_like_PostgreSQL_s(proxy):
     svc, direct = login(proxy, "svc"), proxy.wire("plain_app")
     text = "SELECT set_config('%s', $1, false)"
