@@ -49,7 +49,10 @@ struct world {
 static inline void
 world_fill(struct world *w)
 {
-	strcpy(w->dir, "/tmp/weir-world-XXXXXX");
+	/* Of folders that come and go by the thousand a disk is slow to make. */
+	strcpy(w->dir, access("/dev/shm", W_OK) == 0
+			   ? "/dev/shm/weir-world-XXXXXX"
+			   : "/tmp/weir-world-XXXXXX");
 	if (mkdtemp(w->dir) == NULL)
 		abort();
 	w->upstream = (struct conf_postgres){
