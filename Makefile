@@ -108,9 +108,7 @@ demo test bench bench-redis bench-crdt fuzz soak:
 	@$(MAKE) --no-print-directory $@-now
 test-now:
 	+@$(MORE)
-	+@$(MORE) -k -O integrated lint sanitized threads
-integrated:
-	+@$(MORE) -Onone integration
+	+@$(MORE) -k -O integration lint sanitized threads
 demo-now:
 	+@$(MORE) $B/$(NAME)
 	@KEEP=$(KEEP) bench/demo.sh $B/$(NAME)
@@ -139,8 +137,8 @@ soak-now:
 clean:
 	rm -rf build
 
-.PHONY: all libraries objects unit replay sanitized threads lint integration integrated regress \
-        redis-suite clean $(UNIT:%=run-%) $(FUZZ:%=replay-%) \
+.PHONY: all libraries objects unit replay sanitized threads lint integration regress redis-suite \
+        clean $(UNIT:%=run-%) $(FUZZ:%=replay-%) \
         $(foreach t,demo test bench bench-redis bench-crdt fuzz soak,$t $t-now)
 .SECONDARY:
 -include $(shell find build -name '*.d' 2>/dev/null)
