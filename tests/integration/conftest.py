@@ -23,7 +23,7 @@ import threading
 
 import pytest
 
-sys.dont_write_bytecode = True
+sys.dont_write_bytecode = not sys.pycache_prefix      # run.sh says where it may lie
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 BINARY = os.environ.get("WEIR") or os.path.join(ROOT, "build/plain/weir")

@@ -25,7 +25,7 @@ import struct
 import sys
 import time
 
-sys.dont_write_bytecode = True
+sys.dont_write_bytecode = not sys.pycache_prefix
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import pgwire                                               # noqa: E402
 from pgwire import (bind, copy_data, copy_done, copy_fail, describe, execute,  # noqa: E402
