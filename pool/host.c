@@ -12,18 +12,37 @@ hosts_init(struct hosts *all)
 	return pthread_mutex_init(&all->lock, NULL) == 0 ? 0 : -1;
 }
 
+static void
+host_free(struct hosts *all, struct host **at)
+{
+	struct host *h = *at;
+
+	*at = h->next;
+	all->n--;
+	free(h->key);
+	free(h->name);
+	free(h);
+}
+
 void
 hosts_fini(struct hosts *all)
 {
-	struct host *h;
-
-	while ((h = all->first) != NULL) {
-		all->first = h->next;
-		free(h->key);
-		free(h->name);
-		free(h);
-	}
+	while (all->first != NULL)
+		host_free(all, &all->first);
 	pthread_mutex_destroy(&all->lock);
+}
+
+/* Those that nobody has asked for in a long while. */
+static void
+hosts_forget(struct hosts *all, uint64_t now_ns)
+{
+	struct host **at = &all->first, *h;
+
+	while ((h = *at) != NULL)
+		if (h->users == 0 && now_ns > h->left_ns + HOST_KEPT_NS)
+			host_free(all, at);
+		else
+			at = &h->next;
 }
 
 static struct host *
@@ -40,7 +59,7 @@ host_new(const char *key, const char *name, unsigned port)
 
 struct host *
 host_find(struct hosts *all, const char *upstream, const char *name,
-	  unsigned port)
+	  unsigned port, uint64_t now_ns)
 {
 	char key[512];
 	struct host *h;
@@ -52,14 +71,43 @@ host_find(struct hosts *all, const char *upstream, const char *name,
 	pthread_mutex_lock(&all->lock);
 	for (h = all->first; h != NULL && strcmp(h->key, key) != 0; h = h->next)
 		;
+	if (h == NULL)
+		hosts_forget(all, now_ns);
 	if (h == NULL && all->n < HOSTS_MAX) {
 		h = host_new(key, name, port);
 		h->next = all->first;
 		all->first = h;
 		all->n++;
 	}
+	if (h != NULL)
+		h->users++;
 	pthread_mutex_unlock(&all->lock);
 	return h;
+}
+
+struct host *
+host_keep(struct hosts *all, struct host *h)
+{
+	pthread_mutex_lock(&all->lock);
+	assert(h->users > 0);
+	h->users++;
+	pthread_mutex_unlock(&all->lock);
+	return h;
+}
+
+void
+host_leave(struct hosts *all, struct host **at, uint64_t now_ns)
+{
+	struct host *h = *at;
+
+	*at = NULL;
+	if (h == NULL)
+		return;
+	pthread_mutex_lock(&all->lock);
+	assert(h->users > 0);
+	if (--h->users == 0)
+		h->left_ns = now_ns;
+	pthread_mutex_unlock(&all->lock);
 }
 
 bool

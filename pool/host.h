@@ -7,7 +7,8 @@
  * server remembers the epoch it was opened in: when the role changes, servers
  * of older epochs are not what was asked for.
  *
- * Owner:    the struct hosts of the process; none is freed before its end.
+ * Owner:    the struct hosts of the process.  Who finds or keeps one leaves it; one
+ *           that has been nobody's for HOST_KEPT_NS goes when a new one comes.
  * Threads:  all calls from any worker.
  * Bounds:   HOSTS_MAX of them.
  */
@@ -23,11 +24,15 @@
 
 enum { HOSTS_MAX = 20000, HOST_ERROR_MAX = 128 };
 
+#define HOST_KEPT_NS (3600ull * 1000000000)
+
 struct host {
 	char		  *key;
 	char		  *name;	/* as configured: what a certificate must carry */
 	unsigned	   port;
 	struct host	  *next;
+	unsigned	   users;	/* under the lock, and this: */
+	uint64_t	   left_ns;	/* when the last one did */
 	_Atomic unsigned   failures;	/* attempts that failed in a row */
 	_Atomic uint64_t   failed_ns;	/* when the last did */
 	_Atomic uint64_t   retry_ns;	/* rests until then */
@@ -46,7 +51,10 @@ struct hosts {
 int  hosts_init(struct hosts *) __attribute__((warn_unused_result));
 void hosts_fini(struct hosts *);
 /* That of the upstream's name, made if need be; NULL: too many. */
-struct host *host_find(struct hosts *, const char *upstream, const char *name, unsigned port);
+struct host *host_find(struct hosts *, const char *upstream, const char *name, unsigned port,
+    uint64_t now_ns);
+struct host *host_keep(struct hosts *, struct host *);	/* one more user of it */
+void host_leave(struct hosts *, struct host **, uint64_t now_ns);	/* nulls the pointer, which may be NULL */
 
 /*
  * An attempt that began at began_ns failed: the host rests for first_ns,

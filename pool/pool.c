@@ -132,6 +132,8 @@ pools_reap(struct pools *home)
 		stream_close(&v->stream); /* what was put to a dead one */
 		v->ops->fini(v);
 		ledger_free(&v->ledger);
+		host_leave(&home->budgets->hosts, &v->host,
+			   home->streams->now_ns);
 		v->magic = 0;
 		free(v);
 	}

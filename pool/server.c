@@ -193,7 +193,7 @@ server_open(struct pool *p, struct target *t)
 	v->stream.fd = -1;
 	v->target = t;
 	v->first = t->first;
-	v->host = t->host;
+	v->host = host_keep(&home->budgets->hosts, t->host);
 	v->origin = p->origin;
 	v->began_ns = home->streams->now_ns;
 	if ((v->probe = p->targets.n > 1 && !target_is_well(t)))

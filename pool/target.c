@@ -25,17 +25,20 @@ static struct host *
 find_host(struct pool *p, size_t i)
 {
 	struct hosts *all = &p->home->budgets->hosts;
+	uint64_t now = p->home->streams->now_ns;
 
 	/* Until Sentinels have said which it is, their name stands for it. */
 	if (has_sentinels(p))
-		return host_find(all, p->redis->name, p->redis->sentinel, 0);
+		return host_find(all, p->redis->name, p->redis->sentinel, 0,
+				 now);
 	if (p->node != NULL)
-		return host_find(all, p->redis->name, p->node, p->node_port);
+		return host_find(all, p->redis->name, p->node, p->node_port,
+				 now);
 	if (p->redis != NULL)
 		return host_find(all, p->redis->name, p->redis->hosts[i].name,
-				 p->redis->hosts[i].port);
+				 p->redis->hosts[i].port, now);
 	return host_find(all, p->postgres->name, p->postgres->hosts[i].name,
-			 p->postgres->hosts[i].port);
+			 p->postgres->hosts[i].port, now);
 }
 
 int
@@ -86,6 +89,8 @@ targets_fini(struct pool *p)
 		if (t->resolve != NULL)
 			t->resolve->target = NULL;
 		free(t->address);
+		host_leave(&p->home->budgets->hosts, &t->host,
+			   p->home->streams->now_ns);
 	}
 	free(p->targets.at);
 	p->targets = (struct targets){ 0 };
@@ -161,19 +166,23 @@ static bool
 set_master(struct target *t, const struct redis_sentinel *q, char *error)
 {
 	struct pool *p = t->pool;
-	struct host *h = host_find(&p->home->budgets->hosts, p->redis->name,
-				   q->name, q->port);
+	struct hosts *all = &p->home->budgets->hosts;
+	uint64_t now = p->home->streams->now_ns;
+	struct host *h = host_find(all, p->redis->name, q->name, q->port, now);
 
 	t->sentinel = q->first;
 	if (h == NULL) {
 		snprintf(error, POOL_ERROR_MAX, "too many hosts");
 		return false;
 	}
-	if (h == t->host)
+	if (h == t->host) {
+		host_leave(all, &h, now);
 		return true;
+	}
 	LOG(p->home->log, LOG_INFO, LOG_EV_MASTER, log_str("pool", p->key),
 	    log_str("master", q->redis->sentinel), log_str("host", q->name),
 	    log_num("port", q->port));
+	host_leave(all, &t->host, now);
 	t->host = h;
 	t->address_n = 0; /* the other's */
 	pool_forsake(p);

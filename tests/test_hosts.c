@@ -298,10 +298,10 @@ a_failed_host_rests_and_the_rest_doubles(void **state)
 
 	(void)state;
 	assert_int_equal(hosts_init(&hosts), 0);
-	h = host_find(&hosts, "main", "a", 1);
-	assert_ptr_equal(host_find(&hosts, "main", "a", 1), h);
-	assert_ptr_not_equal(host_find(&hosts, "main", "a", 2), h);
-	assert_ptr_not_equal(host_find(&hosts, "other", "a", 1), h);
+	h = host_find(&hosts, "main", "a", 1, 0);
+	assert_ptr_equal(host_find(&hosts, "main", "a", 1, 0), h);
+	assert_ptr_not_equal(host_find(&hosts, "main", "a", 2, 0), h);
+	assert_ptr_not_equal(host_find(&hosts, "other", "a", 1, 0), h);
 	assert_false(host_rests(h, 0));
 	assert_true(host_failed(&hosts, h, 10, 10, 100, 350, "x"));
 	assert_true(host_rests(h, 109));
@@ -319,6 +319,39 @@ a_failed_host_rests_and_the_rest_doubles(void **state)
 	assert_true(host_works(h));
 	assert_false(host_works(h));
 	assert_false(host_rests(h, 0));
+	hosts_fini(&hosts);
+}
+
+static void
+a_host_that_is_nobodys_is_forgotten_by_and_by(void **state)
+{
+	struct hosts hosts;
+	struct host *h, *again, *kept;
+
+	(void)state;
+	assert_int_equal(hosts_init(&hosts), 0);
+	kept = host_find(&hosts, "main", "kept", 1, 5);
+	h = host_find(&hosts, "main", "a", 1, 5);
+	assert_true(host_failed(&hosts, h, 5, 5, 100, 350, "x"));
+	again = host_keep(&hosts, h);
+	assert_ptr_equal(again, h);
+	host_leave(&hosts, &h, 6);
+	assert_null(h);
+	h = host_find(&hosts, "main", "b", 1, 7 + HOST_KEPT_NS);
+	assert_int_equal(hosts.n, 3);
+	host_leave(&hosts, &h, 10);
+	host_leave(&hosts, &h, 10);
+	host_leave(&hosts, &again, 10);
+	/* What was known of it is, for who comes back soon; */
+	h = host_find(&hosts, "main", "c", 1, 10 + HOST_KEPT_NS);
+	assert_int_equal(hosts.n, 4);
+	h = host_find(&hosts, "main", "a", 1, 10 + HOST_KEPT_NS);
+	assert_true(host_works(h));
+	host_leave(&hosts, &h, 20);
+	/* and it goes with the next that is new. */
+	assert_non_null(host_find(&hosts, "main", "d", 1, 21 + HOST_KEPT_NS));
+	assert_int_equal(hosts.n, 3);
+	assert_ptr_equal(host_find(&hosts, "main", "kept", 1, 22), kept);
 	hosts_fini(&hosts);
 }
 
@@ -899,6 +932,7 @@ main(void)
 		cmocka_unit_test(who_waits_hears_why_each_host_failed),
 		cmocka_unit_test(round_robin_takes_one_after_the_other),
 		cmocka_unit_test(a_failed_host_rests_and_the_rest_doubles),
+		cmocka_unit_test(a_host_that_is_nobodys_is_forgotten_by_and_by),
 		cmocka_unit_test(a_failed_host_is_left_alone_while_it_rests),
 		cmocka_unit_test(
 		    a_rested_host_is_tried_while_no_client_waits_for_it),

@@ -647,7 +647,7 @@ static void
 who_ends_with_another_hides_nobody_behind_it(void **state)
 {
 	struct server_ops ops = pg_server_ops;
-	struct host gone = { .name = (char *)(uintptr_t) "gone" };
+	struct host gone = { .name = (char *)(uintptr_t) "gone", .users = 3 };
 	struct town t;
 	struct pool *p;
 
