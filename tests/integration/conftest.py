@@ -11,6 +11,7 @@ Run it with `/usr/bin/python3 -m pytest tests/integration`.  Environment:
     WEIR_SOAK=1     what known bugs have taught, for longer
     WEIR_LEAK=45    seconds of random clients (test_leak.py; make soak)
     WEIR_STORM=600  seconds of 200 Redis clients (test_redis_storm.py; make soak)
+    WEIR_CHAOS=600  seconds of random PostgreSQL clients each way (test_chaos.py), with WEIR_SOAK
     WEIR_SEED       what they do, to have the same again
     WEIR_KEEP=1     keep the temporary folder
 """
