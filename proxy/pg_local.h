@@ -19,7 +19,8 @@
 #include "protocol/pg.h"
 #include "proxy/pg_message.h"
 
-/* What follows the first message of a group that is waited for: no more bytes. */
+/* No more bytes of a group are waited for at a time: of a message that is longer
+ * its head is enough to tell that it is none of a group's. */
 enum { PG_LOCAL_REST = 4 * 4096 };
 
 /* Of a service user, or where INSERTs are held, with no server in hand: does it

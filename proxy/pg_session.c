@@ -266,11 +266,11 @@ is_renewed(struct pg_session *ps, struct feed *f, const struct pg_frame *m)
 	return !ps->stalled;
 }
 
-/* What is missing of its group finds room behind a message of any length. */
+/* What is missing of a group finds room behind what is here of it, however long. */
 static bool
-await_group(struct pg_session *ps, const struct pg_frame *m)
+await_group(struct pg_session *ps, const struct feed *f)
 {
-	stream_hold(&ps->s.stream, (size_t)m->size + PG_LOCAL_REST);
+	stream_hold(&ps->s.stream, f->n - f->at + PG_LOCAL_REST);
 	return false;
 }
 
@@ -325,17 +325,17 @@ feed_one(struct pg_session *ps, struct feed *f, bool *want)
 		}
 	if (ps->s.lessee.server != NULL) {
 		if (pg_local_switch(ps, f, &m))
-			return !ps->looks_up || await_group(ps, &m);
+			return !ps->looks_up || await_group(ps, f);
 		if (!is_renewed(ps, f, &m))
 			return false;
 		pg_message_run(ps, f, &m);
 	} else if (pg_local_is_cut(ps, f, &m)) {
-		return await_group(ps, &m);
+		return await_group(ps, f);
 	} else if (!pg_local_run(ps, f, &m) && may_ask(ps, f, &m)) {
 		*want = true;
 	}
 	if (ps->looks_up)
-		return await_group(ps, &m);
+		return await_group(ps, f);
 	return !*want;
 }
 

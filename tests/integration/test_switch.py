@@ -189,6 +189,18 @@ def test_what_follows_a_long_text_is_waited_for_and_read(one_server, length):
         assert (pgwire.errors(reply), pgwire.status(reply)) == ([], state), text
 
 
+def test_what_follows_a_long_Bind_is_waited_for_and_read(one_server):
+    """The room for an Execute may end within its head."""
+    begin = pgwire.parse("BEGIN")
+    rest = pgwire.execute() + pgwire.sync()
+    svc = login(one_server, "svc")
+    for missing in range(8):
+        long = (1 << 16) - missing - len(begin) - len(pgwire.bind([b""]))
+        reply = svc.run(begin + pgwire.bind([b"x" * long]) + rest)
+        assert ([e["C"] for e in pgwire.errors(reply)], pgwire.status(reply)) == (
+            ["08P01"], "I"), missing
+
+
 def test_an_answer_of_set_config_looks_like_PostgreSQL_s(proxy):
     svc, direct = login(proxy, "svc"), proxy.wire("plain_app")
     text = "SELECT set_config('%s', $1, false)"
