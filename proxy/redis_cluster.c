@@ -777,10 +777,9 @@ leg_granted(struct lessee *l, struct server *v)
 
 	assert(l->server == (leg->lends ? v : NULL) && leg->via == NULL);
 	/* The time it has waited is not the node's. */
-	if (leg->todo != NULL && ask_is_next(leg->of, leg->todo)) {
+	if (leg->todo != NULL && ask_is_next(leg->of, leg->todo))
 		rs->since_ns = rs->s.worker->streams.now_ns;
-		session_wake(&rs->s);
-	}
+	session_wake(&rs->s); /* another deadline applies now */
 	leg->via = v;
 	leg_run(leg);
 }
@@ -807,6 +806,7 @@ leg_lost(struct lessee *l, enum why w, const char *sqlstate, const char *text)
 	while ((a = pull(&leg->todo, &leg->todo_tail)) != NULL)
 		ask_fail(cl, a, line);
 	redis_nodes_doubt(cl->nodes);
+	session_wake(&cl->rs->s); /* another deadline applies now */
 	deliver(cl);
 }
 

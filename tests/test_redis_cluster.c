@@ -560,6 +560,36 @@ who_is_sent_elsewhere_has_all_its_time_there(void **state)
 	c->redis[0].command_timeout_ms = 0;
 }
 
+/* What waited for its connection is not the next to be answered. */
+static void
+who_has_all_its_connections_has_a_command_s_time(void **state)
+{
+	static const char get_a[] = "*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+	struct conf *c = rig.weir.snapshot->conf;
+	uint64_t before = c->query_wait_timeout_ms, ends;
+	int a = client(0), one, other;
+
+	(void)state;
+	assert_true(slot_of("a") >= 8192);
+	c->query_wait_timeout_ms = 3600000;
+	c->redis[0].command_timeout_ms = 60000;
+	says(a, GET_K);
+	says(a, get_a);
+	tells_of_nodes("");
+	one = upstream(0, AUTH PING);
+	hears(one, GET_K);
+	other = upstream_at(second, 1, AUTH PING);
+	hears(other, get_a);
+	ends = session_of()->s.stream.wheel.deadline_ns;
+	assert_true(ends != 0 &&
+		    ends <= session_of()->since_ns + 60000 * 1000000ull);
+	says(one, "$1\r\nx\r\n");
+	says(other, "$1\r\ny\r\n");
+	hears(a, "$1\r\nx\r\n$1\r\ny\r\n");
+	c->query_wait_timeout_ms = before;
+	c->redis[0].command_timeout_ms = 0;
+}
+
 /* As it is without a cluster: a reply on its way is not overdue. */
 static void
 a_reply_that_comes_on_is_waited_for(void **state)
@@ -659,6 +689,7 @@ main(void)
 		C(a_transaction_that_was_none_is_not_sent_again),
 		C(who_is_sent_where_nobody_answers_does_not_wait_for_ever),
 		C(who_is_sent_elsewhere_has_all_its_time_there),
+		C(who_has_all_its_connections_has_a_command_s_time),
 		C(a_reply_that_comes_on_is_waited_for),
 		C(a_reply_of_several_nodes_that_comes_on_is_waited_for),
 		C(who_reads_slowly_is_not_overdue),
