@@ -73,6 +73,8 @@ arm(struct publisher *p)
 
 	if (p->head != NULL)
 		then = p->head->told_ns + PUBLISH_WAIT_NS;
+	else if (then <= now_ns(p))
+		then = 0; /* it stays for news of its nodes */
 	wheel_set(&p->worker->streams.wheel, &p->timer, then);
 }
 
@@ -327,6 +329,7 @@ borrow(struct publisher *p)
 	struct pool *pool = pool_of(p, t, &why);
 
 	if (pool == NULL) {
+		next_node(p);
 		rest(p, why);
 		return;
 	}
