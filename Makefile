@@ -8,7 +8,8 @@
 # make bench-redis  the Redis figures: direct, nutcracker, weir
 # make bench-crdt   small INSERTs of many clients: direct, PgBouncer, weir
 # make soak         the leak test of make test for an hour, SECONDS=3600, and
-#                   200 Redis clients that do everything, STORM=600
+#                   200 Redis clients that do everything, STORM=600, and random
+#                   clients while all goes wrong, CHAOS=300 seconds of each way
 # make regress      PostgreSQL's own regression suite, directly and through weir: minutes
 # make redis-suite  Redis's own test suite, directly and through weir: minutes
 # Any of them with SAN=address,undefined (or thread) builds into its own folder.
@@ -134,6 +135,8 @@ soak-now:
 	@WEIR_LEAK=$(or $(SECONDS),3600) WEIR_STORM=$(or $(STORM),600) \
 	    LIMIT=$$(($(or $(SECONDS),3600) + 2 * $(or $(STORM),600) + 3600)) \
 	    tests/integration/run.sh $B/$(NAME) -n0 -s -k "test_leak or test_redis_storm" $(ARGS)
+	@WEIR_SOAK=$(or $(CHAOS),300) WEIR_CHAOS=$(or $(CHAOS),300) LIMIT=$$((20 * $(or $(CHAOS),300) + 3600)) \
+	    tests/integration/run.sh $B/$(NAME) -n0 -s -k "test_chaos or test_redis_random" $(ARGS)
 clean:
 	rm -rf build
 

@@ -13,6 +13,7 @@ PostgreSQL itself, which tells whether the model is right.
 """
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import os
 import random
@@ -789,7 +790,8 @@ def trouble(weir, pg, over):
             weir.write(weir.config)
             weir.signal(signal.SIGHUP)
         else:
-            pids = rng.sample(pg.backends(), len(pg.backends()) // 2)
+            pids = pg.backends()
+            pids = rng.sample(pids, len(pids) // 2)
             for sig in (signal.SIGSTOP, signal.SIGCONT):
                 for pid in pids:
                     with contextlib.suppress(ProcessLookupError):
@@ -810,15 +812,14 @@ def test_everybody_hears_what_is_owed_whatever_all_do_at_once(weir, pg, way, wor
     pg.run("DROP TABLE IF EXISTS chaos_rows, chaos_ops, chaos_copy; " + SCHEMA)
     w = weir(config(WAYS[way]), workers)
     run, over = Run(w, WAYS[way]), threading.Event()
-    thread = threading.Thread(target=trouble, args=[w, pg, over])
-    if not w.direct:
-        thread.start()
-    try:
-        asyncio.run(run.main())
-    finally:
-        over.set()
-        if not w.direct:
-            thread.join()
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        troubled = None if w.direct else thread.submit(trouble, w, pg, over)
+        try:
+            asyncio.run(run.main())
+        finally:
+            over.set()
+    if troubled:
+        troubled.result()   # it went on to the end
     assert w.alive(), w.tail()
     assert not run.wrong, run.wrong
     if not w.direct:
